@@ -1,0 +1,207 @@
+"""Distances, and the losses of the Diff-Instruct family: one function per equation, each returning one value per sample.
+
+Every loss is written so that its gradient at x_t, the pull, is the gradient of the named objective. Scores are taken
+as functions of x_t; their parameters are constants here. The caller multiplies by the weight w(t) and takes the mean.
+Equations of the papers are reconstructed (see the notebooks); the tests in tests/claims hold each to closed forms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Unit = Literal["score", "eps", "x0"]
+Law = Literal["frozen", "differentiated"]
+
+
+class Noised(NamedTuple):
+    """A batch of generated samples and their noised versions; alpha and sigma broadcast against x_t, [B, ...]."""
+
+    x0: Tensor
+    x_t: Tensor
+    noise: Tensor
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
+class Scores(NamedTuple):
+    """The three scores at x_t, each [B, ...]; null is None unless guidance is on."""
+
+    assistant: Tensor
+    reference: Tensor
+    null: Tensor | None = None
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products over all elements of a sample: [B, ...] x [B, ...] -> [B]."""
+    return (a * b).flatten(1).sum(1)
+
+
+class Distance(Protocol):
+    """d(y) >= 0, zero only at y = 0, and its derivative d'(y)."""
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """[B, ...] -> [B]."""
+        ...
+
+    def grad(self, y: Tensor) -> Tensor:
+        """[B, ...] -> [B, ...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class SquaredL2:
+    """d(y) = ‖y‖², d'(y) = 2y (without the ½)."""
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """‖y‖² over all elements of a sample, [B]."""
+        return inner(y, y)
+
+    def grad(self, y: Tensor) -> Tensor:
+        """2y, [B, ...]."""
+        return 2 * y
+
+
+@dataclass(frozen=True)
+class PseudoHuber:
+    """d(y) = sqrt(‖y‖² + c²) − c, d'(y) = y/sqrt(‖y‖² + c²); ‖d'‖ < 1 whatever y is.
+
+    c → ∞ gives ‖y‖²/2c, c → 0 the unit vector y/‖y‖. The norm runs over all elements of a sample, so c = kappa sqrt(n)
+    keeps the constant per element at kappa.
+
+    Args:
+        c: huber_c, in the unit of the gap; positive.
+    """
+
+    c: float
+
+    def __post_init__(self) -> None:
+        if not self.c > 0:
+            raise ValueError(f"huber_c must be positive, got {self.c}; use SquaredL2() for the quadratic distance")
+
+    def _rho(self, y: Tensor) -> Tensor:
+        return (inner(y, y) + self.c**2).sqrt()
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """‖y‖²/(rho + c), which equals rho − c without its cancellation; [B]."""
+        return inner(y, y) / (self._rho(y) + self.c)
+
+    def grad(self, y: Tensor) -> Tensor:
+        """y/rho, [B, ...]."""
+        return y / self._rho(y).reshape(-1, *[1] * (y.ndim - 1))
+
+
+def unit_factor(noised: Noised, unit: Unit) -> Tensor:
+    """u_t with gap = u_t (s_psi − s_ref): 1 for score, sigma for eps, sigma²/alpha for x0."""
+    if unit == "score":
+        return torch.ones_like(noised.sigma)
+    if unit == "eps":
+        return noised.sigma
+    if unit == "x0":
+        return noised.sigma**2 / noised.alpha
+    raise ValueError(
+        f"unit {unit!r} is not one of score, eps, x0; the constant c of a distance means nothing without it"
+    )
+
+
+def gap(noised: Noised, scores: Scores, unit: Unit) -> Tensor:
+    """y_t = u_t (s_psi − s_ref), [B, ...]."""
+    return unit_factor(noised, unit) * (scores.assistant - scores.reference)
+
+
+def denoising(score: Tensor, noised: Noised) -> Tensor:
+    """Denoising score matching, ‖s(x_t) + eps/sigma_t‖² (Vincent 2011); [B].
+
+    eps is the noise that made x_t, so −eps/sigma_t = ∇ log q(x_t | x_0) without a subtraction.
+    """
+    error = score + noised.noise / noised.sigma
+    return inner(error, error)
+
+
+def field(direction: Tensor, noised: Noised) -> Tensor:
+    """<sg[direction], x_t>: the loss whose pull is a given vector field; [B]."""
+    return inner(direction.detach(), noised.x_t)
+
+
+def integral_kl(noised: Noised, scores: Scores) -> Tensor:
+    """sg[s_psi − s_ref]ᵀ x_t (Diff-Instruct, 2305.18455; Diff-Instruct++, 2410.18881); [B].
+
+    Its gradient is that of KL(p_theta,t ‖ p_ref,t) at every level, the sampling law included.
+    """
+    return field(scores.assistant - scores.reference, noised)
+
+
+def score_divergence(noised: Noised, scores: Scores, *, distance: Distance, unit: Unit, law: Law = "frozen") -> Tensor:
+    """−d_t'(y_t)ᵀ {s_psi(x_t) + eps/sigma_t}, the tractable loss of Theorem 3.1 (DI*, 2410.20898; SIM, 2410.16794); [B].
+
+    d_t(y) = d(u_t y). The gradient flows through x_t in both scores, also inside d_t'. It equals the gradient of
+    E d_t(s_theta − s_ref) with the sampling law frozen; law="differentiated" adds d_t(y_t) and gives the gradient with
+    the law moving as well.
+
+    Raises:
+        ValueError: for an unknown unit or law.
+    """
+    if law not in ("frozen", "differentiated"):
+        raise ValueError(f"law {law!r} is not one of frozen, differentiated; choose one")
+    y = gap(noised, scores, unit)
+    residual = unit_factor(noised, unit) * (scores.assistant + noised.noise / noised.sigma)
+    loss = -inner(distance.grad(y), residual)
+    return loss + distance(y) if law == "differentiated" else loss
+
+
+def score_divergence_detached(noised: Noised, scores: Scores, *, distance: Distance, unit: Unit) -> Tensor:
+    """sg[d_t'(y_t)]ᵀ x_t/sigma_t²: what is left of Theorem 3.1's loss when only x_0 is live; [B].
+
+    Cheap, since no gradient passes through a score, but the gradient of no divergence. For squared L2 it is the
+    integral-KL direction times 2/sigma² in score units, 2 in eps, 2 sigma²/alpha² in x0.
+    """
+    direction = unit_factor(noised, unit) * distance.grad(gap(noised, scores, unit))
+    return field(direction / noised.sigma**2, noised)
+
+
+def cfg_reward(noised: Noised, scores: Scores) -> Tensor:
+    """−sg[s_ref(x_t | c) − s_null(x_t)]ᵀ x_t, the implicit reward of guidance (Theorem 3.2); [B].
+
+    Minus the gradient of E log p_ref(x_t | c)/p_ref(x_t) at this level; the caller multiplies by cfg_scale and w(t).
+    """
+    if scores.null is None:
+        raise ValueError(
+            "cfg_reward needs the score with the null condition, got None; evaluate reference(x_t, t, None)"
+        )
+    return field(scores.null - scores.reference, noised)
+
+
+def per_sample(coefficient: Tensor, noised: Noised) -> Tensor:
+    """A broadcastable coefficient, [B, 1, ...] or [], as one value per sample, [B]."""
+    return coefficient.flatten().expand(len(noised.x_t))
+
+
+def weight_one(noised: Noised, scores: Scores | None = None) -> Tensor:
+    """w = 1; [B]."""
+    return per_sample(torch.ones_like(noised.sigma), noised)
+
+
+def weight_sigma(noised: Noised, scores: Scores | None = None) -> Tensor:
+    """w = sigma: for integral KL, the eps gap acting on x_t; [B]."""
+    return per_sample(noised.sigma, noised)
+
+
+def weight_sigma_squared(noised: Noised, scores: Scores | None = None) -> Tensor:
+    """w = sigma²: for the assistant's loss, plain eps regression; [B]."""
+    return per_sample(noised.sigma**2, noised)
+
+
+def weight_x0(noised: Noised, scores: Scores | None = None) -> Tensor:
+    """w = sigma²/alpha²: for integral KL, the x_0 gap acting on x_0; [B]."""
+    return per_sample(noised.sigma**2 / noised.alpha**2, noised)
+
+
+def weight_dmd(noised: Noised, scores: Scores) -> Tensor:
+    """weight_x0 divided by the sample's mean |x_0 − x̂_0,ref|, the normaliser of DMD (2311.18828, eq. 8); [B]."""
+    reference_x0 = (noised.x_t + noised.sigma**2 * scores.reference) / noised.alpha
+    distance_to_reference = (noised.x0 - reference_x0).abs().flatten(1).mean(1)
+    return weight_x0(noised) / distance_to_reference

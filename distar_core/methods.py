@@ -1,0 +1,131 @@
+"""The table of methods: data, no code. Variants come from dataclasses.replace(METHODS[name], ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from .losses import (
+    Distance,
+    Law,
+    Noised,
+    PseudoHuber,
+    Scores,
+    Unit,
+    integral_kl,
+    score_divergence,
+    weight_dmd,
+    weight_one,
+    weight_sigma_squared,
+    weight_x0,
+)
+from .schedule import TimeLaw
+
+
+@dataclass(frozen=True)
+class Method:
+    """One member of the family. w, lambda, pi, huber_c and the scales are our defaults: the papers do not print them.
+
+    Attributes:
+        name: how logs and figures call it.
+        regularizer: (noised, scores[, distance=, unit=, law=]) -> [B], a function of losses.py or your own; None: none.
+        exact: whether the regularizer differentiates through the scores; False evaluates them without a graph.
+        distance, unit, law: handed to the regularizer unless None.
+        weight: w(t), (noised, scores) -> [B]; a constant for the gradient.
+        time_law: pi(t) of the generator's loss.
+        assistant_weight: lambda(t), (noised) -> [B].
+        assistant_time_law: pi(t) of the assistant's loss.
+        guidance: "none"; "inside": the guided score is the reference; "outside": plain reference plus the CFG reward.
+        cfg_scale: additive guidance strength, 0 is off.
+        reward_at: "nowhere"; "sample": on x_0; "every_level": in the target score, exactly; "every_level_by_proxy".
+        reward_scale: strength of the explicit reward.
+    """
+
+    name: str
+    regularizer: Callable[..., Tensor] | None = None
+    exact: bool = False
+    distance: Distance | None = None
+    unit: Unit | None = None
+    law: Law | None = None
+    weight: Callable[[Noised, Scores], Tensor] = weight_one
+    time_law: TimeLaw = TimeLaw.log_uniform(0.1, 4.0)
+    assistant_weight: Callable[[Noised], Tensor] = weight_sigma_squared
+    assistant_time_law: TimeLaw = TimeLaw.log_uniform(0.1, 4.0)
+    guidance: Literal["none", "inside", "outside"] = "none"
+    cfg_scale: float = 0.0
+    reward_at: Literal["nowhere", "sample", "every_level", "every_level_by_proxy"] = "nowhere"
+    reward_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        places = ("nowhere", "sample", "every_level", "every_level_by_proxy")
+        for field, value, known in (
+            ("guidance", self.guidance, ("none", "inside", "outside")),
+            ("reward_at", self.reward_at, places),
+        ):
+            if value not in known:
+                raise ValueError(f"{field} {value!r} of method {self.name!r} is not one of {', '.join(known)}; use one")
+        if self.cfg_scale and self.guidance == "none":
+            raise ValueError(
+                f"method {self.name!r} has cfg_scale {self.cfg_scale:g} but guidance 'none'; "
+                "set guidance to 'inside' or 'outside', or cfg_scale to 0"
+            )
+
+    @property
+    def guides(self) -> bool:
+        """Whether the score with the null condition is needed; cfg_scale 0 is off."""
+        return self.guidance != "none" and self.cfg_scale != 0
+
+    def loss(self, noised: Noised, scores: Scores) -> Tensor:
+        """The regularizer without its weight, [B]."""
+        if self.regularizer is None:
+            raise ValueError(f"method {self.name!r} has no regularizer; set regularizer= to a function of losses.py")
+        options = {key: getattr(self, key) for key in ("distance", "unit", "law") if getattr(self, key) is not None}
+        return self.regularizer(noised, scores, **options)
+
+
+_KL = Method("diff-instruct", regularizer=integral_kl, weight=weight_x0, guidance="inside")
+_SCORE = Method(
+    "sim",
+    regularizer=score_divergence,
+    exact=True,
+    distance=PseudoHuber(0.05),
+    unit="eps",
+    law="frozen",
+    guidance="inside",
+)
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("reward-only", reward_at="sample", reward_scale=1.0),
+        _KL,
+        replace(_KL, name="diff-instruct++", reward_at="sample", reward_scale=1.0),
+        _SCORE,
+        replace(_SCORE, name="diff-instruct*", reward_at="sample", reward_scale=1.0),
+        replace(_SCORE, name="diff-instruct*-out", guidance="outside", reward_at="sample", reward_scale=1.0),
+        replace(_KL, name="dmd", weight=weight_dmd),
+        replace(_KL, name="didr", reward_at="every_level", reward_scale=1.0),
+        replace(_KL, name="didr-proxy", reward_at="every_level_by_proxy", reward_scale=1.0),
+    )
+}
+
+ALIASES = {
+    "di": "diff-instruct",
+    "di++": "diff-instruct++",
+    "di-plusplus": "diff-instruct++",
+    "di*": "diff-instruct*",
+    "di-star": "diff-instruct*",
+    "di*-out": "diff-instruct*-out",
+    "di-star-out": "diff-instruct*-out",
+}
+
+
+def find_method(name: str) -> Method:
+    """A row of METHODS by its name or an alias without stars. Raises ValueError that lists the known names."""
+    full_name = ALIASES.get(name, name)
+    if full_name not in METHODS:
+        raise ValueError(f"method {name!r} is unknown; known are {', '.join([*METHODS, *ALIASES])}")
+    return METHODS[full_name]
