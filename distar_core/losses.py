@@ -1,4 +1,4 @@
-"""Distances, and the losses of the Diff-Instruct family: one function per equation, each returning one value per sample.
+"""Distances, and the losses of the Diff-Instruct family: one function per equation, one value per sample.
 
 Every loss is written so that its gradient at x_t, the pull, is the gradient of the named objective. Scores are taken
 as functions of x_t; their parameters are constants here. The caller multiplies by the weight w(t) and takes the mean.
@@ -136,7 +136,7 @@ def integral_kl(noised: Noised, scores: Scores) -> Tensor:
 
 
 def score_divergence(noised: Noised, scores: Scores, *, distance: Distance, unit: Unit, law: Law = "frozen") -> Tensor:
-    """−d_t'(y_t)ᵀ {s_psi(x_t) + eps/sigma_t}, the tractable loss of Theorem 3.1 (DI*, 2410.20898; SIM, 2410.16794); [B].
+    """−d_t'(y_t)ᵀ {s_psi(x_t) + eps/sigma_t}, the loss of Theorem 3.1 (DI*, 2410.20898; SIM, 2410.16794); [B].
 
     d_t(y) = d(u_t y). The gradient flows through x_t in both scores, also inside d_t'. It equals the gradient of
     E d_t(s_theta − s_ref) with the sampling law frozen; law="differentiated" adds d_t(y_t) and gives the gradient with

@@ -25,6 +25,9 @@ from .losses import (
 from .schedule import TimeLaw
 
 
+_OUR_TIME_LAW = TimeLaw.log_uniform(0.1, 4.0)
+
+
 @dataclass(frozen=True)
 class Method:
     """One member of the family. w, lambda, pi, huber_c and the scales are our defaults: the papers do not print them.
@@ -51,9 +54,9 @@ class Method:
     unit: Unit | None = None
     law: Law | None = None
     weight: Callable[[Noised, Scores], Tensor] = weight_one
-    time_law: TimeLaw = TimeLaw.log_uniform(0.1, 4.0)
+    time_law: TimeLaw = _OUR_TIME_LAW
     assistant_weight: Callable[[Noised], Tensor] = weight_sigma_squared
-    assistant_time_law: TimeLaw = TimeLaw.log_uniform(0.1, 4.0)
+    assistant_time_law: TimeLaw = _OUR_TIME_LAW
     guidance: Literal["none", "inside", "outside"] = "none"
     cfg_scale: float = 0.0
     reward_at: Literal["nowhere", "sample", "every_level", "every_level_by_proxy"] = "nowhere"

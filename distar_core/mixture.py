@@ -131,8 +131,9 @@ class GaussianMixture:
 
     def to(self, dtype: torch.dtype) -> GaussianMixture:
         """The same mixture in another floating-point type."""
-        parts = (self.log_weights, self.means, self.axes, self.variances)
-        return self._raw(*(part.to(dtype) for part in parts), self.labels)
+        return self._raw(
+            self.log_weights.to(dtype), self.means.to(dtype), self.axes.to(dtype), self.variances.to(dtype), self.labels
+        )
 
     def given(self, condition: int | Tensor | None) -> GaussianMixture:
         """The mixture restricted to a label: the conditional distribution p(x | label).

@@ -206,7 +206,8 @@ class DiscreteSchedule(NoiseSchedule):
     def _lookup(self, column: int, t: Tensor) -> Tensor:
         if t.is_floating_point():
             raise ValueError(
-                f"{type(self).__name__} takes integer times, got dtype {t.dtype}; draw t with TimeLaw.levels(range(...))"
+                f"{type(self).__name__} takes integer times, got dtype {t.dtype}; "
+                "draw t with TimeLaw.levels(range(...))"
             )
         if t.device not in self._tables:
             alpha, sigma, diffusion = self._tables[torch.device("cpu")]

@@ -263,7 +263,7 @@ def generator_step(state: State, method: Method, batch: Batch, share: float = 1.
         cut = noised.x0 if term == "reward" else noised.x_t
         (pulls[term],) = torch.autograd.grad(loss.sum(), cut)
     on_x0 = sum(pull if term == "reward" else noised.alpha * pull for term, pull in pulls.items())
-    x0.backward(on_x0 * (share / len(x0)))  # type: ignore[operator]
+    x0.backward(on_x0 * (share / len(x0)))
     return Pulls(
         {term: loss.detach() for term, loss in losses.items()},
         pulls,
