@@ -24,7 +24,6 @@ from .losses import (
 )
 from .schedule import TimeLaw
 
-
 _OUR_TIME_LAW = TimeLaw.log_uniform(0.1, 4.0)
 
 

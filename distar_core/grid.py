@@ -1,0 +1,191 @@
+"""Densities on a 2D grid: tilts by any reward, and the optimum that each regularizer has under a reward.
+
+Here a distribution is the mass in each cell, so there is no network and no assistant: the score of every noised
+density is known. What training with a method converges to can be compared with what the method asks for. Only
+x_t = x_0 + sigma eps (variance-exploding levels) is treated. Nothing here is shared with losses.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .mixture import GaussianMixture
+from .schedule import VarianceExploding
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A square window [−half_width, half_width]² with `count` points an axis; float64."""
+
+    half_width: float = 4.4
+    count: int = 101
+
+    @property
+    def axis(self) -> Tensor:
+        """Coordinates of the points along one axis, [count]."""
+        return torch.linspace(-self.half_width, self.half_width, self.count, dtype=torch.float64)
+
+    @property
+    def spacing(self) -> float:
+        """Distance between neighbouring points."""
+        return 2 * self.half_width / (self.count - 1)
+
+    @property
+    def points(self) -> Tensor:
+        """All points, [count², 2]; the second coordinate varies fastest."""
+        return torch.cartesian_prod(self.axis, self.axis)
+
+    def mass(self, log_density: Callable[[Tensor], Tensor]) -> Tensor:
+        """The normalised mass of exp(log_density) in each cell, [count, count]."""
+        return log_density(self.points).softmax(0).reshape(self.count, self.count)
+
+    def histogram(self, samples: Tensor) -> tuple[Tensor, float]:
+        """Mass of samples [n, 2] by cell, [count, count], normalised inside the window, and the share outside it."""
+        cell = ((samples.double() + self.half_width) / self.spacing).round()
+        inside = ((cell >= 0) & (cell < self.count)).all(1)
+        index = (cell[inside, 0] * self.count + cell[inside, 1]).long()
+        counts = torch.bincount(index, minlength=self.count**2).double().reshape(self.count, self.count)
+        return counts / counts.sum().clamp_min(1), 1 - float(inside.double().mean())
+
+
+class Level:
+    """One noise level: evaluation points wide enough for x_t, and the separable kernels that lead there.
+
+    Args:
+        grid: where the clean mass lives.
+        sigma: standard deviation of the noise.
+        count: evaluation points an axis; None takes a spacing of at most 0.8 sigma, and no coarser than 0.3.
+    """
+
+    def __init__(self, grid: Grid, sigma: float, count: int | None = None) -> None:
+        reach = grid.half_width + 4 * sigma
+        count = count or math.ceil(2 * reach / min(0.8 * sigma, 0.3)) + 1
+        self.sigma = sigma
+        self.axis = torch.linspace(-reach, reach, count, dtype=torch.float64)
+        self.cell = float(self.axis[1] - self.axis[0]) ** 2
+        offset = self.axis[:, None] - grid.axis
+        self.kernel = (-(offset**2) / (2 * sigma**2)).exp() / math.sqrt(2 * math.pi * sigma**2)
+        self.slope = -offset / sigma**2 * self.kernel
+        self.points = torch.cartesian_prod(self.axis, self.axis)
+
+    def density(self, mass: Tensor) -> Tensor:
+        """Density of x_t at the evaluation points, [M²]."""
+        return (self.kernel @ mass @ self.kernel.mT).flatten()
+
+    def density_gradient(self, mass: Tensor) -> Tensor:
+        """Gradient of that density, [M², 2]."""
+        along_first = self.slope @ mass @ self.kernel.mT
+        along_second = self.kernel @ mass @ self.slope.mT
+        return torch.stack([along_first.flatten(), along_second.flatten()], dim=-1)
+
+
+def kl_at_level(mass: Tensor, reference: GaussianMixture, grid: Grid, sigma: float) -> float:
+    """KL(p * N(0, sigma²) ‖ p_ref * N(0, sigma²)) in nats, for a clean mass [count, count] on the grid.
+
+    Noise makes the divergence finite for samples too: it is what the KL term of integral KL sees at this level.
+    """
+    level = Level(grid, sigma)
+    noised = reference.to(torch.float64).diffuse(VarianceExploding(), torch.tensor(sigma, dtype=torch.float64))
+    density = level.density(mass)
+    present = density > 1e-300
+    log_ratio = density[present].log() - noised.log_density(level.points[present])
+    return float((density[present] * log_ratio).sum() * level.cell)
+
+
+def tilt_on_grid(mass: Tensor, reward: Tensor, scale: float) -> Tensor:
+    """p exp(scale r)/Z for any reward: mass [N, N] and reward values [N, N] -> [N, N]."""
+    return (mass.log() + scale * reward).flatten().softmax(0).reshape(mass.shape)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What ties a density to the reference: the average over levels of weight(sigma) times one of
+
+    KL(p_t ‖ q_t), or E_{p_t} d(sigma (s_p − s_q)) with d = ‖·‖² (huber_c None) or pseudo-Huber, in eps-units.
+
+    Attributes:
+        kind: "kl" or "score".
+        weight: w as a function of sigma.
+        huber_c: the constant of pseudo-Huber.
+        frozen: whether the sampling law p_t of the score divergence is held fixed, as in Theorem 3.1.
+    """
+
+    kind: str
+    weight: Callable[[float], float] = lambda sigma: 1.0
+    huber_c: float | None = None
+    frozen: bool = True
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Where a method comes to rest: the mass [N, N], and the residual, the p-weighted deviation of the first variation
+    from a constant, relative to that of the reward term."""
+
+    mass: Tensor
+    residual: float
+
+
+def fixed_point(
+    reference: GaussianMixture,
+    reward: Callable[[Tensor], Tensor],
+    divergence: Divergence,
+    scale: float,
+    levels: Sequence[float],
+    grid: Grid | None = None,
+    *,
+    steps: int = 1500,
+    lr: float = 0.1,
+) -> FixedPoint:
+    """The density where −scale E[r] + divergence is stationary; with a frozen law, where its semi-gradient vanishes.
+
+    Adam with a decaying rate on the logits of the mass, from the reference. A semi-gradient has no objective, so the
+    residual, not a value, says how good the answer is.
+    """
+    grid = grid or Grid()
+    reference = reference.to(torch.float64)
+    schedule = VarianceExploding()
+    kernels = [Level(grid, sigma) for sigma in levels]
+    noised = [reference.diffuse(schedule, torch.tensor(sigma, dtype=torch.float64)) for sigma in levels]
+    targets = [law.log_density(k.points) for law, k in zip(noised, kernels, strict=True)]
+    target_scores = [law.score(k.points) for law, k in zip(noised, kernels, strict=True)]
+    values = reward(grid.points).double().reshape(grid.count, grid.count)
+
+    def functional(mass: Tensor) -> Tensor:
+        total = -scale * (mass * values).sum()
+        for level, target, target_score in zip(kernels, targets, target_scores, strict=True):
+            density = level.density(mass)
+            floored = density.clamp_min(1e-200)
+            if divergence.kind == "kl":
+                term = (density * (floored.log() - target)).sum()
+            else:
+                gap = level.sigma * (level.density_gradient(mass) / floored[:, None] - target_score)
+                squared = gap.square().sum(-1)
+                if divergence.huber_c is None:
+                    distance = squared
+                else:
+                    distance = (squared + divergence.huber_c**2).sqrt() - divergence.huber_c
+                law = density.detach() if divergence.frozen else density
+                term = (law * distance)[density > 1e-100].sum()
+            total = total + divergence.weight(level.sigma) / len(kernels) * term * level.cell
+        return total
+
+    logits = grid.mass(reference.log_density).log().clamp_min(-60).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=lr, betas=(0.9, 0.99), eps=1e-14)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.zero_grad()
+        functional(logits.flatten().softmax(0).reshape(logits.shape)).backward()
+        optimizer.step()
+    mass = logits.detach().flatten().softmax(0).reshape(logits.shape).requires_grad_()
+    (variation,) = torch.autograd.grad(functional(mass), mass)
+    mass = mass.detach()
+
+    def deviation(field: Tensor) -> float:
+        return float((mass * (field - (mass * field).sum()).square()).sum().sqrt())
+
+    return FixedPoint(mass, deviation(variation) / max(deviation(scale * values), 1e-12))

@@ -1,0 +1,309 @@
+"""Around the loop: recipes, checkpoints, the CSV log, signals and the check for non-finite values."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .losses import PseudoHuber
+from .methods import Method, find_method
+from .training import Conditions, Record, State, post_train
+
+CHECKPOINT = "checkpoint.safetensors"
+COLUMNS: tuple[str, ...] = ("step", "seconds", "reward", "gap_norm")
+COLUMNS += ("loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward")
+COLUMNS += ("pull_regularizer", "pull_cfg", "pull_reward")
+
+
+class NonFiniteError(RuntimeError):
+    """A value of a run became NaN or infinite; the last checkpoint is from before."""
+
+
+class Interrupted(RuntimeError):
+    """A run was asked to stop and left a checkpoint."""
+
+
+def read_method(recipe: Mapping[str, Any]) -> Method:
+    """A Method from a recipe: "method" names the row, every other key replaces one of its fields.
+
+    Two keys are translated: huber_c sets the distance, and guidance_scale, the spelling s_null + w (s_c − s_null) with
+    1 as "off", becomes cfg_scale = w − 1.
+
+    Raises:
+        ValueError: for an unknown method or key, both guidance spellings, or a value that the row refuses.
+    """
+    settings = dict(recipe)
+    if "method" not in settings:
+        raise ValueError("the recipe names no method; add a line such as method: di-star")
+    row = find_method(settings.pop("method"))
+    known = {field.name for field in fields(Method)} - {"name"} | {"huber_c", "guidance_scale"}
+    for key in settings:
+        if key not in known:
+            raise ValueError(
+                f"recipe key {key!r} (value {settings[key]!r}) is unknown; known are {', '.join(sorted(known))}"
+            )
+    if "guidance_scale" in settings:
+        if "cfg_scale" in settings:
+            raise ValueError(
+                f"the recipe gives guidance twice, cfg_scale {settings['cfg_scale']} and guidance_scale "
+                f"{settings['guidance_scale']}; keep one (cfg_scale = guidance_scale − 1)"
+            )
+        settings["cfg_scale"] = settings.pop("guidance_scale") - 1
+    if "huber_c" in settings:
+        settings["distance"] = PseudoHuber(settings.pop("huber_c"))
+    return replace(row, **settings)
+
+
+def describe(value: Any) -> Any:
+    """A setting as JSON: dataclasses by field, functions by name; equal settings give equal descriptions."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        return inside if isinstance(value, Method) else {type(value).__name__: inside}
+    if isinstance(value, Mapping):
+        return {key: describe(inside) for key, inside in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(inside) for inside in value]
+    return value if value is None or isinstance(value, (str, int, float)) else getattr(value, "__name__", repr(value))
+
+
+def check_finite(record: Record) -> None:
+    """Raise NonFiniteError, with the term and the noise level of the sample, if the record holds a NaN or infinity."""
+    values = {f"loss of the {term}": loss for term, loss in record.losses.items()}
+    values |= {f"pull of the {term}": norm for term, norm in record.pull_norms.items()}
+    for name, value in values.items():
+        broken = ~torch.isfinite(value)
+        if bool(broken.any()):
+            first = int(broken.nonzero()[0])
+            times = record.assistant_t if name.endswith("assistant") else record.t
+            level = "" if times is None else f" for a sample at t = {float(times[first]):.4g}"
+            raise NonFiniteError(
+                f"the {name} became {float(value[first])} at step {record.step}{level}; the step is discarded: resume "
+                "from the last checkpoint with a lower learning rate, reward_scale or weight at that level"
+            )
+
+
+def _tensors(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything that a run has learnt: live tensors by name, and the optimizer state that is not a tensor."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {}
+    for role_name in ("generator", "assistant"):
+        role = getattr(state.roles, role_name)
+        tensors |= {f"{role_name}.parameter.{name}": value for name, value in role.parameters().items()}
+        tensors |= {f"{role_name}.buffer.{name}": value for name, value in role.module.named_buffers()}
+        tensors |= {f"{role_name}.ema.{name}": value for name, value in role.ema.items()}
+        if role.optimizer is not None:
+            for index, slots in role.optimizer.state_dict()["state"].items():
+                for slot, value in slots.items():
+                    target: dict[str, Any] = tensors if isinstance(value, Tensor) else rest
+                    target[f"{role_name}.optimizer.{index}.{slot}"] = value
+    return tensors, rest
+
+
+def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Path:
+    """Write weights, optimizers, averages, step and configuration to one file, all or nothing.
+
+    The file is written beside the old one, flushed to the disk and renamed over it, so a kill at any byte leaves the
+    old checkpoint whole.
+
+    Raises:
+        NonFiniteError: if a tensor holds a NaN or infinity; nothing is written then.
+    """
+    tensors, rest = _tensors(state)
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise NonFiniteError(
+                f"{name} is not finite after step {state.step}, so no checkpoint is written; resume from the last one "
+                "with a lower learning rate"
+            )
+    meta = {"format": "distar_core checkpoint 1", "step": state.step, "config": describe(config), "optimizer": rest}
+    path, partial = folder / CHECKPOINT, folder / f"{CHECKPOINT}.partial"
+    copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(copies, partial, metadata={"distar_core": json.dumps(meta)})
+    with open(partial, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(partial, path)
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return path
+
+
+def load_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> None:
+    """Bring `state` to where the checkpoint in `folder` left off; nothing is changed unless everything fits.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if it is truncated, foreign, of another configuration or of other networks.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; name the folder of a run, or start one without resume")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("distar_core", "null"))
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"checkpoint {path} is truncated or no safetensors file ({error}); restore it from a copy"
+        ) from None
+    if not meta or meta.get("format") != "distar_core checkpoint 1":
+        raise ValueError(f"{path} was not written by distar_core; resume needs the {CHECKPOINT} of one of its runs")
+    wanted = describe(config)
+    for key in sorted(wanted.keys() | meta["config"].keys()):
+        if wanted.get(key) != meta["config"].get(key):
+            raise ValueError(
+                f"{key} is {wanted.get(key)!r} here but {meta['config'].get(key)!r} in checkpoint {path}; resume with "
+                "the settings of the run, or start a new one in another folder"
+            )
+    live, _ = _tensors(state)
+    expected = {name: value for name, value in live.items() if ".optimizer." not in name}
+    found = {name: value for name, value in saved.items() if ".optimizer." not in name}
+    for name in sorted(expected.keys() | found.keys()):
+        here, there = expected.get(name), found.get(name)
+        if here is None or there is None or here.shape != there.shape or here.dtype != there.dtype:
+            shapes = [None if value is None else (tuple(value.shape), value.dtype) for value in (here, there)]
+            raise ValueError(
+                f"{name} is {shapes[0]} here but {shapes[1]} in checkpoint {path}; build the networks of the run"
+            )
+    with torch.no_grad():
+        for name, value in expected.items():
+            value.copy_(saved[name])
+    for role_name in ("generator", "assistant"):
+        optimizer = getattr(state.roles, role_name).optimizer
+        slots: dict[int, dict[str, Any]] = {}
+        for name, value in (saved | meta["optimizer"]).items():
+            if name.startswith(f"{role_name}.optimizer."):
+                index, slot = name.removeprefix(f"{role_name}.optimizer.").split(".", 1)
+                slots.setdefault(int(index), {})[slot] = value
+        if optimizer is not None:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    state.step = meta["step"]
+
+
+class CsvLog:
+    """One row a step in log.csv; means over the batch. On resume, rows from the checkpoint's step on are dropped."""
+
+    def __init__(self, folder: Path, next_step: int | None) -> None:
+        path, partial = folder / "log.csv", folder / "log.csv.partial"
+        rows: list[dict[str, str]] = []
+        if next_step is not None and path.is_file():
+            with open(path, newline="") as old:
+                whole = [row for row in csv.DictReader(old) if None not in row.values()]
+            rows = [row for row in whole if int(row["step"]) < next_step]
+        with open(partial, "w", newline="") as kept:
+            writer = csv.DictWriter(kept, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, path)
+        self._file = open(path, "a", newline="")  # noqa: SIM115
+        self._writer = csv.DictWriter(self._file, COLUMNS)
+
+    def write(self, record: Record) -> None:
+        """Append the record."""
+        row: dict[str, Any] = {"step": record.step, "seconds": f"{record.seconds:.6f}"}
+        row |= {f"loss_{term}": float(value.mean()) for term, value in record.losses.items()}
+        row |= {f"pull_{term}": float(value.mean()) for term, value in record.pull_norms.items()}
+        for name in ("reward", "gap_norm"):
+            value = getattr(record, name)
+            row[name] = "" if value is None else float(value.mean())
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[str]]:
+    """Collect SIGTERM and Ctrl-C in a list instead of dying from them; the old handlers come back at the end."""
+    received: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {
+        number: signal.signal(number, lambda caught, _: received.append(signal.Signals(caught).name))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def run(
+    state: State,
+    method: Method,
+    conditions: Conditions,
+    folder: Path | str,
+    *,
+    resume: bool = False,
+    save_every: int = 500,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Iterator[Record]:
+    """`post_train` in a folder: CSV log, checkpoints, stop and resume; yields its records.
+
+    Args:
+        folder: gets config.json, log.csv and checkpoint.safetensors; created if need be.
+        resume: go on from the folder's checkpoint, with the same settings.
+        save_every: steps between checkpoints; the last step and a stop request save too.
+        settings: anything else that the result depends on, for the configuration that resume compares.
+        options: the keyword arguments of post_train.
+
+    Raises:
+        FileExistsError: if the folder holds a run and resume is off.
+        FileNotFoundError, ValueError: as load_checkpoint.
+        PermissionError: if the folder cannot be written.
+        NonFiniteError: at the first non-finite value; the last checkpoint is from before it.
+        Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
+    """
+    folder = Path(folder)
+    config = {"method": method, **options, **(settings or {})}
+    _require_writable(folder)
+    if resume:
+        load_checkpoint(state, folder, config)
+    elif (folder / CHECKPOINT).exists():
+        raise FileExistsError(f"folder {folder} already holds a run; resume it, or choose another folder")
+    else:
+        (folder / "config.json").write_text(json.dumps(describe(config), indent=2) + "\n")
+    log = CsvLog(folder, state.step if resume else None)
+    try:
+        with stop_requests() as stops:
+            for record in post_train(state, method, conditions, **options):
+                check_finite(record)
+                log.write(record)
+                stop = stops[0] if stops else None
+                if stop or (record.step + 1) % save_every == 0 or record.step + 1 == options["steps"]:
+                    save_checkpoint(state, folder, config)
+                if stop:
+                    raise Interrupted(f"stopped by {stop} after step {record.step}; resume from {folder / CHECKPOINT}")
+                yield record
+    finally:
+        log.close()
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"folder {folder} cannot be written ({error.strerror}); choose another folder") from None
