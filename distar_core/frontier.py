@@ -1,0 +1,123 @@
+"""What each regularizer asks for in the toy: fixed points over reward scales, shipped as a table.
+
+`python -m distar_core.frontier FILE` computes the table anew; distar_core/data/fixed_points.csv is its output.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .grid import Divergence, Grid, fixed_point, tilt_on_grid
+from .metrics import summarise
+from .toy import LEVELS, REWARDS, reference
+
+GRID = Grid(half_width=5.2, count=119)
+TILT = "tilted optimum"
+SCALES = tuple(round(0.1 * 10 ** (k / 5), 3) for k in range(13))
+
+DIVERGENCES = {
+    "KL, w = σ²/α²": Divergence("kl", weight=lambda sigma: sigma**2),
+    "KL, w = 1": Divergence("kl"),
+    "score, pseudo-Huber": Divergence("score", huber_c=0.05),
+    "score, squared L2": Divergence("score"),
+    "score, pseudo-Huber, law differentiated": Divergence("score", huber_c=0.05, frozen=False),
+    "score, squared L2, law differentiated": Divergence("score", frozen=False),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One distribution of the frontier: which reward, which regularizer, how strong the reward, and its Summary."""
+
+    reward_name: str
+    regularizer: str
+    scale: float
+    reward: float
+    entropy: float
+    modes: float
+    kl: float
+    off_support: float
+    spread: float
+    residual: float
+
+
+def compute_point(reward_name: str, regularizer: str, scale: float, *, steps: int = 900) -> Point:
+    """The tilted optimum, or the fixed point of a regularizer, at one reward scale."""
+    mixture, reward = reference(), REWARDS[reward_name]
+    values = reward(GRID.points)
+    if regularizer == TILT:
+        own = GRID.mass(mixture.to(torch.float64).log_density)
+        mass, residual = tilt_on_grid(own, values.reshape(own.shape), scale), 0.0
+    else:
+        result = fixed_point(mixture, reward, DIVERGENCES[regularizer], scale, LEVELS, GRID, steps=steps)
+        mass, residual = result.mass, result.residual
+    summary = summarise(GRID.points, values, mixture, mass=mass, grid=GRID)
+    return Point(reward_name, regularizer, scale, **summary._asdict(), residual=residual)
+
+
+def write_points(path: Path, points: Iterable[Point]) -> None:
+    """Append points to a CSV file as they come; the header is written when the file is new."""
+    new = not path.exists()
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, list(Point.__dataclass_fields__))
+        if new:
+            writer.writeheader()
+        for point in points:
+            writer.writerow({k: v if isinstance(v, str) else f"{v:.6g}" for k, v in asdict(point).items()})
+            file.flush()
+
+
+def read_points(path: Path | None = None) -> list[Point]:
+    """The shipped table, or another one."""
+    text = Path(path).read_text() if path else (files("distar_core") / "data" / "fixed_points.csv").read_text()
+    return [
+        Point(row["reward_name"], row["regularizer"], **{k: float(v) for k, v in row.items() if k not in NAMES})
+        for row in csv.DictReader(text.splitlines())
+    ]
+
+
+NAMES = ("reward_name", "regularizer")
+
+
+def curve(points: Iterable[Point], reward_name: str, regularizer: str) -> list[Point]:
+    """The points of one curve, by rising scale."""
+    chosen = [point for point in points if (point.reward_name, point.regularizer) == (reward_name, regularizer)]
+    return sorted(chosen, key=lambda point: point.scale)
+
+
+def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, target: float) -> float:
+    """The reward scale at which the fixed point has the mean reward `target`, by log-linear interpolation.
+
+    Raises:
+        ValueError: if the table's curve does not reach the target.
+    """
+    along = curve(points, reward_name, regularizer)
+    rewards = [point.reward for point in along]
+    if not along or not rewards[0] <= target <= rewards[-1]:
+        span = f"{rewards[0]:.3f} to {rewards[-1]:.3f}" if along else "nothing"
+        raise ValueError(
+            f"reward {target:g} is off the curve of {regularizer!r} under {reward_name!r}, which spans {span}; "
+            "choose a target within"
+        )
+    return float(np.exp(np.interp(target, rewards, np.log([point.scale for point in along]))))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    target = Path(sys.argv[1])
+    wanted = [
+        (name, regularizer, scale)
+        for name in ("mode", "off-data", "side")
+        for regularizer in (TILT, *DIVERGENCES)
+        for scale in SCALES
+    ]
+    done = {(p.reward_name, p.regularizer, p.scale) for p in read_points(target)} if target.exists() else set()
+    write_points(target, (compute_point(*key) for key in wanted if key not in done))

@@ -1,0 +1,194 @@
+"""The 2D world of the demo and the theory notebooks: a ring of modes, rewards, a distilled one-step generator."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .losses import PseudoHuber, SquaredL2, weight_one, weight_x0
+from .methods import METHODS, Method
+from .mixture import GaussianMixture, ring
+from .networks import MLP, TimeMLP
+from .roles import MixtureScore, PushForward, ResidualScore, Reward
+from .schedule import TimeLaw, VarianceExploding
+from .training import Batch, Roles, State, Trainable, generator_step
+
+SCHEDULE = VarianceExploding()
+LEVELS = tuple(0.1 * 32 ** (k / 7) for k in range(8))
+
+
+@dataclass(frozen=True)
+class ToyReward:
+    """A reward in the plane with its formula as text."""
+
+    name: str
+    formula: str
+    bounded: bool
+    function: Callable[[Tensor], Tensor]
+
+    def __call__(self, x0: Tensor, condition: Any = None) -> Tensor:
+        """[B, 2] -> [B]."""
+        return self.function(x0)
+
+
+def _bump(x0: Tensor, centre: float, width: float) -> Tensor:
+    offset = x0 - x0.new_tensor([centre, 0.0])
+    return (-offset.square().sum(-1) / (2 * width**2)).exp()
+
+
+REWARDS = {
+    reward.name: reward
+    for reward in (
+        ToyReward("mode", "exp(−‖x − (2, 0)‖²/(2 · 1.5²))", True, lambda x0: _bump(x0, 2.0, 1.5)),
+        ToyReward("side", "tanh(x₁)", True, lambda x0: x0[..., 0].tanh()),
+        ToyReward("off-data", "exp(−‖x − (3.5, 0)‖²/(2 · 1²))", True, lambda x0: _bump(x0, 3.5, 1.0)),
+        ToyReward("linear", "x₁/2", False, lambda x0: x0[..., 0] / 2),
+    )
+}
+
+_LAW = TimeLaw.levels(LEVELS)
+
+
+def _row(label: str, base: str, **changes: Any) -> Method:
+    return replace(METHODS[base], name=label, time_law=_LAW, assistant_time_law=_LAW, **changes)
+
+
+TOY_METHODS = {
+    method.name: method
+    for method in (
+        _row("reward only", "reward-only"),
+        _row("KL, w = σ²/α²", "diff-instruct++", weight=weight_x0),
+        _row("KL, w = 1", "diff-instruct++", weight=weight_one),
+        _row("score, pseudo-Huber", "diff-instruct*", distance=PseudoHuber(0.05)),
+        _row("score, squared L2", "diff-instruct*", distance=SquaredL2()),
+    )
+}
+
+
+def reference() -> GaussianMixture:
+    """The ring of eight modes, radius 2, deviation 0.25."""
+    return ring()
+
+
+def ode_map(z: Tensor, mixture: GaussianMixture, *, sigma_max: float = 10.0, steps: int = 48) -> Tensor:
+    """The probability-flow map of the mixture, z [B, 2] -> x_0: dx/dsigma = −sigma score, from x = sigma_max z.
+
+    Heun steps on log-spaced levels down to 0.01, then one Tweedie step (Karras et al. 2022, algorithm 1).
+    """
+    sigmas = torch.logspace(math.log10(sigma_max), -2, steps, dtype=z.dtype)
+    x = sigma_max * z
+
+    def slope(x: Tensor, sigma: Tensor) -> Tensor:
+        return -sigma * mixture.diffuse(SCHEDULE, sigma).score(x)
+
+    for sigma, following in pairwise(sigmas):
+        first = slope(x, sigma)
+        second = slope(x + (following - sigma) * first, following)
+        x = x + (following - sigma) * (first + second) / 2
+    return mixture.posterior_mean(x, SCHEDULE, sigmas[-1])
+
+
+def distil(
+    mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500, batch: int = 512, width: int = 96
+) -> Iterator[PushForward]:
+    """Regress a one-step generator on pairs (z, ode_map(z)); yields the generator after every step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = PushForward(MLP(2, 2, width=width), (2,))
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(20_000, 2, generator=rng)
+    x0 = ode_map(z, mixture)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=2e-3)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        index = torch.randint(len(z), (batch,), generator=rng)
+        loss = (generator(z[index], None) - x0[index]).square().sum(-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield generator
+
+
+def toy_state(
+    generator: PushForward,
+    mixture: GaussianMixture,
+    reward: Reward | None,
+    *,
+    seed: int,
+    steps: int,
+    lr: float = 5e-4,
+    assistant_lr: float = 2e-3,
+    width: int = 96,
+) -> State:
+    """A fresh run from a copy of `generator`: the assistant starts as the reference, rates decay as a cosine."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = PushForward(MLP(2, 2, width=width), (2,))
+        correction = TimeMLP(2, width=width, zero_output=True)
+    student.load_state_dict(generator.state_dict())
+    exact = MixtureScore(mixture, SCHEDULE)
+    assistant = ResidualScore(exact, correction, SCHEDULE)
+
+    def decayed(rate: float) -> Callable[[int], float]:
+        return lambda step: rate * 0.5 * (1 + math.cos(math.pi * min(max(step, 0), steps) / steps))
+
+    return State(
+        Roles(
+            generator=Trainable(
+                student,
+                torch.optim.Adam(student.parameters(), lr=lr, betas=(0.0, 0.99)),
+                lr=decayed(lr),
+                ema_decay=0.98,
+            ),
+            reference=exact,
+            assistant=Trainable(
+                assistant,
+                torch.optim.Adam(assistant.parameters(), lr=assistant_lr, betas=(0.0, 0.99)),
+                lr=lambda step: assistant_lr * 0.1 + 0.9 * decayed(assistant_lr)(step),
+            ),
+            reward=reward,
+        ),
+        SCHEDULE,
+    )
+
+
+def sample(state: State, count: int, *, seed: int = 1234) -> Tensor:
+    """`count` points from the run's averaged generator, [count, 2]."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        return state.roles.generator.averaged(torch.randn(count, 2, generator=rng), None)
+
+
+class _Standing(torch.nn.Module):
+    """A generator whose samples are its input."""
+
+    def forward(self, z: Tensor, condition: Any) -> Tensor:
+        return z
+
+
+def motion(state: State, method: Method, points: Tensor, *, draws: int = 2048, seed: int = 0) -> dict[str, Tensor]:
+    """How each term would move samples that sit at `points` [N, 2]: minus its expected pull, by term, [N, 2].
+
+    The expectation over noise and levels is a mean over `draws` per point; alpha_t carries a pull at x_t to x_0.
+    """
+    standing = State(state.roles._replace(generator=Trainable(_Standing())), state.schedule)
+    rng = torch.Generator().manual_seed(seed)
+    u = ((torch.arange(draws) + 0.5) / draws).repeat(len(points))
+    batch = Batch(
+        z=points.repeat_interleave(draws, 0).requires_grad_(),
+        t=method.time_law.quantile(u),
+        condition=None,
+        noise=lambda x0: torch.randn(x0.shape, generator=rng),
+    )
+    pulls = generator_step(standing, method, batch)
+    alpha = state.schedule.alpha(pulls.t)[:, None]
+    return {
+        term: -(pull if term == "reward" else alpha * pull).reshape(len(points), draws, 2).mean(1)
+        for term, pull in pulls.pulls.items()
+    }
