@@ -1,4 +1,4 @@
-"""The main job: one distilled generator, post-trained under one reward with each leash, beside the known truth.
+"""The main job: one distilled generator, post-trained under a reward with each regularizer, beside the known truth.
 
 `run_demo` leaves a folder with runs.csv, figures, an animation and index.html; `distar demo` is its command.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .frontier import Point, scale_for
+from .frontier import Point, read_points, scale_for
 from .metrics import Summary, summarise
+from .report import START, UNLEASHED, write_page
 from .roles import PushForward
-from .runs import check_finite
-from .toy import REWARDS, TOY_METHODS, motion, reference, sample, toy_state
+from .runs import check_finite, require_writable
+from .toy import REWARDS, TOY_METHODS, distil, motion, reference, sample, toy_state
 from .training import post_train
 
-START = "distilled generator"
-UNLEASHED = "reward only"
-REGULARIZERS = tuple(name for name in TOY_METHODS if name != UNLEASHED)
+LOOP: dict[str, Any] = {"batch": 256, "warmup": 50, "assistant_updates": 2}
+UNBOUNDED = (("score, pseudo-Huber", 1.0), ("score, pseudo-Huber", 4.0), ("KL, w = 1", 4.0))
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,8 @@ class Profile:
         rewards: names of bounded rewards.
         seeds: number of seeds.
         steps: generator steps of a run.
-        aims: mean rewards to aim for, as shares of the way from the reference's mean reward to the reward's maximum.
+        aims: mean rewards to aim for, as shares of the way from the reference's mean reward to the reward's maximum 1.
         distil_steps: steps of the distillation.
-        unbounded: whether the exhibit of an unbounded reward is run.
     """
 
     rewards: tuple[str, ...]
@@ -47,18 +46,17 @@ class Profile:
     steps: int
     aims: tuple[float, ...] = (0.25, 0.5, 0.7)
     distil_steps: int = 2500
-    unbounded: bool = True
 
 
 PROFILES = {
-    "ci": Profile(("mode",), seeds=2, steps=40, distil_steps=150),
+    "ci": Profile(("mode",), seeds=2, steps=30, distil_steps=100),
     "demo": Profile(("mode",), seeds=3, steps=800),
-    "full": Profile(("mode", "side", "off-data"), seeds=5, steps=1600),
+    "full": Profile(("mode", "side", "off-data"), seeds=5, steps=2000),
 }
 
 
 class Job(NamedTuple):
-    """One training run; aim is the mean reward that the scale was chosen for, by the known fixed point."""
+    """One training run; aim is the mean reward that the scale was chosen for, nan under an unbounded reward."""
 
     reward_name: str
     regularizer: str
@@ -70,99 +68,165 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a finished job leaves."""
+    """What a finished job leaves; clouds, motions and dots only if it was watched."""
 
     job: Job
     summary: Summary
     seconds: float
-    snapshots: list[Tensor]
+    distances: list[tuple[int, float]]
+    clouds: list[Tensor]
+    dots: Tensor | None
     motions: dict[str, Tensor]
-    distances: list[float]
 
 
-DOTS = torch.cat([reference().means, reference().means.roll(1, 0).add(reference().means)[::2] * 0.5])
+def no_conditions(step: int, rows: slice) -> None:
+    """The conditions of an unconditional run."""
+    return None
+
+
+def spread_out(points: Tensor, count: int) -> Tensor:
+    """`count` of the points [N, n], each as far as possible from those chosen before, from the first one on."""
+    chosen = points[:1]
+    for _ in range(count - 1):
+        farthest = torch.cdist(points, chosen).min(1).values.argmax()
+        chosen = torch.cat([chosen, points[farthest][None]])
+    return chosen
 
 
 def perform(job: Job, generator: PushForward) -> Run:
-    """Train one run from the distilled generator's weights; single-threaded, so its numbers do not depend on cores."""
+    """Train one run from the distilled generator; single-threaded, so its numbers do not depend on the cores."""
     torch.set_num_threads(1)
     mixture, reward = reference(), REWARDS[job.reward_name]
     method = replace(TOY_METHODS[job.regularizer], reward_scale=job.scale)
     state = toy_state(generator, mixture, reward, seed=job.seed, steps=job.steps)
-    snapshots: list[Tensor] = []
-    distances: list[float] = []
+    clouds: list[Tensor] = [sample(state, 1500)]
+    distances = [(0, float(clouds[0].norm(dim=1).mean()))]
     seconds = 0.0
     every = max(job.steps // 30, 1)
-    for record in post_train(
-        state, method, lambda step, rows: None, steps=job.steps, seed=job.seed, batch=256, warmup=50
-    ):
+    for record in post_train(state, method, no_conditions, steps=job.steps, seed=job.seed, **LOOP):
         check_finite(record)
         seconds += record.seconds
-        if record.step >= 0 and record.step % every == 0:
-            points = sample(state, 500)
-            distances.append(float(points.norm(dim=1).mean()))
-            if job.watched:
-                snapshots.append(points)
+        if record.step >= 0 and (record.step + 1) % every == 0:
+            clouds.append(sample(state, 1500))
+            distances.append((record.step + 1, float(clouds[-1].norm(dim=1).mean())))
     points = sample(state, 20_000)
-    motions = motion(state, method, DOTS) if job.watched and job.regularizer != UNLEASHED else {}
-    if job.watched:
-        snapshots.append(points[:1500])
-    return Run(job, summarise(points, reward(points), mixture), seconds, snapshots, motions, distances)
-
-
-def plan(profile: Profile, points: Sequence[Point]) -> list[Job]:
-    """All runs of a profile. A regularizer's reward scale is the one whose known fixed point has the reward aimed for.
-
-    For "reward only" Adam makes the scale irrelevant: one run a seed stands for all scales.
-    """
-    jobs = []
-    for name in profile.rewards:
-        for index, aim in enumerate(aims(profile, name)):
-            for regularizer in TOY_METHODS:
-                if regularizer == UNLEASHED and index != len(profile.aims) // 2:
-                    continue
-                scale = 1.0 if regularizer == UNLEASHED else scale_for(points, name, regularizer, aim)
-                for seed in range(profile.seeds):
-                    watched = seed == 0 and index == len(profile.aims) // 2
-                    jobs.append(Job(name, regularizer, aim, scale, seed, profile.steps, watched))
-    if profile.unbounded:
-        for regularizer, scale in UNBOUNDED:
-            jobs += [
-                Job("linear", regularizer, float("nan"), scale, s, profile.steps, False) for s in range(profile.seeds)
-            ]
-    return jobs
-
-
-UNBOUNDED = (("score, pseudo-Huber", 1.0), ("score, pseudo-Huber", 4.0), ("KL, w = 1", 4.0))
+    summary = summarise(points, reward(points), mixture)
+    if not job.watched:
+        return Run(job, summary, seconds, distances, [], None, {})
+    dots = spread_out(points[:300], 14)
+    motions = motion(state, method, dots) if method.regularizer else {}
+    return Run(job, summary, seconds, distances, clouds, dots, motions)
 
 
 def aims(profile: Profile, reward_name: str) -> list[float]:
     """The mean rewards that a profile aims for under a reward."""
     mixture, reward = reference(), REWARDS[reward_name]
     start = float(reward(mixture.sample(100_000, torch.Generator().manual_seed(0))).mean())
-    return [start + share * (1 - start) for share in profile.aims]
+    return [round(start + share * (1 - start), 4) for share in profile.aims]
+
+
+def plan(profile: Profile, points: Sequence[Point]) -> list[Job]:
+    """All runs of a profile. A regularizer's reward scale is the one whose known fixed point has the reward aimed for.
+
+    Under "reward only" the scale cancels in Adam, so one run a seed stands for all scales.
+    """
+    jobs = []
+    middle = len(profile.aims) // 2
+    for name in profile.rewards:
+        for index, aim in enumerate(aims(profile, name)):
+            for regularizer in TOY_METHODS:
+                if regularizer == UNLEASHED and index != middle:
+                    continue
+                scale = 1.0 if regularizer == UNLEASHED else round(scale_for(points, name, regularizer, aim), 4)
+                for seed in range(profile.seeds):
+                    jobs.append(Job(name, regularizer, aim, scale, seed, profile.steps, seed == 0 and index == middle))
+    for regularizer, scale in UNBOUNDED:
+        for seed in range(profile.seeds):
+            jobs.append(Job("linear", regularizer, float("nan"), scale, seed, profile.steps, False))
+    return sorted(jobs, key=lambda job: not job.watched)
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def perform_all(jobs: Sequence[Job], generator: PushForward, workers: int | None = None) -> Iterator[Run]:
     """Perform jobs, one single-threaded process per core, and yield the runs as they finish."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or available, len(jobs))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(perform, job, generator) for job in jobs]):
-            yield future.result()
+    with ProcessPoolExecutor(min(workers or cores(), len(jobs)), mp_context=get_context("spawn")) as pool:
+        try:
+            for future in as_completed([pool.submit(perform, job, generator) for job in jobs]):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def write_runs(path: Path, runs: Sequence[Run], start: Sequence[tuple[str, Summary]]) -> None:
-    """One row a run, and one for the distilled generator under each reward."""
-    rows: list[dict[str, Any]] = [
-        {"reward_name": name, "regularizer": START, **summary._asdict()} for name, summary in start
-    ]
-    for run in sorted(runs, key=lambda run: run.job):
-        job = {key: value for key, value in run.job._asdict().items() if key != "watched"}
-        rows.append(
-            job | run.summary._asdict() | {"seconds": round(run.seconds, 2), "mean_distance": run.distances[-1]}
-        )
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[-1]])
+def write_runs(folder: Path, runs: Sequence[Run], start: dict[str, Summary]) -> None:
+    """runs.csv: one row a run, and one for the distilled generator under each reward; distances.csv: how far the
+    samples of the unbounded exhibit got, by step."""
+    columns = ["reward_name", "regularizer", "aim", "scale", "seed", "steps", *Summary._fields, "seconds"]
+    with open(folder / "runs.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        for name, summary in start.items():
+            writer.writerow({"reward_name": name, "regularizer": START} | _rounded(summary._asdict()))
+        for run in runs:
+            job = {key: value for key, value in run.job._asdict().items() if key != "watched"}
+            writer.writerow(job | _rounded(run.summary._asdict()) | {"seconds": f"{run.seconds:.2f}"})
+    with open(folder / "distances.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["regularizer", "scale", "seed", "step", "distance"])
+        writer.writeheader()
+        for run in runs:
+            if run.job.reward_name == "linear":
+                for step, distance in run.distances:
+                    row = {"regularizer": run.job.regularizer, "scale": run.job.scale, "seed": run.job.seed}
+                    writer.writerow(row | {"step": step, "distance": f"{distance:.6g}"})
+
+
+def _rounded(values: dict[str, float]) -> dict[str, str]:
+    return {key: f"{value:.6g}" for key, value in values.items()}
+
+
+class Progress(NamedTuple):
+    """What the demo tells while it works."""
+
+    stage: str
+    done: int
+    total: int
+
+
+def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = lambda _: None) -> Path:
+    """Distil, post-train, measure, draw; returns the page.
+
+    Args:
+        folder: where everything goes; created if need be, files of an earlier demo are replaced.
+        tell: called after every distillation step, run and picture.
+
+    Raises:
+        PermissionError: if the folder cannot be written.
+    """
+    from . import pictures
+
+    require_writable(folder)
+    torch.set_num_threads(1)
+    mixture = reference()
+    for step, distilled in enumerate(distil(mixture, steps=profile.distil_steps), start=1):
+        tell(Progress("distil", step, profile.distil_steps))
+        generator = distilled
+    z = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(1234))
+    with torch.no_grad():
+        points = generator(z, None)
+    pictures.start(folder, mixture, REWARDS[profile.rewards[0]], points)
+    tell(Progress("first picture", 1, 1))
+    start = {name: summarise(points, REWARDS[name](points), mixture) for name in (*profile.rewards, "linear")}
+    jobs = plan(profile, read_points())
+    runs = []
+    for run in perform_all(jobs, generator):
+        runs.append(run)
+        tell(Progress("post-train", len(runs), len(jobs)))
+    runs.sort(key=lambda run: (run.job.reward_name, run.job.regularizer, run.job.scale, run.job.seed))
+    write_runs(folder, runs, start)
+    for name in profile.rewards:
+        watched = {run.job.regularizer: run for run in runs if run.job.watched and run.job.reward_name == name}
+        pictures.watched(folder, mixture, REWARDS[name], watched)
+    return write_page(folder)

@@ -108,6 +108,24 @@ class GeneratorScore(nn.Module):
         return law.score(x_t)
 
 
+class OneLevel(NoiseSchedule):
+    """A single noise level with prescribed alpha and sigma, whatever t is: for numbers printed with rounded ones."""
+
+    def __init__(self, alpha: float, sigma: float) -> None:
+        self.low, self.high = -math.inf, math.inf
+        self.variance_preserving = abs(alpha**2 + sigma**2 - 1) < 1e-12
+        self._level = (alpha, sigma)
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self._level[0], dtype=torch.float64)
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self._level[1], dtype=torch.float64)
+
+    def _diffusion_squared(self, t: Tensor) -> Tensor:
+        raise NotImplementedError("a single level has no rate of change; use a schedule that has a time")
+
+
 @dataclass(frozen=True)
 class Setting:
     """A generator, a reference and one noise level t, shape []."""

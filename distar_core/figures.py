@@ -281,3 +281,34 @@ def animate(
     FuncAnimation(figure, show, frames=length, blit=False).save(path, writer=PillowWriter(fps=8), dpi=80)
     show(length - 1)
     return Picture(figure, alt)
+
+
+def trajectories(
+    series: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]],
+    styles: Mapping[str, Style],
+    *,
+    alt: str,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> Picture:
+    """Lines over steps: label -> one (x, y) pair a seed."""
+    figure, grid = new_figure(1, width=6.2, height=3.4)
+    axes = grid[0, 0]
+    for label, lines in series.items():
+        style = styles[label]
+        for index, (x, y) in enumerate(lines):
+            axes.plot(
+                x,
+                y,
+                color=style.color,
+                linestyle=style.line,
+                linewidth=1.6,
+                marker=style.marker,
+                markevery=6,
+                markersize=4.5,
+                label=label if index == 0 else None,
+            )
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    axes.legend(frameon=False)
+    return Picture(figure, alt)

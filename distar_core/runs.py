@@ -276,7 +276,7 @@ def run(
     """
     folder = Path(folder)
     config = {"method": method, **options, **(settings or {})}
-    _require_writable(folder)
+    require_writable(folder)
     if resume:
         load_checkpoint(state, folder, config)
     elif (folder / CHECKPOINT).exists():
@@ -299,7 +299,8 @@ def run(
         log.close()
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
+    """Create the folder if need be. Raises PermissionError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -50,10 +51,13 @@ class NoiseSchedule(ABC):
         Off the CPU this would wait for the device, so there the bounds of the time law, checked once when a run
         starts, stand in for it.
         """
-        if t.device.type == "cpu" and t.numel() and not bool(((t >= self.low) & (t <= self.high)).all()):
+        if t.device.type != "cpu" or t.numel() == 0:
+            return
+        smallest, largest = (float(value) for value in t.aminmax())
+        if not (self.low <= smallest and largest <= self.high):
             raise ValueError(
                 f"t must lie in [{self.low:g}, {self.high:g}] for {type(self).__name__}, got values from "
-                f"{float(t.min()):g} to {float(t.max()):g}; draw t from a TimeLaw within these bounds"
+                f"{smallest:g} to {largest:g}; draw t from a TimeLaw within these bounds"
             )
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -233,6 +237,12 @@ def scaled_linear_schedule(beta_start: float = 0.00085, beta_end: float = 0.012,
     return DiscreteSchedule((1 - betas).cumprod(0))
 
 
+@lru_cache(maxsize=64)
+def _level_table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    integral = all(isinstance(value, int) for value in values)
+    return torch.tensor(values, dtype=torch.int64 if integral else dtype, device=device)
+
+
 @dataclass(frozen=True)
 class TimeLaw:
     """How noise levels are drawn: a quantile function, so that draws can be stratified and keyed by position.
@@ -267,9 +277,8 @@ class TimeLaw:
     def quantile(self, u: Tensor) -> Tensor:
         """The u-quantile, u in [0, 1), any shape; dtype of u, or int64 when the levels are integers."""
         if self.name == "levels":
-            integral = all(isinstance(value, int) for value in self.values)
-            table = torch.tensor(self.values, dtype=torch.int64 if integral else u.dtype, device=u.device)
-            return table[(u * len(self.values)).long().clamp(max=len(self.values) - 1)]
+            table = _level_table(self.values, u.dtype, u.device)
+            return table[(u * len(table)).long().clamp(max=len(table) - 1)]
         low, high = self.values
         if self.name == "uniform":
             return low + (high - low) * u

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -55,8 +55,13 @@ REWARDS = {
 _LAW = TimeLaw.levels(LEVELS)
 
 
+def on_levels(method: Method) -> Method:
+    """A method with the toy's eight noise levels for generator and assistant, the levels of the fixed points."""
+    return replace(method, time_law=_LAW, assistant_time_law=_LAW)
+
+
 def _row(label: str, base: str, **changes: Any) -> Method:
-    return replace(METHODS[base], name=label, time_law=_LAW, assistant_time_law=_LAW, **changes)
+    return replace(on_levels(METHODS[base]), name=label, **changes)
 
 
 TOY_METHODS = {

@@ -49,7 +49,9 @@ class Trainable:
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}; 0.999 is usual, 0 is off")
-        self.ema = {name: p.detach().clone() for name, p in self.parameters().items()} if self.ema_decay else {}
+        tracked = self.parameters() if self.ema_decay else {}
+        self._tracked = list(tracked.values())
+        self.ema = {name: parameter.detach().clone() for name, parameter in tracked.items()}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name."""
@@ -71,9 +73,8 @@ class Trainable:
             nn.utils.clip_grad_norm_(self.parameters().values(), self.max_grad_norm)
         self.optimizer.step()
         if self.ema:
-            live = self.parameters()
-            averages = list(self.ema.values())
-            torch._foreach_lerp_(averages, [live[name].detach() for name in self.ema], 1 - self.ema_decay)
+            live = [parameter.detach() for parameter in self._tracked]
+            torch._foreach_lerp_(list(self.ema.values()), live, 1 - self.ema_decay)
         return result
 
 

@@ -1,0 +1,89 @@
+"""What this machine has and lacks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import NamedTuple
+
+PACKAGES = {
+    "torch": "",
+    "matplotlib": "",
+    "safetensors": "",
+    "jupyterlab": "notebooks",
+    "jupytext": "notebooks",
+    "torchvision": "models",
+    "diffusers": "models",
+    "transformers": "models",
+    "peft": "models",
+    "accelerate": "models",
+    "open_clip_torch": "models",
+}
+
+
+class Finding(NamedTuple):
+    """One line of the examination; fatal means that the demo cannot run."""
+
+    what: str
+    found: str
+    verdict: str
+    fatal: bool = False
+
+
+def memory_gib() -> float | None:
+    """Physical memory in GiB, or None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def examine() -> list[Finding]:
+    """Python, packages, memory, disk and accelerator, each with what to do about it."""
+    good = sys.version_info >= (3, 11)
+    verdict = "fine" if good else "install Python 3.11 or newer"
+    findings = [Finding("Python", platform.python_version(), verdict, fatal=not good)]
+    for name, extra in PACKAGES.items():
+        try:
+            findings.append(Finding(name, version(name), "fine"))
+        except PackageNotFoundError:
+            fix = f'pip install -e ".[{extra}]"' if extra else "pip install -e ."
+            need = "needed by the notebooks or later chapters only" if extra else "needed"
+            findings.append(Finding(name, "missing", f"{need}: {fix}", fatal=not extra))
+    findings.append(_torchvision())
+    memory = memory_gib()
+    if memory is not None:
+        findings.append(Finding("memory", f"{memory:.1f} GiB", "fine" if memory >= 4 else "the demo wants 4 GiB"))
+    free = shutil.disk_usage(".").free / 2**30
+    findings.append(Finding("free disk here", f"{free:.0f} GiB", "fine" if free >= 1 else "make room: 1 GiB"))
+    findings.append(_accelerator())
+    return findings
+
+
+def _torchvision() -> Finding:
+    if find_spec("torchvision") is None:
+        return Finding("torch with torchvision", "not installed", "nothing to check")
+    try:
+        import torchvision
+
+        return Finding("torch with torchvision", f"{torchvision.__version__} loads", "fine")
+    except Exception as error:
+        fix = "install torch and torchvision from the same place (make clean, then make test)"
+        return Finding("torch with torchvision", type(error).__name__, fix)
+
+
+def _accelerator() -> Finding:
+    if find_spec("torch") is None:
+        return Finding("accelerator", "unknown", "install torch first")
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Finding("accelerator", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB", "fine")
+    if torch.backends.mps.is_available():
+        return Finding("accelerator", "Apple GPU", "not used: everything here runs on the CPU")
+    return Finding("accelerator", "none", "not needed: everything here runs on the CPU")

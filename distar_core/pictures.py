@@ -1,0 +1,147 @@
+"""The pictures of the demo: which data go into which figure, and what each shows in words."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import figures
+from .frontier import TILT, Point, curve
+from .mixture import GaussianMixture
+from .report import START, UNLEASHED, Row, of, reward_names
+from .toy import TOY_METHODS, ToyReward
+
+START_ALT = (
+    "Two panels with eight modes on a ring: samples of the reference, and of the distilled one-step generator, which "
+    "cover the same eight modes; the shading shows where the reward is high."
+)
+AXES = {
+    "modes": "effective number of modes",
+    "kl": "KL to the reference (nats)",
+    "spread": "spread in the fullest mode",
+}
+
+
+def clouds_alt(name: str) -> str:
+    """What the sample clouds under a reward show."""
+    return (
+        f"Sample clouds after post-training under the reward “{name}”, one panel per method over the reference's eight "
+        "modes: without a regularizer all samples gather at the top of the reward, with one they keep several modes."
+    )
+
+
+def pulls_alt(name: str) -> str:
+    """What the pull picture under a reward shows."""
+    return (
+        f"At fourteen samples per method under the reward “{name}”: an orange arrow for the reward's pull, a blue one for "
+        "the regularizer's, a black one for their sum; orange points to the reward, blue mostly against it."
+    )
+
+
+def animation_alt(name: str) -> str:
+    """What the animation under a reward shows."""
+    return (
+        f"Animation of the sample clouds during post-training under the reward “{name}”: all drift towards the reward; "
+        "without a regularizer they collapse to a point, with one they come to rest."
+    )
+
+
+def start(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor) -> None:
+    """The first picture: reference and distilled generator."""
+    panels = {"reference": mixture.sample(1500, torch.Generator().manual_seed(0)), START: points}
+    figures.clouds(panels, mixture, reward=reward, alt=START_ALT).save(folder / "01_start.png")
+
+
+def watched(folder: Path, mixture: GaussianMixture, reward: ToyReward, runs: Mapping[str, Any]) -> None:
+    """Clouds, pulls and the animation of the watched runs under one reward: regularizer -> demo.Run."""
+    name = reward.name
+    notes = {
+        regularizer: f"reward {run.summary.reward:.2f}, {run.summary.modes:.1f} modes"
+        for regularizer, run in runs.items()
+    }
+    last = {regularizer: run.clouds[-1] for regularizer, run in runs.items()}
+    figures.clouds(last, mixture, reward=reward, notes=notes, alt=clouds_alt(name)).save(
+        folder / f"02_clouds_{name}.png"
+    )
+    leashed = {regularizer: run for regularizer, run in runs.items() if run.motions}
+    figures.pull_picture(
+        {r: (run.dots, run.motions["reward"], run.motions["regularizer"]) for r, run in leashed.items()},
+        mixture,
+        reward=reward,
+        backgrounds=last,
+        alt=pulls_alt(name),
+    ).save(folder / f"03_pulls_{name}.png")
+    steps = [step for step, _ in next(iter(runs.values())).distances]
+    still = figures.animate(
+        {regularizer: run.clouds for regularizer, run in runs.items()},
+        mixture,
+        folder / f"animation_{name}.gif",
+        reward=reward,
+        captions=[f"step {step}" for step in steps],
+        alt=animation_alt(name),
+    )
+    still.save(folder / f"animation_{name}_still.png")
+
+
+def from_tables(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> dict[str, str]:
+    """The figures that come from CSV files alone; file name -> alternative text."""
+    drawn = {}
+    for name in reward_names(rows):
+        picture = frontier(rows, points, name)
+        picture.save(folder / f"04_frontier_{name}.png")
+        drawn[f"04_frontier_{name}.png"] = picture.alt
+    picture = unbounded(folder / "distances.csv")
+    picture.save(folder / "05_unbounded.png")
+    drawn["05_unbounded.png"] = picture.alt
+    return drawn
+
+
+def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures.Picture:
+    """Modes, KL and spread against mean reward: fixed points as lines, runs as markers."""
+    lines = [
+        figures.Curve(
+            label, [p.reward for p in along], {metric: [getattr(p, metric) for p in along] for metric in AXES}
+        )
+        for label in (TILT, *(regularizer for regularizer in TOY_METHODS if regularizer != UNLEASHED))
+        if (along := [p for p in curve(points, name, label) if p.residual < 0.05])
+    ]
+    dots = [
+        figures.Dot(row.regularizer, row.reward, {metric: getattr(row, metric) for metric in AXES})
+        for label in (START, *TOY_METHODS)
+        for row in of(rows, name, label)
+    ]
+    guide = {"modes": 8.0, "kl": 0.0, "spread": 0.25}
+    alt = (
+        f"Three panels against mean reward under “{name}”: number of modes falls, KL to the reference rises, spread in the "
+        "fullest mode changes; lines are fixed points of four regularizers and the tilted optimum, markers trained runs."
+    )
+    limits = {"modes": (0.0, 8.4), "kl": (-0.1, 4.5), "spread": (0.0, 0.45)}
+    return figures.frontier(lines, dots, AXES, limits=limits, guides=guide, alt=alt)
+
+
+def unbounded(distances: Path) -> figures.Picture:
+    """Mean distance of the samples from the origin over steps, under the linear reward."""
+    runs: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    styles = {}
+    with open(distances, newline="") as file:
+        for row in csv.DictReader(file):
+            label = f"{row['regularizer']}, reward scale {float(row['scale']):g}"
+            runs.setdefault(label, {}).setdefault(row["seed"], []).append((float(row["step"]), float(row["distance"])))
+            base = figures.STYLES[row["regularizer"]]
+            styles[label] = base._replace(line="-" if float(row["scale"]) <= 1 else (0, (4, 2)))
+    series = {
+        label: [([step for step, _ in line], [distance for _, distance in line]) for line in seeds.values()]
+        for label, seeds in runs.items()
+    }
+    alt = (
+        "Mean distance of the samples from the origin over training steps under a linear reward, logarithmic axis, one line "
+        "a seed: "
+        + "; ".join(f"{label}: from {lines[0][1][0]:.1f} to {lines[0][1][-1]:.3g}" for label, lines in series.items())
+    )
+    labels = {"xlabel": "generator step", "ylabel": "mean distance from the origin"}
+    return figures.trajectories(series, styles, log=True, alt=alt, **labels)

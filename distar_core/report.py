@@ -1,0 +1,371 @@
+"""From runs.csv to words: comparisons at matched reward, gaps to the known truth, and the page that shows them.
+
+Every number and every verdict on the page and in the README is computed here from the CSV files of a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .frontier import Point, curve, read_points
+from .toy import REWARDS, TOY_METHODS
+
+START = "distilled generator"
+UNLEASHED = "reward only"
+STAR = "score, pseudo-Huber"
+KNOWN_SPREAD = 0.25
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of runs.csv; numbers that do not apply are nan."""
+
+    reward_name: str
+    regularizer: str
+    aim: float
+    scale: float
+    seed: float
+    steps: float
+    reward: float
+    entropy: float
+    modes: float
+    kl: float
+    off_support: float
+    spread: float
+    seconds: float
+
+
+class Metric(NamedTuple):
+    """A column to compare: its name in prose, how to print it, and its cost (lower is better)."""
+
+    words: str
+    format: str
+    cost: str
+
+
+METRICS = {
+    "modes": Metric("effective number of modes", ".1f", "more is better"),
+    "spread": Metric("spread within the fullest mode", ".2f", "closer to the reference's 0.25 is better"),
+    "off_support": Metric("share off the data", ".1%", "less is better"),
+    "kl": Metric("KL to the reference", ".2f", "less is better"),
+}
+
+
+def cost(metric: str, value: float) -> float:
+    """A metric's value as a cost: lower is better."""
+    if metric == "modes":
+        return -value
+    return abs(value - KNOWN_SPREAD) if metric == "spread" else value
+
+
+def read_runs(path: Path) -> list[Row]:
+    """The rows of runs.csv."""
+    with open(path, newline="") as file:
+        return [
+            Row(row["reward_name"], row["regularizer"], *(float(row[key] or "nan") for key in NUMBERS))
+            for row in csv.DictReader(file)
+        ]
+
+
+NUMBERS = [name for name in Row.__dataclass_fields__ if name not in ("reward_name", "regularizer")]
+
+
+def of(rows: Iterable[Row], reward_name: str, regularizer: str) -> list[Row]:
+    """The rows of one regularizer under one reward."""
+    return [row for row in rows if (row.reward_name, row.regularizer) == (reward_name, regularizer)]
+
+
+def at_reward(rows: Sequence[Row], reward_name: str, regularizer: str, target: float, metric: str) -> list[float]:
+    """A metric where a regularizer's runs have mean reward `target`: one value a seed, linear between its runs.
+
+    The distilled generator is the first point of every seed's curve. A seed whose runs do not reach the target gives
+    nan: nothing is extrapolated.
+    """
+    start = of(rows, reward_name, START)
+    chosen = of(rows, reward_name, regularizer)
+    values = []
+    for seed in sorted({row.seed for row in chosen}):
+        points = sorted(start + [row for row in chosen if row.seed == seed], key=lambda row: row.reward)
+        rewards = [row.reward for row in points]
+        inside = rewards[0] <= target <= rewards[-1]
+        heights = [getattr(row, metric) for row in points]
+        values.append(float(np.interp(target, rewards, heights)) if inside else math.nan)
+    return values
+
+
+class Verdict(NamedTuple):
+    """One metric of one regularizer against another at matched reward; values are by seed."""
+
+    metric: str
+    outcome: str
+    first: list[float]
+    second: list[float]
+
+
+def compare(rows: Sequence[Row], reward_name: str, first: str, second: str, target: float) -> list[Verdict]:
+    """For each metric whether `first` is "better" than `second` in every pair of seeds, "worse", "undecided" when the
+    seeds overlap, or "not reached" when some seed does not get to the reward."""
+    verdicts = []
+    for metric in METRICS:
+        a = at_reward(rows, reward_name, first, target, metric)
+        b = at_reward(rows, reward_name, second, target, metric)
+        if not a or not b or any(math.isnan(value) for value in a + b):
+            outcome = "not reached"
+        else:
+            costs_a, costs_b = [cost(metric, v) for v in a], [cost(metric, v) for v in b]
+            outcome = (
+                "better" if max(costs_a) < min(costs_b) else "worse" if min(costs_a) > max(costs_b) else "undecided"
+            )
+        verdicts.append(Verdict(metric, outcome, a, b))
+    return verdicts
+
+
+def shown(metric: str, values: Sequence[float]) -> str:
+    """Mean and range over seeds, as text."""
+    style = METRICS[metric].format if metric in METRICS else ".3f"
+    finite = [value for value in values if not math.isnan(value)]
+    if not finite:
+        return "not reached"
+    mean = format(sum(finite) / len(finite), style)
+    return f"{mean} [{format(min(finite), style)}, {format(max(finite), style)}]"
+
+
+def reward_names(rows: Iterable[Row]) -> list[str]:
+    """The bounded rewards of a run, in order."""
+    return [name for name in dict.fromkeys(row.reward_name for row in rows) if REWARDS[name].bounded]
+
+
+def targets(rows: Iterable[Row], reward_name: str) -> list[float]:
+    """The mean rewards that the runs under a reward aimed for."""
+    return sorted({row.aim for row in rows if row.reward_name == reward_name and not math.isnan(row.aim)})
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """Who wins where: pseudo-Huber Diff-Instruct* against both KL weights, at every matched reward."""
+    lines = []
+    for name in reward_names(rows):
+        for target in targets(rows, name):
+            for rival in ("KL, w = σ²/α²", "KL, w = 1"):
+                verdicts = compare(rows, name, STAR, rival, target)
+                if all(verdict.outcome == "not reached" for verdict in verdicts):
+                    lines.append(f"Reward “{name}” at {target:.2f}: not every seed of {STAR} and {rival} gets there.")
+                    continue
+                parts = []
+                for outcome, verb in (("better", "wins on"), ("worse", "loses on"), ("undecided", "undecided on")):
+                    named = [
+                        f"{METRICS[v.metric].words} ({shown(v.metric, v.first)} against {shown(v.metric, v.second)})"
+                        for v in verdicts
+                        if v.outcome == outcome
+                    ]
+                    if named:
+                        parts.append(f"{verb} {', '.join(named)}")
+                lines.append(f"Reward “{name}” at {target:.2f}, Diff-Instruct* against {rival}: {'; '.join(parts)}.")
+    return lines
+
+
+class Gap(NamedTuple):
+    """A trained mean reward beside its fixed point's at the same reward scale."""
+
+    reward_name: str
+    regularizer: str
+    scale: float
+    trained: list[float]
+    known: float
+    outside: bool
+
+
+def truth_gaps(rows: Sequence[Row], points: Sequence[Point]) -> list[Gap]:
+    """Trained networks against fixed points: outside means farther from the range over seeds than 0.01."""
+    gaps = []
+    for name in reward_names(rows):
+        for regularizer in TOY_METHODS:
+            chosen = [row for row in of(rows, name, regularizer) if regularizer != UNLEASHED]
+            for scale in sorted({row.scale for row in chosen}):
+                along = [point for point in curve(points, name, regularizer) if point.residual < 0.05]
+                known = float(np.interp(math.log(scale), [math.log(p.scale) for p in along], [p.reward for p in along]))
+                trained = [row.reward for row in chosen if row.scale == scale]
+                outside = not min(trained) - 0.01 <= known <= max(trained) + 0.01
+                gaps.append(Gap(name, regularizer, scale, trained, known, outside))
+    return gaps
+
+
+def gap_sentence(rows: Sequence[Row], points: Sequence[Point]) -> str:
+    """How well training reaches what each method asks for."""
+    gaps = truth_gaps(rows, points)
+    outside = [gap for gap in gaps if gap.outside]
+    if not outside:
+        return f"All {len(gaps)} trained settings agree with their fixed point within the range over seeds plus 0.01."
+    worst = "; ".join(
+        f"{g.regularizer} under “{g.reward_name}” at scale {g.scale:g}: {shown('', g.trained)}, fixed point {g.known:.3f}"
+        for g in sorted(outside, key=lambda g: -abs(np.mean(g.trained) - g.known))[:6]
+    )
+    return (
+        f"In {len(outside)} of {len(gaps)} settings the trained mean reward differs from the known fixed point by more "
+        f"than the range over seeds plus 0.01; the largest: {worst}."
+    )
+
+
+def method_table() -> list[list[str]]:
+    """What each regularizer of the demo is: loss, unit, weight, distance, laws."""
+    table = [["in the demo", "loss", "unit of the gap", "distance", "weight w", "sampling law", "noise levels"]]
+    for name, method in TOY_METHODS.items():
+        if method.regularizer is None:
+            table.append([name, "none", "–", "–", "–", "–", "–"])
+            continue
+        table.append(
+            [
+                name,
+                method.regularizer.__name__,
+                method.unit or "score",
+                repr(method.distance) if method.distance else "–",
+                {"weight_x0": "σ²/α²", "weight_one": "1"}[method.weight.__name__],
+                {None: "differentiated (exact)", "frozen": "frozen"}[method.law],
+                f"{len(method.time_law.values)} from {method.time_law.values[0]:g} to {method.time_law.values[-1]:g}",
+            ]
+        )
+    return table
+
+
+def result_table(rows: Sequence[Row], reward_name: str) -> list[list[str]]:
+    """Mean and range over seeds of every setting under a reward."""
+    table = [["regularizer", "reward scale", "mean reward", *(metric.words for metric in METRICS.values())]]
+    for row in of(rows, reward_name, START):
+        table.append([START, "–", f"{row.reward:.3f}", *(format(getattr(row, m), METRICS[m].format) for m in METRICS)])
+    for regularizer in TOY_METHODS:
+        chosen = of(rows, reward_name, regularizer)
+        for scale in sorted({row.scale for row in chosen}):
+            seeds = [row for row in chosen if row.scale == scale]
+            cells = [shown(metric, [getattr(row, metric) for row in seeds]) for metric in METRICS]
+            scale_text = "any" if regularizer == UNLEASHED else f"{scale:g}"
+            table.append([regularizer, scale_text, shown("reward", [row.reward for row in seeds]), *cells])
+    return table
+
+
+def unbounded_sentence(rows: Sequence[Row]) -> str:
+    """What an unbounded reward does to a bounded and to an unbounded pull."""
+    parts = []
+    for regularizer, scale in dict.fromkeys((r.regularizer, r.scale) for r in rows if r.reward_name == "linear"):
+        if regularizer != START:
+            rewards = [row.reward for row in of(rows, "linear", regularizer) if row.scale == scale]
+            parts.append(f"{regularizer} at scale {scale:g} ends at mean reward {shown('', rewards)}")
+    return "Under the linear reward x₁/2, " + "; ".join(parts) + "."
+
+
+def _html_table(table: Sequence[Sequence[str]]) -> str:
+    head, *body = [[html.escape(cell) for cell in row] for row in table]
+    lines = ["<table><thead><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr></thead><tbody>"]
+    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
+    return "\n".join([*lines, "</tbody></table>"])
+
+
+def _html_figure(file: str, alt: str, caption: str) -> str:
+    text = f'<img src="{file}" alt="{html.escape(alt, quote=True)}">'
+    return f"<figure>{text}<figcaption>{caption}</figcaption></figure>"
+
+
+def _html_list(lines: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+STYLE = """
+body{font:17px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1d1d22;background:#fff}
+h1{line-height:1.2}h2{margin-top:2.4rem}img{max-width:100%}figure{margin:1.2rem 0}figcaption{color:#44444c}
+table{border-collapse:collapse;font-size:.84rem;display:block;overflow-x:auto}th,td{padding:.3rem .6rem;text-align:left;
+border-bottom:1px solid #ddd;white-space:nowrap}code{background:#f3f3f6;padding:.1rem .3rem}
+"""
+
+
+def write_page(folder: Path) -> Path:
+    """Draw the frontiers from the CSV files of `folder` and write index.html around all its pictures."""
+    from . import pictures
+
+    rows, points = read_runs(folder / "runs.csv"), read_points()
+    alts: Mapping[str, str] = pictures.from_tables(folder, rows, points)
+    names = reward_names(rows)
+    seeds = len({row.seed for row in rows if not math.isnan(row.seed)})
+    steps = max(int(row.steps) for row in rows if not math.isnan(row.steps))
+    sections = [
+        f"<p>One distilled one-step generator, post-trained for {steps} steps under a reward, with {seeds} seeds a "
+        "setting. Each regularizer's reward scale was chosen by its known fixed point, so that all of them aim for the "
+        "same mean rewards: methods are compared at matched reward, never at equal reward scale.</p>",
+        "<h2>Where we start</h2>",
+        _html_figure(
+            "01_start.png",
+            pictures.START_ALT,
+            "The reference has eight equal modes (grey contours). The distilled generator copies it in one step. Darker "
+            "shading is more reward.",
+        ),
+    ]
+    for name in names:
+        reward = REWARDS[name]
+        sections += [
+            f"<h2>Reward “{name}”: r(x) = {html.escape(reward.formula)}</h2>",
+            _html_figure(
+                f"02_clouds_{name}.png",
+                pictures.clouds_alt(name),
+                "Seed 0 of the middle aim. Without a leash every sample runs to the top of the reward. The regularizers "
+                "stop at about the same mean reward, with different clouds: look at how many modes survive, how wide they "
+                "are, and what lies between them.",
+            ),
+            _html_figure(
+                f"animation_{name}.gif",
+                pictures.animation_alt(name),
+                f'The same runs as they train. <a href="animation_{name}_still.png">The last frame as a still.</a>',
+            ),
+            _html_figure(
+                f"03_pulls_{name}.png",
+                pictures.pulls_alt(name),
+                "Every method of the family is one vector per sample. At each dot: where the reward moves it (orange), "
+                "where the regularizer moves it (blue), and the sum (black), each averaged over noise at the end of the "
+                "run. Where a run has come to rest, orange and blue cancel. Arrows are scaled per panel group, alike in "
+                "all panels.",
+            ),
+            _html_figure(
+                f"04_frontier_{name}.png",
+                alts[f"04_frontier_{name}.png"],
+                "Lines are the truth: the density at which each method rests, solved on a grid, and in black dashes the "
+                "tilted optimum p_ref exp(α r)/Z. Markers are trained runs, one a seed; open markers lie beyond the axis. "
+                "Grey lines mark the reference.",
+            ),
+            _html_table(result_table(rows, name)),
+            "<p>Mean over seeds, with the smallest and largest seed in brackets. KL is measured after both densities are "
+            "blurred with σ = 0.15; “off the data” is farther than three deviations from every mode (1.1 % for the "
+            "reference itself).</p>",
+        ]
+    sections += [
+        "<h2>Where Diff-Instruct* wins and where it loses</h2>",
+        "<p>“Wins” means better for every seed against every seed of the other, at the same mean reward by linear "
+        "interpolation between runs; “loses” the reverse; otherwise undecided.</p>",
+        _html_list(sentences(rows)),
+        "<h2>Do the networks arrive where the theory says?</h2>",
+        f"<p>{html.escape(gap_sentence(rows, points))}</p>",
+        "<h2>An unbounded reward</h2>",
+        _html_figure(
+            "05_unbounded.png",
+            alts["05_unbounded.png"],
+            "Mean distance of the samples from the origin. The pull of pseudo-Huber is bounded: a reward that pulls "
+            "harder everywhere is not held at all. KL's pull grows with the deviation.",
+        ),
+        f"<p>{html.escape(unbounded_sentence(rows))}</p>",
+        "<h2>What exactly was run</h2>",
+        _html_table(method_table()),
+        "<p>Reward scales are in the table of results. The weights, laws and huber_c = 0.05 are our defaults; the papers "
+        "do not print theirs. Everything on this page is computed from <code>runs.csv</code> and <code>distances.csv</code> "
+        "in this folder and from the fixed points that ship with the package. Again, or larger: "
+        "<code>distar demo --profile full</code>.</p>",
+    ]
+    page = folder / "index.html"
+    page.write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Score against KL in the plane</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
+        f"<h1>Score against KL: what each leash does under a reward</h1>{''.join(sections)}</body></html>\n"
+    )
+    return page
