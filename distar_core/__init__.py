@@ -4,9 +4,9 @@ from importlib.metadata import version
 
 from .methods import METHODS, Method, find_method
 from .mixture import GaussianMixture, LinearReward, QuadraticReward, ring
-from .roles import MixtureScore, NetworkScore, OneStep, PushForward, ResidualScore
+from .roles import MixtureScore, NetworkScore, OneStep, PushForward, ResidualScore, Roles, Trainable
 from .schedule import DiscreteSchedule, NoiseSchedule, TimeLaw, VarianceExploding, VariancePreserving
-from .training import Record, Roles, State, Trainable, post_train
+from .training import Record, State, post_train
 
 __version__ = version("distar-core")
 

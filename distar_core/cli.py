@@ -100,7 +100,8 @@ def train(
     import torch
 
     from .demo import LOOP, no_conditions
-    from .runs import Interrupted, NonFiniteError, read_method, run
+    from .recipes import read_method
+    from .runs import Interrupted, NonFiniteError, run
     from .toy import REWARDS, distil, on_levels, reference, sample, toy_state
 
     if reward not in REWARDS:

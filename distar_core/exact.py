@@ -116,14 +116,10 @@ class OneLevel(NoiseSchedule):
         self.variance_preserving = abs(alpha**2 + sigma**2 - 1) < 1e-12
         self._level = (alpha, sigma)
 
-    def _alpha(self, t: Tensor) -> Tensor:
-        return torch.full_like(t, self._level[0], dtype=torch.float64)
-
-    def _sigma(self, t: Tensor) -> Tensor:
-        return torch.full_like(t, self._level[1], dtype=torch.float64)
-
-    def _diffusion_squared(self, t: Tensor) -> Tensor:
-        raise NotImplementedError("a single level has no rate of change; use a schedule that has a time")
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # A level by itself has no rate of change, so its diffusion is not a number.
+        alpha, sigma, rate = (torch.full_like(t, value, dtype=torch.float64) for value in (*self._level, math.nan))
+        return alpha, sigma, rate
 
 
 @dataclass(frozen=True)

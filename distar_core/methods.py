@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -24,6 +24,8 @@ from .losses import (
 )
 from .schedule import TimeLaw
 
+Guidance = Literal["none", "inside", "outside"]
+RewardAt = Literal["nowhere", "sample", "every_level", "every_level_by_proxy"]
 _OUR_TIME_LAW = TimeLaw.log_uniform(0.1, 4.0)
 
 
@@ -56,19 +58,16 @@ class Method:
     time_law: TimeLaw = _OUR_TIME_LAW
     assistant_weight: Callable[[Noised], Tensor] = weight_sigma_squared
     assistant_time_law: TimeLaw = _OUR_TIME_LAW
-    guidance: Literal["none", "inside", "outside"] = "none"
+    guidance: Guidance = "none"
     cfg_scale: float = 0.0
-    reward_at: Literal["nowhere", "sample", "every_level", "every_level_by_proxy"] = "nowhere"
+    reward_at: RewardAt = "nowhere"
     reward_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        places = ("nowhere", "sample", "every_level", "every_level_by_proxy")
-        for field, value, known in (
-            ("guidance", self.guidance, ("none", "inside", "outside")),
-            ("reward_at", self.reward_at, places),
-        ):
-            if value not in known:
-                raise ValueError(f"{field} {value!r} of method {self.name!r} is not one of {', '.join(known)}; use one")
+        for field, value, known in (("guidance", self.guidance, Guidance), ("reward_at", self.reward_at, RewardAt)):
+            if value not in get_args(known):
+                choices = ", ".join(get_args(known))
+                raise ValueError(f"{field} {value!r} of method {self.name!r} is not one of {choices}; use one of these")
         if self.cfg_scale and self.guidance == "none":
             raise ValueError(
                 f"method {self.name!r} has cfg_scale {self.cfg_scale:g} but guidance 'none'; "
@@ -114,15 +113,7 @@ METHODS: dict[str, Method] = {
     )
 }
 
-ALIASES = {
-    "di": "diff-instruct",
-    "di++": "diff-instruct++",
-    "di-plusplus": "diff-instruct++",
-    "di*": "diff-instruct*",
-    "di-star": "diff-instruct*",
-    "di*-out": "diff-instruct*-out",
-    "di-star-out": "diff-instruct*-out",
-}
+ALIASES = {"di++": "diff-instruct++", "di-star": "diff-instruct*", "di-star-out": "diff-instruct*-out"}
 
 
 def find_method(name: str) -> Method:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -190,15 +191,107 @@ class ProxyTilt:
         return (score if differentiable else score.detach()) + self.scale * pull
 
 
-def tilted(reference: Score, reward: Reward, scale: float) -> Score:
-    """The exact score of the tilted reference, for references that know it (DIDR is KL to another reference).
+def target_score(
+    reference: Score, reward: Reward | None, reward_at: str, scale: float, schedule: NoiseSchedule
+) -> Score:
+    """The score that a method aims for: the reference, or with the reward at every level the tilted reference (DIDR).
+
+    DIDR is not another loss but another reference: exactly, for references with a method tilted(reward, scale), or by
+    ProxyTilt for any.
 
     Raises:
-        TypeError: if the reference has no closed-form tilt; the message names the proxy.
+        TypeError: if the exact tilt is asked of a reference that has none; the message names the proxy.
+        ValueError: if there is no reward.
     """
+    if not reward_at.startswith("every_level"):
+        return reference
+    if reward is None:
+        raise ValueError(NO_REWARD)
+    if reward_at == "every_level_by_proxy":
+        return ProxyTilt(reference, reward, scale, schedule)
     if not hasattr(reference, "tilted"):
         raise TypeError(
             f"{type(reference).__name__} has no closed-form tilt; use the method 'didr-proxy', or hand in a reference "
             "with a method tilted(reward, scale)"
         )
     return reference.tilted(reward, scale)
+
+
+NO_REWARD = "the method uses a reward but the roles have none; pass reward= in Roles"
+
+
+def evaluate_reward(reward: Reward | None, x0: Tensor, condition: Any) -> Tensor:
+    """reward(x0, condition), [B]. Raises ValueError if there is no reward or it has another shape."""
+    if reward is None:
+        raise ValueError(NO_REWARD)
+    value = reward(x0, condition)
+    if value.shape != (len(x0),):
+        raise ValueError(
+            f"the reward must return one value per sample, shape [{len(x0)}], got {tuple(value.shape)}; "
+            "reduce over all other axes"
+        )
+    return value
+
+
+@dataclass
+class Trainable:
+    """A role that learns.
+
+    Attributes:
+        module: the role itself, callable.
+        optimizer: over the module's trainable parameters; None for a role that is exact and needs no updates.
+        lr: learning rate at a step, a function of the step alone so that a resumed run needs no scheduler state;
+            None keeps the optimizer's own.
+        ema_decay: keep an exponential moving average of the trainable parameters; 0 keeps none.
+        max_grad_norm: clip the gradient to this norm; None does not clip.
+        ema: the averages by parameter name.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer | None = None
+    lr: Callable[[int], float] | None = None
+    ema_decay: float = 0.0
+    max_grad_norm: float | None = None
+    ema: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}; 0.999 is usual, 0 is off")
+        tracked = self.parameters() if self.ema_decay else {}
+        self._tracked = list(tracked.values())
+        self.ema = {name: parameter.detach().clone() for name, parameter in tracked.items()}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def averaged(self, *inputs: Any) -> Tensor:
+        """Call the module with the averaged parameters, or as it is when no average is kept."""
+        return torch.func.functional_call(self.module, self.ema, inputs)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the trainable parameters."""
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def update(self, step: int) -> None:
+        """One optimizer step on the gradients at hand, at the rate of this step; then the averages follow."""
+        assert self.optimizer is not None
+        if self.lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr(step)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters().values(), self.max_grad_norm)
+        self.optimizer.step()
+        if self.ema:
+            live = [parameter.detach() for parameter in self._tracked]
+            torch._foreach_lerp_(list(self.ema.values()), live, 1 - self.ema_decay)
+
+
+class Roles(NamedTuple):
+    """Who takes part. The reward may be None for methods without one."""
+
+    generator: Trainable
+    reference: Score
+    assistant: Trainable
+    reward: Reward | None = None

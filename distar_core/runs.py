@@ -1,4 +1,4 @@
-"""Around the loop: recipes, checkpoints, the CSV log, signals and the check for non-finite values."""
+"""Around the loop: checkpoints, the CSV log, signals and the check for non-finite values."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -18,14 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .losses import PseudoHuber
-from .methods import Method, find_method
+from .methods import Method
+from .recipes import describe
 from .training import Conditions, Record, State, post_train
 
 CHECKPOINT = "checkpoint.safetensors"
-COLUMNS: tuple[str, ...] = ("step", "seconds", "reward", "gap_norm")
-COLUMNS += ("loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward")
-COLUMNS += ("pull_regularizer", "pull_cfg", "pull_reward")
+COLUMNS = ["step", "seconds", "reward", "gap_norm", "loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward"]
+COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward"]
 
 
 class NonFiniteError(RuntimeError):
@@ -34,49 +33,6 @@ class NonFiniteError(RuntimeError):
 
 class Interrupted(RuntimeError):
     """A run was asked to stop and left a checkpoint."""
-
-
-def read_method(recipe: Mapping[str, Any]) -> Method:
-    """A Method from a recipe: "method" names the row, every other key replaces one of its fields.
-
-    Two keys are translated: huber_c sets the distance, and guidance_scale, the spelling s_null + w (s_c − s_null) with
-    1 as "off", becomes cfg_scale = w − 1.
-
-    Raises:
-        ValueError: for an unknown method or key, both guidance spellings, or a value that the row refuses.
-    """
-    settings = dict(recipe)
-    if "method" not in settings:
-        raise ValueError("the recipe names no method; add a line such as method: di-star")
-    row = find_method(settings.pop("method"))
-    known = {field.name for field in fields(Method)} - {"name"} | {"huber_c", "guidance_scale"}
-    for key in settings:
-        if key not in known:
-            raise ValueError(
-                f"recipe key {key!r} (value {settings[key]!r}) is unknown; known are {', '.join(sorted(known))}"
-            )
-    if "guidance_scale" in settings:
-        if "cfg_scale" in settings:
-            raise ValueError(
-                f"the recipe gives guidance twice, cfg_scale {settings['cfg_scale']} and guidance_scale "
-                f"{settings['guidance_scale']}; keep one (cfg_scale = guidance_scale − 1)"
-            )
-        settings["cfg_scale"] = settings.pop("guidance_scale") - 1
-    if "huber_c" in settings:
-        settings["distance"] = PseudoHuber(settings.pop("huber_c"))
-    return replace(row, **settings)
-
-
-def describe(value: Any) -> Any:
-    """A setting as JSON: dataclasses by field, functions by name; equal settings give equal descriptions."""
-    if is_dataclass(value) and not isinstance(value, type):
-        inside = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
-        return inside if isinstance(value, Method) else {type(value).__name__: inside}
-    if isinstance(value, Mapping):
-        return {key: describe(inside) for key, inside in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [describe(inside) for inside in value]
-    return value if value is None or isinstance(value, (str, int, float)) else getattr(value, "__name__", repr(value))
 
 
 def check_finite(record: Record) -> None:
@@ -136,10 +92,8 @@ def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Pa
         os.fsync(written.fileno())
     os.replace(partial, path)
     directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    os.fsync(directory)
+    os.close(directory)
     return path
 
 
@@ -218,9 +172,8 @@ class CsvLog:
         row: dict[str, Any] = {"step": record.step, "seconds": f"{record.seconds:.6f}"}
         row |= {f"loss_{term}": float(value.mean()) for term, value in record.losses.items()}
         row |= {f"pull_{term}": float(value.mean()) for term, value in record.pull_norms.items()}
-        for name in ("reward", "gap_norm"):
-            value = getattr(record, name)
-            row[name] = "" if value is None else float(value.mean())
+        extras = {"reward": record.reward, "gap_norm": record.gap_norm}
+        row |= {name: float(value.mean()) for name, value in extras.items() if value is not None}
         self._writer.writerow(row)
         self._file.flush()
 
@@ -283,28 +236,22 @@ def run(
         raise FileExistsError(f"folder {folder} already holds a run; resume it, or choose another folder")
     else:
         (folder / "config.json").write_text(json.dumps(describe(config), indent=2) + "\n")
-    log = CsvLog(folder, state.step if resume else None)
-    try:
-        with stop_requests() as stops:
-            for record in post_train(state, method, conditions, **options):
-                check_finite(record)
-                log.write(record)
-                stop = stops[0] if stops else None
-                if stop or (record.step + 1) % save_every == 0 or record.step + 1 == options["steps"]:
-                    save_checkpoint(state, folder, config)
-                if stop:
-                    raise Interrupted(f"stopped by {stop} after step {record.step}; resume from {folder / CHECKPOINT}")
-                yield record
-    finally:
-        log.close()
+    with closing(CsvLog(folder, state.step if resume else None)) as log, stop_requests() as stops:
+        for record in post_train(state, method, conditions, **options):
+            check_finite(record)
+            log.write(record)
+            if stops or (record.step + 1) % save_every == 0 or record.step + 1 == options["steps"]:
+                save_checkpoint(state, folder, config)
+            if stops:
+                raise Interrupted(f"stopped by {stops[0]} after step {record.step}; resume from {folder / CHECKPOINT}")
+            yield record
 
 
 def require_writable(folder: Path) -> None:
     """Create the folder if need be. Raises PermissionError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise PermissionError(f"folder {folder} cannot be written ({error.strerror}); choose another folder") from None

@@ -37,13 +37,8 @@ class NoiseSchedule(ABC):
     variance_preserving: bool
 
     @abstractmethod
-    def _alpha(self, t: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _sigma(self, t: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _diffusion_squared(self, t: Tensor) -> Tensor: ...
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(alpha, sigma, diffusion_squared) at t, without the check."""
 
     def check(self, t: Tensor) -> None:
         """Raise ValueError if a time lies outside [low, high].
@@ -63,12 +58,12 @@ class NoiseSchedule(ABC):
     def alpha(self, t: Tensor) -> Tensor:
         """Signal coefficient alpha_t, same shape as t. Raises ValueError for t outside [low, high]."""
         self.check(t)
-        return self._alpha(t)
+        return self._at(t)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise coefficient sigma_t, same shape as t. Raises ValueError for t outside [low, high]."""
         self.check(t)
-        return self._sigma(t)
+        return self._at(t)[1]
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
         """g(t)² = alpha² d(sigma²/alpha²)/dt, the squared diffusion coefficient of the forward SDE, shaped like t.
@@ -76,13 +71,14 @@ class NoiseSchedule(ABC):
         ½ ∫ g² E‖s_p − s_q‖² dt over a range of levels is KL at its clean end minus KL at its noisy end.
         """
         self.check(t)
-        return self._diffusion_squared(t)
+        return self._at(t)[2]
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma), shaped to broadcast against `like` [B, ...], in at least float32 precision."""
         self.check(t)
         dtype = torch.promote_types(like.dtype, torch.float32)
-        return expand(self._alpha(t).to(dtype), like), expand(self._sigma(t).to(dtype), like)
+        alpha, sigma, _ = self._at(t)
+        return expand(alpha.to(dtype), like), expand(sigma.to(dtype), like)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t = alpha_t x_0 + sigma_t eps. Shapes: x0 and noise [B, ...], t [B] or []; returns x0's shape.
@@ -124,21 +120,18 @@ class NoiseSchedule(ABC):
         value, x_t = value.to(alpha.dtype), x_t.to(alpha.dtype)
         if source == target:
             return value
-        if source == "eps":
-            eps = value
-        elif source == "score":
-            eps = -sigma * value
-        elif source == "x0":
-            eps = (x_t - alpha * value) / sigma
-        else:
-            eps = alpha * value + sigma * x_t
-        if target == "eps":
-            return eps
-        if target == "score":
-            return -eps / sigma
-        if target == "x0":
-            return (x_t - sigma * eps) / alpha
-        return (eps - sigma * x_t) / alpha
+        eps = {
+            "eps": lambda: value,
+            "score": lambda: -sigma * value,
+            "x0": lambda: (x_t - alpha * value) / sigma,
+            "v": lambda: alpha * value + sigma * x_t,
+        }[source]()
+        return {
+            "eps": lambda: eps,
+            "score": lambda: -eps / sigma,
+            "x0": lambda: (x_t - sigma * eps) / alpha,
+            "v": lambda: (eps - sigma * x_t) / alpha,
+        }[target]()
 
 
 class VarianceExploding(NoiseSchedule):
@@ -151,14 +144,8 @@ class VarianceExploding(NoiseSchedule):
             raise ValueError(f"noise levels must satisfy 0 < low < high, got low={low} and high={high}; choose others")
         self.low, self.high = low, high
 
-    def _alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def _sigma(self, t: Tensor) -> Tensor:
-        return t
-
-    def _diffusion_squared(self, t: Tensor) -> Tensor:
-        return 2 * t
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.ones_like(t), t, 2 * t
 
 
 class VariancePreserving(NoiseSchedule):
@@ -171,14 +158,9 @@ class VariancePreserving(NoiseSchedule):
             raise ValueError(f"noise levels must satisfy 0 < low < high < 1, got {low} and {high}; choose others")
         self.low, self.high = low, high
 
-    def _alpha(self, t: Tensor) -> Tensor:
-        return (1 - t.square()).sqrt()
-
-    def _sigma(self, t: Tensor) -> Tensor:
-        return t
-
-    def _diffusion_squared(self, t: Tensor) -> Tensor:
-        return 2 * t / (1 - t.square())
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        power = 1 - t.square()
+        return power.sqrt(), t, 2 * t / power
 
 
 class DiscreteSchedule(NoiseSchedule):
@@ -202,30 +184,15 @@ class DiscreteSchedule(NoiseSchedule):
                 f"got shape {tuple(power.shape)}"
             )
         self.low, self.high = 0, len(power) - 1
-        self._tables: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
-        ratio = (1 - power) / power
-        slope = torch.gradient(ratio)[0]
-        self._tables[power.device] = (power.sqrt(), (1 - power).sqrt(), power * slope)
+        (slope,) = torch.gradient((1 - power) / power)
+        self._table = torch.stack([power.sqrt(), (1 - power).sqrt(), power * slope])
 
-    def _lookup(self, column: int, t: Tensor) -> Tensor:
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if t.is_floating_point():
-            raise ValueError(
-                f"{type(self).__name__} takes integer times, got dtype {t.dtype}; "
-                "draw t with TimeLaw.levels(range(...))"
-            )
-        if t.device not in self._tables:
-            alpha, sigma, diffusion = self._tables[torch.device("cpu")]
-            self._tables[t.device] = (alpha.to(t.device), sigma.to(t.device), diffusion.to(t.device))
-        return self._tables[t.device][column][t]
-
-    def _alpha(self, t: Tensor) -> Tensor:
-        return self._lookup(0, t)
-
-    def _sigma(self, t: Tensor) -> Tensor:
-        return self._lookup(1, t)
-
-    def _diffusion_squared(self, t: Tensor) -> Tensor:
-        return self._lookup(2, t)
+            raise ValueError(f"times must be integers, got dtype {t.dtype}; draw t with TimeLaw.levels(range(...))")
+        self._table = self._table.to(t.device)
+        alpha, sigma, diffusion = self._table[:, t]
+        return alpha, sigma, diffusion
 
 
 def scaled_linear_schedule(beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> DiscreteSchedule:
@@ -250,28 +217,28 @@ class TimeLaw:
     Belongs to a method (pi(t) of the papers), not to the schedule.
     """
 
-    name: str
+    name: Literal["uniform", "log_uniform", "levels"]
     values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        spans = self.name == "levels" or self.values[0] < self.values[1]
+        if not self.values or not spans or (self.name == "log_uniform" and self.values[0] <= 0):
+            needs = {"uniform": "low < high", "log_uniform": "0 < low < high", "levels": "at least one time"}
+            raise ValueError(f"TimeLaw.{self.name} needs {needs[self.name]}, got {self.values}; choose other values")
 
     @classmethod
     def uniform(cls, low: float, high: float) -> TimeLaw:
         """Uniform on [low, high]. Raises ValueError unless low < high."""
-        if not low < high:
-            raise ValueError(f"a uniform TimeLaw needs low < high, got {low} and {high}; swap or widen them")
         return cls("uniform", (low, high))
 
     @classmethod
     def log_uniform(cls, low: float, high: float) -> TimeLaw:
         """log t uniform on [log low, log high]. Raises ValueError unless 0 < low < high."""
-        if not 0 < low < high:
-            raise ValueError(f"a log_uniform TimeLaw needs 0 < low < high, got {low} and {high}; use positive bounds")
         return cls("log_uniform", (low, high))
 
     @classmethod
     def levels(cls, values: Sequence[float]) -> TimeLaw:
         """Each of the listed times with equal probability; integers stay integers. Raises ValueError if empty."""
-        if len(values) == 0:
-            raise ValueError("TimeLaw.levels got no value; list at least one time")
         return cls("levels", tuple(values))
 
     def quantile(self, u: Tensor) -> Tensor:

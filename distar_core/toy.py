@@ -15,9 +15,9 @@ from .losses import PseudoHuber, SquaredL2, weight_one, weight_x0
 from .methods import METHODS, Method
 from .mixture import GaussianMixture, ring
 from .networks import MLP, TimeMLP
-from .roles import MixtureScore, PushForward, ResidualScore, Reward
+from .roles import MixtureScore, PushForward, ResidualScore, Reward, Roles, Trainable
 from .schedule import TimeLaw, VarianceExploding
-from .training import Batch, Roles, State, Trainable, generator_step
+from .training import Batch, State, generator_step
 
 SCHEDULE = VarianceExploding()
 LEVELS = tuple(0.1 * 32 ** (k / 7) for k in range(8))

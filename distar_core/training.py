@@ -10,81 +10,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .losses import Noised, Scores, cfg_reward, denoising, gap
 from .methods import Method
-from .roles import ProxyTilt, Reward, Score, guided, tilted
+from .roles import Roles, evaluate_reward, guided, target_score
 from .schedule import NoiseSchedule, TimeLaw
 
 Conditions = Callable[[int, slice], Any]
-
-
-@dataclass
-class Trainable:
-    """A role that learns.
-
-    Attributes:
-        module: the role itself, callable.
-        optimizer: over the module's trainable parameters; None for a role that is exact and needs no updates.
-        lr: learning rate at a step, a function of the step alone so that a resumed run needs no scheduler state;
-            None keeps the optimizer's own.
-        ema_decay: keep an exponential moving average of the trainable parameters; 0 keeps none.
-        max_grad_norm: clip the gradient to this norm; None does not clip.
-        ema: the averages by parameter name.
-    """
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer | None = None
-    lr: Callable[[int], float] | None = None
-    ema_decay: float = 0.0
-    max_grad_norm: float | None = None
-    ema: dict[str, Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}; 0.999 is usual, 0 is off")
-        tracked = self.parameters() if self.ema_decay else {}
-        self._tracked = list(tracked.values())
-        self.ema = {name: parameter.detach().clone() for name, parameter in tracked.items()}
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by name."""
-        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-
-    def averaged(self, *inputs: Any) -> Tensor:
-        """Call the module with the averaged parameters, or as it is when no average is kept."""
-        return torch.func.functional_call(self.module, self.ema, inputs)
-
-    def update(self, step: int, backward: Callable[[], Any]) -> Any:
-        """One optimizer step on the gradients that `backward` leaves; returns what it returns."""
-        assert self.optimizer is not None
-        self.optimizer.zero_grad(set_to_none=True)
-        result = backward()
-        if self.lr is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr(step)
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters().values(), self.max_grad_norm)
-        self.optimizer.step()
-        if self.ema:
-            live = [parameter.detach() for parameter in self._tracked]
-            torch._foreach_lerp_(list(self.ema.values()), live, 1 - self.ema_decay)
-        return result
-
-
-class Roles(NamedTuple):
-    """Who takes part. The reward may be None for methods without one."""
-
-    generator: Trainable
-    reference: Score
-    assistant: Trainable
-    reward: Reward | None = None
 
 
 @dataclass
@@ -146,25 +83,17 @@ class Record(NamedTuple):
     seconds: float
 
 
-def draw(
-    seed: int,
-    step: int,
-    stream: str,
-    shape: tuple[int, ...],
-    rows: slice,
-    *,
-    law: Literal["normal", "uniform"] = "normal",
-) -> Tensor:
+def draw(seed: int, step: int, stream: str, shape: tuple[int, ...], rows: slice, *, uniform: bool = False) -> Tensor:
     """Random numbers by position: the same (seed, step, stream) gives the same global batch, in every process.
 
     Args:
         shape: shape of the global batch, [B, ...].
         rows: this process's share of it.
-        law: "normal", or "uniform": one stratified number in [0, 1) a row, in random order, shape [B].
+        uniform: instead of normal numbers, one stratified number in [0, 1) a row, in random order; shape is [B] then.
     """
     key = hashlib.blake2b(f"{seed}/{step}/{stream}".encode(), digest_size=8).digest()
     source = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
-    if law == "normal":
+    if not uniform:
         return torch.randn(shape, generator=source)[rows]
     count = shape[0]
     return ((torch.randperm(count, generator=source) + torch.rand(count, generator=source)) / count)[rows]
@@ -178,7 +107,7 @@ def make_batch(
     def normal(name: str, shape: tuple[int, ...]) -> Tensor:
         return state.place(draw(seed, step, f"{stream}/{name}", (batch, *shape), rows))
 
-    u = draw(seed, step, f"{stream}/t", (batch,), rows, law="uniform")
+    u = draw(seed, step, f"{stream}/t", (batch,), rows, uniform=True)
     return Batch(
         z=state.roles.generator.module.latent(normal),  # type: ignore[operator]
         t=state.place(law.quantile(u)),
@@ -215,11 +144,7 @@ def assistant_step(state: State, method: Method, batch: Batch, share: float = 1.
 
 def scores_at(roles: Roles, method: Method, noised: Noised, condition: Any, schedule: NoiseSchedule) -> Scores:
     """The scores that a method needs at x_t, with a graph to x_t exactly where the method differentiates them."""
-    reference = roles.reference
-    if method.reward_at == "every_level":
-        reference = tilted(reference, _reward(roles, method), method.reward_scale)
-    elif method.reward_at == "every_level_by_proxy":
-        reference = ProxyTilt(reference, _reward(roles, method), method.reward_scale, schedule)
+    reference = target_score(roles.reference, roles.reward, method.reward_at, method.reward_scale, schedule)
     with torch.set_grad_enabled(method.exact):
         assistant_score = roles.assistant.module(noised.x_t, noised.t, condition)
         reference_score = reference(noised.x_t, noised.t, condition)
@@ -253,25 +178,15 @@ def generator_step(state: State, method: Method, batch: Batch, share: float = 1.
         if method.guides and method.guidance == "outside":
             losses["cfg"] = method.cfg_scale * weight * cfg_reward(noised, scores)
     if method.reward_at == "sample" and method.reward_scale:
-        reward = _reward(roles, method)(noised.x0, batch.condition)
-        if reward.shape != (len(x0),):
-            raise ValueError(
-                f"the reward must return one value per sample, shape [{len(x0)}], got {tuple(reward.shape)}; "
-                "reduce over all other axes"
-            )
+        reward = evaluate_reward(roles.reward, noised.x0, batch.condition)
         losses["reward"] = -method.reward_scale * reward
     for term, loss in losses.items():
         cut = noised.x0 if term == "reward" else noised.x_t
         (pulls[term],) = torch.autograd.grad(loss.sum(), cut)
     on_x0 = sum(pull if term == "reward" else noised.alpha * pull for term, pull in pulls.items())
     x0.backward(on_x0 * (share / len(x0)))
-    return Pulls(
-        {term: loss.detach() for term, loss in losses.items()},
-        pulls,
-        None if reward is None else reward.detach(),
-        noised.t,
-        gap_norm,
-    )
+    reward = None if reward is None else reward.detach()
+    return Pulls({term: loss.detach() for term, loss in losses.items()}, pulls, reward, noised.t, gap_norm)
 
 
 def post_train(
@@ -309,11 +224,11 @@ def post_train(
     size = micro_batch or rows.stop - rows.start
     if size <= 0 or (rows.stop - rows.start) % size:
         raise ValueError(
-            f"micro_batch {size} does not divide the {rows.stop - rows.start} rows of a batch; choose a divisor"
+            f"micro_batch {size} does not divide the {rows.stop - rows.start} rows at hand; choose a divisor"
         )
     if not method.regularizer and not method.guides and not (method.reward_at == "sample" and method.reward_scale):
         raise ValueError(
-            f"method {method.name!r} has no term that moves the generator; give it a regularizer or a reward"
+            f"method {method.name!r} has no term that moves the generator; give it a regularizer or reward"
         )
     if method.guides and conditions(0, slice(0, 1)) is None:
         raise ValueError(
@@ -328,51 +243,42 @@ def post_train(
     generator, assistant = state.roles.generator, state.roles.assistant
     assistant_learns = method.regularizer is not None and assistant.optimizer is not None
 
+    def batches(law: TimeLaw, stream: str, step: int) -> Iterator[Batch]:
+        for part in parts:
+            yield make_batch(state, law, conditions, seed=seed, step=step, stream=stream, batch=batch, rows=part)
+
     while state.step < steps:
         started = time.perf_counter()
-        batch_of = partial(make_batch, state, conditions=conditions, seed=seed, step=state.step, batch=batch)
-
-        def assistant_backward(k: int, batch_of: Any = batch_of) -> tuple[Tensor, Tensor]:
-            batches = [batch_of(method.assistant_time_law, stream=f"assistant/{k}", rows=part) for part in parts]
-            losses = [assistant_step(state, method, one, share) for one in batches]
-            return torch.cat(losses), torch.cat([one.t for one in batches])
-
-        def generator_backward(batch_of: Any = batch_of) -> list[Pulls]:
-            return [
-                generator_step(state, method, batch_of(method.time_law, stream="generator", rows=part), share)
-                for part in parts
-            ]
-
-        assistant_loss = assistant_t = None
+        step = state.step
+        learnt: list[tuple[Tensor, Tensor]] = []
+        moved: list[Pulls] = []
         for k in range(assistant_updates if assistant_learns else 0):
-            assistant_loss, assistant_t = assistant.update(state.step, partial(assistant_backward, k))
-        pulled = generator.update(state.step, generator_backward) if state.step >= 0 else []
+            assistant.zero_grad()
+            drawn = batches(method.assistant_time_law, f"assistant/{k}", step)
+            learnt = [(assistant_step(state, method, one, share), one.t) for one in drawn]
+            assistant.update(step)
+        if step >= 0:
+            generator.zero_grad()
+            drawn = batches(method.time_law, "generator", step)
+            moved = [generator_step(state, method, one, share) for one in drawn]
+            generator.update(step)
         state.step += 1
-        yield _record(state.step - 1, pulled, assistant_loss, assistant_t, time.perf_counter() - started)
+        yield _record(step, learnt, moved, time.perf_counter() - started)
 
 
-def _record(
-    step: int, pulled: list[Pulls], assistant_loss: Tensor | None, assistant_t: Tensor | None, seconds: float
-) -> Record:
-    def gather(parts: list[Any]) -> Any:
+def _record(step: int, learnt: list[tuple[Tensor, Tensor]], moved: list[Pulls], seconds: float) -> Record:
+    def joined(parts: list[Any]) -> Any:
         return torch.cat(parts) if parts and parts[0] is not None else None
 
-    losses = {} if assistant_loss is None else {"assistant": assistant_loss}
-    terms = pulled[0].losses if pulled else {}
-    losses.update({term: gather([one.losses[term] for one in pulled]) for term in terms})
+    terms = moved[0].losses if moved else {}
+    losses = {"assistant": joined([loss for loss, _ in learnt])} if learnt else {}
     return Record(
         step=step,
-        losses=losses,
-        pull_norms={term: gather([one.pulls[term].flatten(1).norm(dim=1) for one in pulled]) for term in terms},
-        reward=gather([one.reward for one in pulled]),
-        t=gather([one.t for one in pulled]),
-        assistant_t=assistant_t,
-        gap_norm=gather([one.gap_norm for one in pulled]),
+        losses=losses | {term: joined([one.losses[term] for one in moved]) for term in terms},
+        pull_norms={term: joined([one.pulls[term].flatten(1).norm(dim=1) for one in moved]) for term in terms},
+        reward=joined([one.reward for one in moved]),
+        t=joined([one.t for one in moved]),
+        assistant_t=joined([t for _, t in learnt]),
+        gap_norm=joined([one.gap_norm for one in moved]),
         seconds=seconds,
     )
-
-
-def _reward(roles: Roles, method: Method) -> Reward:
-    if roles.reward is None:
-        raise ValueError(f"method {method.name!r} uses a reward but the roles have none; pass reward= in Roles")
-    return roles.reward

@@ -1,0 +1,53 @@
+"""Settings as people write them: from a mapping to a Method, and from settings to JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from .losses import PseudoHuber
+from .methods import Method, find_method
+
+
+def read_method(recipe: Mapping[str, Any]) -> Method:
+    """A Method from a recipe: "method" names the row, every other key replaces one of its fields.
+
+    Two keys are translated: huber_c sets the distance, and guidance_scale, the spelling s_null + w (s_c − s_null) with
+    1 as "off", becomes cfg_scale = w − 1.
+
+    Raises:
+        ValueError: for an unknown method or key, both guidance spellings, or a value that the row refuses.
+    """
+    settings = dict(recipe)
+    if "method" not in settings:
+        raise ValueError("the recipe names no method; add a line such as method: di-star")
+    row = find_method(settings.pop("method"))
+    known = {field.name for field in fields(Method)} - {"name"} | {"huber_c", "guidance_scale"}
+    for key in settings:
+        if key not in known:
+            raise ValueError(
+                f"recipe key {key!r} (value {settings[key]!r}) is unknown; known are {', '.join(sorted(known))}"
+            )
+    if "guidance_scale" in settings:
+        if "cfg_scale" in settings:
+            raise ValueError(
+                f"the recipe gives guidance twice, cfg_scale {settings['cfg_scale']} and guidance_scale "
+                f"{settings['guidance_scale']}; keep one (cfg_scale = guidance_scale − 1)"
+            )
+        settings["cfg_scale"] = settings.pop("guidance_scale") - 1
+    if "huber_c" in settings:
+        settings["distance"] = PseudoHuber(settings.pop("huber_c"))
+    return replace(row, **settings)
+
+
+def describe(value: Any) -> Any:
+    """A setting as JSON: dataclasses by field, functions by name; equal settings give equal descriptions."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        return inside if isinstance(value, Method) else {type(value).__name__: inside}
+    if isinstance(value, Mapping):
+        return {key: describe(inside) for key, inside in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(inside) for inside in value]
+    return value if value is None or isinstance(value, (str, int, float)) else getattr(value, "__name__", repr(value))
