@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .demo import no_conditions
 from .networks import MLP
 from .roles import PushForward
-from .toy import LEVELS, REWARDS, TOY_METHODS, reference, toy_state
+from .toy import LEVELS, REWARDS, TOY_METHODS, no_conditions, reference, toy_state
 from .training import State, post_train
 
 

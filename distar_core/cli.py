@@ -79,7 +79,7 @@ def demo(
             raise fail(error) from error
     rows = read_runs(folder / "runs.csv")
     for name in reward_names(rows):
-        print_table(result_table(rows, name), f"reward “{name}”: mean [smallest seed, largest seed]")
+        print_table(result_table(rows, name, compact=True), f"reward “{name}”, mean over seeds (ranges: see the page)")
     for line in [*sentences(rows), gap_sentence(rows, read_points())]:
         console.print(f"• {line}", highlight=False)
     console.print(f"done in {time.perf_counter() - started:.0f} s; open {page}")
@@ -99,10 +99,9 @@ def train(
     """Post-train the distilled 2D generator with one method; stops and resumes."""
     import torch
 
-    from .demo import LOOP, no_conditions
     from .recipes import read_method
     from .runs import Interrupted, NonFiniteError, run
-    from .toy import REWARDS, distil, on_levels, reference, sample, toy_state
+    from .toy import LOOP, REWARDS, distilled, no_conditions, on_levels, reference, sample, toy_state
 
     if reward not in REWARDS:
         raise fail(ValueError(f"reward {reward!r} is unknown; known are {', '.join(REWARDS)}"))
@@ -111,9 +110,7 @@ def train(
         row = on_levels(read_method({"method": method}))
         if row.reward_at != "nowhere":
             row = on_levels(read_method({"method": method, "reward_scale": reward_scale}))
-        for distilled in distil(reference()):
-            generator = distilled
-        state = toy_state(generator, reference(), REWARDS[reward], seed=seed, steps=steps)
+        state = toy_state(distilled(reference()), reference(), REWARDS[reward], seed=seed, steps=steps)
         options = {"steps": steps, "seed": seed, **LOOP}
         settings = {"reward": reward}
         for record in run(

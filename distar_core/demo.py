@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +22,9 @@ from .metrics import Summary, summarise
 from .report import START, UNLEASHED, write_page
 from .roles import PushForward
 from .runs import check_finite, require_writable
-from .toy import REWARDS, TOY_METHODS, distil, motion, reference, sample, toy_state
+from .toy import LOOP, REWARDS, TOY_METHODS, distil, motion, no_conditions, reference, sample, toy_state
 from .training import post_train
 
-LOOP: dict[str, Any] = {"batch": 256, "warmup": 50, "assistant_updates": 2}
 UNBOUNDED = (("score, pseudo-Huber", 1.0), ("score, pseudo-Huber", 4.0), ("KL, w = 1", 4.0))
 
 
@@ -77,11 +76,6 @@ class Run(NamedTuple):
     clouds: list[Tensor]
     dots: Tensor | None
     motions: dict[str, Tensor]
-
-
-def no_conditions(step: int, rows: slice) -> None:
-    """The conditions of an unconditional run."""
-    return None
 
 
 def spread_out(points: Tensor, count: int) -> Tensor:
@@ -224,9 +218,10 @@ def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = 
     for run in perform_all(jobs, generator):
         runs.append(run)
         tell(Progress("post-train", len(runs), len(jobs)))
-    runs.sort(key=lambda run: (run.job.reward_name, run.job.regularizer, run.job.scale, run.job.seed))
+    order = [*REWARDS, *TOY_METHODS]
+    runs.sort(key=lambda run: (*(order.index(name) for name in run.job[:2]), run.job.scale, run.job.seed))
     write_runs(folder, runs, start)
     for name in profile.rewards:
         watched = {run.job.regularizer: run for run in runs if run.job.watched and run.job.reward_name == name}
-        pictures.watched(folder, mixture, REWARDS[name], watched)
+        pictures.watched(folder, mixture, REWARDS[name], points, watched)
     return write_page(folder)

@@ -57,15 +57,15 @@ def start(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Ten
     figures.clouds(panels, mixture, reward=reward, alt=START_ALT).save(folder / "01_start.png")
 
 
-def watched(folder: Path, mixture: GaussianMixture, reward: ToyReward, runs: Mapping[str, Any]) -> None:
-    """Clouds, pulls and the animation of the watched runs under one reward: regularizer -> demo.Run."""
+def watched(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor, runs: Mapping[str, Any]) -> None:
+    """Clouds, pulls and the animation under one reward; points of the distilled generator, regularizer -> demo.Run."""
     name = reward.name
     notes = {
         regularizer: f"reward {run.summary.reward:.2f}, {run.summary.modes:.1f} modes"
         for regularizer, run in runs.items()
     }
     last = {regularizer: run.clouds[-1] for regularizer, run in runs.items()}
-    figures.clouds(last, mixture, reward=reward, notes=notes, alt=clouds_alt(name)).save(
+    figures.clouds({START: points} | last, mixture, reward=reward, notes=notes, alt=clouds_alt(name)).save(
         folder / f"02_clouds_{name}.png"
     )
     leashed = {regularizer: run for regularizer, run in runs.items() if run.motions}

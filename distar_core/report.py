@@ -21,6 +21,7 @@ from .toy import REWARDS, TOY_METHODS
 START = "distilled generator"
 UNLEASHED = "reward only"
 STAR = "score, pseudo-Huber"
+RIVALS = ("KL, w = σ²/α²", "KL, w = 1")
 KNOWN_SPREAD = 0.25
 
 
@@ -148,26 +149,45 @@ def targets(rows: Iterable[Row], reward_name: str) -> list[float]:
     return sorted({row.aim for row in rows if row.reward_name == reward_name and not math.isnan(row.aim)})
 
 
-def sentences(rows: Sequence[Row]) -> list[str]:
-    """Who wins where: pseudo-Huber Diff-Instruct* against both KL weights, at every matched reward."""
+def common_targets(rows: Sequence[Row], reward_name: str, first: str, second: str) -> list[float]:
+    """The aims that every seed of both regularizers reaches; a higher aim is replaced by the highest common reward."""
+    tops = [
+        max(row.reward for row in of(rows, reward_name, regularizer) if row.seed == seed)
+        for regularizer in (first, second)
+        for seed in {row.seed for row in of(rows, reward_name, regularizer)}
+    ]
+    top = math.floor(100 * min(tops)) / 100 if tops else -math.inf
+    start = [row.reward for row in of(rows, reward_name, START)]
+    aims = targets(rows, reward_name)
+    reached = [aim for aim in aims if aim <= top]
+    missed = len(reached) < len(aims) and top > max([*reached, *start], default=math.inf)
+    return [*reached, top] if missed else reached
+
+
+def sentence(rows: Sequence[Row], reward_name: str, first: str, second: str, target: float) -> str:
+    """What `first` wins, loses and leaves undecided against `second` at a mean reward."""
+    verdicts = compare(rows, reward_name, first, second, target)
+    parts = []
+    for outcome, verb in (("better", "wins on"), ("worse", "loses on"), ("undecided", "undecided on")):
+        named = [
+            f"{METRICS[v.metric].words} ({shown(v.metric, v.first)} against {shown(v.metric, v.second)})"
+            for v in verdicts
+            if v.outcome == outcome
+        ]
+        if named:
+            parts.append(f"{verb} {', '.join(named)}")
+    return f"Reward “{reward_name}” at {target:.2f}, Diff-Instruct* against {second}: {'; '.join(parts)}."
+
+
+def sentences(rows: Sequence[Row], *, highest_only: bool = False) -> list[str]:
+    """Who wins where: pseudo-Huber Diff-Instruct* against both KL weights, at matched rewards."""
     lines = []
     for name in reward_names(rows):
-        for target in targets(rows, name):
-            for rival in ("KL, w = σ²/α²", "KL, w = 1"):
-                verdicts = compare(rows, name, STAR, rival, target)
-                if all(verdict.outcome == "not reached" for verdict in verdicts):
-                    lines.append(f"Reward “{name}” at {target:.2f}: not every seed of {STAR} and {rival} gets there.")
-                    continue
-                parts = []
-                for outcome, verb in (("better", "wins on"), ("worse", "loses on"), ("undecided", "undecided on")):
-                    named = [
-                        f"{METRICS[v.metric].words} ({shown(v.metric, v.first)} against {shown(v.metric, v.second)})"
-                        for v in verdicts
-                        if v.outcome == outcome
-                    ]
-                    if named:
-                        parts.append(f"{verb} {', '.join(named)}")
-                lines.append(f"Reward “{name}” at {target:.2f}, Diff-Instruct* against {rival}: {'; '.join(parts)}.")
+        for rival in RIVALS:
+            common = common_targets(rows, name, STAR, rival)
+            if not common:
+                lines.append(f"Reward “{name}”: no mean reward that every seed of {STAR} and of {rival} reaches.")
+            lines += [sentence(rows, name, STAR, rival, target) for target in (common[-1:] if highest_only else common)]
     return lines
 
 
@@ -234,18 +254,24 @@ def method_table() -> list[list[str]]:
     return table
 
 
-def result_table(rows: Sequence[Row], reward_name: str) -> list[list[str]]:
-    """Mean and range over seeds of every setting under a reward."""
-    table = [["regularizer", "reward scale", "mean reward", *(metric.words for metric in METRICS.values())]]
+def result_table(rows: Sequence[Row], reward_name: str, *, compact: bool = False) -> list[list[str]]:
+    """Mean over seeds of every setting under a reward, with the range; compact leaves out the ranges."""
+
+    def cell(metric: str, values: list[float]) -> str:
+        return shown(metric, values).split(" [")[0] if compact else shown(metric, values)
+
+    heads = list(METRICS) if compact else [metric.words for metric in METRICS.values()]
+    table = [["regularizer", "reward scale", "mean reward", *(head.replace("_", " ") for head in heads)]]
     for row in of(rows, reward_name, START):
-        table.append([START, "–", f"{row.reward:.3f}", *(format(getattr(row, m), METRICS[m].format) for m in METRICS)])
+        cells = [format(getattr(row, metric), METRICS[metric].format) for metric in METRICS]
+        table.append([START, "–", f"{row.reward:.3f}", *cells])
     for regularizer in TOY_METHODS:
         chosen = of(rows, reward_name, regularizer)
         for scale in sorted({row.scale for row in chosen}):
             seeds = [row for row in chosen if row.scale == scale]
-            cells = [shown(metric, [getattr(row, metric) for row in seeds]) for metric in METRICS]
+            cells = [cell(metric, [getattr(row, metric) for row in seeds]) for metric in METRICS]
             scale_text = "any" if regularizer == UNLEASHED else f"{scale:g}"
-            table.append([regularizer, scale_text, shown("reward", [row.reward for row in seeds]), *cells])
+            table.append([regularizer, scale_text, cell("reward", [row.reward for row in seeds]), *cells])
     return table
 
 
@@ -325,8 +351,9 @@ def write_page(folder: Path) -> Path:
                 pictures.pulls_alt(name),
                 "Every method of the family is one vector per sample. At each dot: where the reward moves it (orange), "
                 "where the regularizer moves it (blue), and the sum (black), each averaged over noise at the end of the "
-                "run. Where a run has come to rest, orange and blue cancel. Arrows are scaled per panel group, alike in "
-                "all panels.",
+                "run, on one scale in all panels. Where a run has come to rest, orange and blue cancel. Pseudo-Huber turns "
+                "whatever gap is left, the assistant's error included, into a pull of nearly full size, so its black arrows "
+                "stay long and point every way.",
             ),
             _html_figure(
                 f"04_frontier_{name}.png",
@@ -343,7 +370,8 @@ def write_page(folder: Path) -> Path:
     sections += [
         "<h2>Where Diff-Instruct* wins and where it loses</h2>",
         "<p>“Wins” means better for every seed against every seed of the other, at the same mean reward by linear "
-        "interpolation between runs; “loses” the reverse; otherwise undecided.</p>",
+        "interpolation between runs; “loses” the reverse; otherwise undecided. Rewards compared are those aimed for, and "
+        "where some seed falls short, the highest that all seeds of both reach.</p>",
         _html_list(sentences(rows)),
         "<h2>Do the networks arrive where the theory says?</h2>",
         f"<p>{html.escape(gap_sentence(rows, points))}</p>",

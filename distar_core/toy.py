@@ -20,6 +20,7 @@ from .schedule import TimeLaw, VarianceExploding
 from .training import Batch, State, generator_step
 
 SCHEDULE = VarianceExploding()
+LOOP: dict[str, Any] = {"batch": 256, "warmup": 50, "assistant_updates": 2}
 LEVELS = tuple(0.1 * 32 ** (k / 7) for k in range(8))
 
 
@@ -118,6 +119,18 @@ def distil(
         loss.backward()
         optimizer.step()
         yield generator
+
+
+def distilled(mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500) -> PushForward:
+    """The generator at the end of `distil`."""
+    for generator in distil(mixture, seed=seed, steps=steps):
+        pass
+    return generator
+
+
+def no_conditions(step: int, rows: slice) -> None:
+    """The conditions of an unconditional run."""
+    return None
 
 
 def toy_state(

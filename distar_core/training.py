@@ -107,10 +107,9 @@ def make_batch(
     def normal(name: str, shape: tuple[int, ...]) -> Tensor:
         return state.place(draw(seed, step, f"{stream}/{name}", (batch, *shape), rows))
 
-    u = draw(seed, step, f"{stream}/t", (batch,), rows, uniform=True)
     return Batch(
         z=state.roles.generator.module.latent(normal),  # type: ignore[operator]
-        t=state.place(law.quantile(u)),
+        t=state.place(law.quantile(draw(seed, step, f"{stream}/t", (batch,), rows, uniform=True))),
         condition=conditions(step, rows),
         noise=lambda x0: normal("noise", tuple(x0.shape[1:])),
     )
@@ -181,8 +180,7 @@ def generator_step(state: State, method: Method, batch: Batch, share: float = 1.
         reward = evaluate_reward(roles.reward, noised.x0, batch.condition)
         losses["reward"] = -method.reward_scale * reward
     for term, loss in losses.items():
-        cut = noised.x0 if term == "reward" else noised.x_t
-        (pulls[term],) = torch.autograd.grad(loss.sum(), cut)
+        (pulls[term],) = torch.autograd.grad(loss.sum(), noised.x0 if term == "reward" else noised.x_t)
     on_x0 = sum(pull if term == "reward" else noised.alpha * pull for term, pull in pulls.items())
     x0.backward(on_x0 * (share / len(x0)))
     reward = None if reward is None else reward.detach()
