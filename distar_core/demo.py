@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .frontier import Point, read_points, scale_for
+from .frontier import AIMS, Point, aims, read_points, scale_for
 from .metrics import Summary, summarise
 from .report import START, UNLEASHED, write_page
 from .roles import PushForward
@@ -43,7 +43,7 @@ class Profile:
     rewards: tuple[str, ...]
     seeds: int
     steps: int
-    aims: tuple[float, ...] = (0.25, 0.5, 0.7)
+    aims: tuple[float, ...] = AIMS
     distil_steps: int = 2500
 
 
@@ -112,13 +112,6 @@ def perform(job: Job, generator: PushForward) -> Run:
     return Run(job, summary, seconds, distances, clouds, dots, motions)
 
 
-def aims(profile: Profile, reward_name: str) -> list[float]:
-    """The mean rewards that a profile aims for under a reward."""
-    mixture, reward = reference(), REWARDS[reward_name]
-    start = float(reward(mixture.sample(100_000, torch.Generator().manual_seed(0))).mean())
-    return [round(start + share * (1 - start), 4) for share in profile.aims]
-
-
 def plan(profile: Profile, points: Sequence[Point]) -> list[Job]:
     """All runs of a profile. A regularizer's reward scale is the one whose known fixed point has the reward aimed for.
 
@@ -127,7 +120,7 @@ def plan(profile: Profile, points: Sequence[Point]) -> list[Job]:
     jobs = []
     middle = len(profile.aims) // 2
     for name in profile.rewards:
-        for index, aim in enumerate(aims(profile, name)):
+        for index, aim in enumerate(aims(name, profile.aims)):
             for regularizer in TOY_METHODS:
                 if regularizer == UNLEASHED and index != middle:
                     continue

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from .toy import LEVELS, REWARDS, reference
 
 GRID = Grid(half_width=5.2, count=119)
 TILT = "tilted optimum"
+TRUSTED = 0.05
+AIMS = (0.25, 0.5, 0.7)
 SCALES = tuple(round(0.1 * 10 ** (k / 5), 3) for k in range(13))
 
 DIVERGENCES = {
@@ -99,7 +102,7 @@ def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, targe
     Raises:
         ValueError: if the table's curve does not reach the target.
     """
-    along = curve(points, reward_name, regularizer)
+    along = [point for point in curve(points, reward_name, regularizer) if point.residual < TRUSTED]
     rewards = [point.reward for point in along]
     if not along or not rewards[0] <= target <= rewards[-1]:
         span = f"{rewards[0]:.3f} to {rewards[-1]:.3f}" if along else "nothing"
@@ -110,14 +113,34 @@ def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, targe
     return float(np.exp(np.interp(target, rewards, np.log([point.scale for point in along]))))
 
 
+def aims(reward_name: str, shares: Sequence[float] = AIMS) -> list[float]:
+    """Mean rewards to aim for: shares of the way from the reference's mean reward to the reward's maximum, 1."""
+    mixture, reward = reference(), REWARDS[reward_name]
+    start = float(reward(mixture.sample(100_000, torch.Generator().manual_seed(0))).mean())
+    return [round(start + share * (1 - start), 4) for share in shares]
+
+
+def complete(path: Path) -> None:
+    """Compute what a table still lacks: every curve over SCALES, then the scales that meet the aims, twice refined.
+
+    The laws differentiated are computed for the reward "mode" only.
+    """
+    have = {(p.reward_name, p.regularizer, p.scale) for p in read_points(path)} if path.exists() else set()
+
+    def add(*key: Any) -> None:
+        if key not in have:
+            have.add(key)
+            write_points(path, [compute_point(*key)])
+
+    for name in ("mode", "off-data", "side"):
+        for regularizer in (TILT, *DIVERGENCES):
+            if name == "mode" or DIVERGENCES.get(regularizer, Divergence("kl")).frozen:
+                for scale in SCALES:
+                    add(name, regularizer, scale)
+                for aim in [*aims(name), *aims(name)]:
+                    add(name, regularizer, round(scale_for(read_points(path), name, regularizer, aim), 3))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    target = Path(sys.argv[1])
-    wanted = [
-        (name, regularizer, scale)
-        for name in ("mode", "off-data", "side")
-        for regularizer in (TILT, *DIVERGENCES)
-        for scale in SCALES
-    ]
-    done = {(p.reward_name, p.regularizer, p.scale) for p in read_points(target)} if target.exists() else set()
-    write_points(target, (compute_point(*key) for key in wanted if key not in done))
+    complete(Path(sys.argv[1]))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frontier import Point, curve, read_points
+from .frontier import TRUSTED, Point, curve, read_points
 from .toy import REWARDS, TOY_METHODS
 
 START = "distilled generator"
@@ -209,7 +209,7 @@ def truth_gaps(rows: Sequence[Row], points: Sequence[Point]) -> list[Gap]:
         for regularizer in TOY_METHODS:
             chosen = [row for row in of(rows, name, regularizer) if regularizer != UNLEASHED]
             for scale in sorted({row.scale for row in chosen}):
-                along = [point for point in curve(points, name, regularizer) if point.residual < 0.05]
+                along = [point for point in curve(points, name, regularizer) if point.residual < TRUSTED]
                 known = float(np.interp(math.log(scale), [math.log(p.scale) for p in along], [p.reward for p in along]))
                 trained = [row.reward for row in chosen if row.scale == scale]
                 outside = not min(trained) - 0.01 <= known <= max(trained) + 0.01
