@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import figures
-from .frontier import TILT, Point, curve
+from .frontier import TILT, TRUSTED, Point, curve
 from .mixture import GaussianMixture
 from .report import START, UNLEASHED, Row, of, reward_names
 from .toy import TOY_METHODS, ToyReward
@@ -108,7 +108,7 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures
             label, [p.reward for p in along], {metric: [getattr(p, metric) for p in along] for metric in AXES}
         )
         for label in (TILT, *(regularizer for regularizer in TOY_METHODS if regularizer != UNLEASHED))
-        if (along := [p for p in curve(points, name, label) if p.residual < 0.05])
+        if (along := [p for p in curve(points, name, label) if p.residual < TRUSTED])
     ]
     dots = [
         figures.Dot(row.regularizer, row.reward, {metric: getattr(row, metric) for metric in AXES})

@@ -123,8 +123,7 @@ def distil(
 
 def distilled(mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500) -> PushForward:
     """The generator at the end of `distil`."""
-    for generator in distil(mixture, seed=seed, steps=steps):
-        pass
+    *_, generator = distil(mixture, seed=seed, steps=steps)
     return generator
 
 
