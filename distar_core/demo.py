@@ -22,7 +22,7 @@ from .metrics import Summary, summarise
 from .report import START, UNLEASHED, write_page
 from .roles import PushForward
 from .runs import check_finite, require_writable
-from .toy import LOOP, REWARDS, TOY_METHODS, distil, motion, no_conditions, reference, sample, toy_state
+from .toy import LOOP, REWARDS, TOY_METHODS, distil, motion, no_conditions, reference, sample, spread_out, toy_state
 from .training import post_train
 
 UNBOUNDED = (("score, pseudo-Huber", 1.0), ("score, pseudo-Huber", 4.0), ("KL, w = 1", 4.0))
@@ -76,15 +76,6 @@ class Run(NamedTuple):
     clouds: list[Tensor]
     dots: Tensor | None
     motions: dict[str, Tensor]
-
-
-def spread_out(points: Tensor, count: int) -> Tensor:
-    """`count` of the points [N, n], each as far as possible from those chosen before, from the first one on."""
-    chosen = points[:1]
-    for _ in range(count - 1):
-        farthest = torch.cdist(points, chosen).min(1).values.argmax()
-        chosen = torch.cat([chosen, points[farthest][None]])
-    return chosen
 
 
 def perform(job: Job, generator: PushForward) -> Run:

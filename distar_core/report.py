@@ -10,6 +10,7 @@ import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,13 +68,13 @@ def cost(metric: str, value: float) -> float:
     return abs(value - KNOWN_SPREAD) if metric == "spread" else value
 
 
-def read_runs(path: Path) -> list[Row]:
-    """The rows of runs.csv."""
-    with open(path, newline="") as file:
-        return [
-            Row(row["reward_name"], row["regularizer"], *(float(row[key] or "nan") for key in NUMBERS))
-            for row in csv.DictReader(file)
-        ]
+def read_runs(path: Path | None = None) -> list[Row]:
+    """The rows of runs.csv; without a path, of the full profile's run that ships with the package."""
+    text = path.read_text() if path else (files("distar_core") / "data" / "runs_full.csv").read_text()
+    return [
+        Row(row["reward_name"], row["regularizer"], *(float(row[key] or "nan") for key in NUMBERS))
+        for row in csv.DictReader(text.splitlines())
+    ]
 
 
 NUMBERS = [name for name in Row.__dataclass_fields__ if name not in ("reward_name", "regularizer")]
@@ -189,6 +190,24 @@ def sentences(rows: Sequence[Row], *, highest_only: bool = False) -> list[str]:
                 lines.append(f"Reward “{name}”: no mean reward that every seed of {STAR} and of {rival} reaches.")
             lines += [sentence(rows, name, STAR, rival, target) for target in (common[-1:] if highest_only else common)]
     return lines
+
+
+def one_win_one_loss(rows: Sequence[Row]) -> list[str]:
+    """The clearest win and the clearest loss of Diff-Instruct* against a KL weight, at the highest common reward."""
+    found: dict[str, tuple[float, str]] = {}
+    for name in reward_names(rows):
+        for rival in RIVALS:
+            for target in common_targets(rows, name, STAR, rival)[-1:]:
+                for v in compare(rows, name, STAR, rival, target):
+                    means = [sum(cost(v.metric, x) for x in values) / len(values) for values in (v.first, v.second)]
+                    size = abs(means[0] - means[1]) / (abs(means[0]) + abs(means[1]) + 1e-9)
+                    verb = {"better": "wins", "worse": "loses"}.get(v.outcome)
+                    if verb and size > found.get(verb, (0.0, ""))[0]:
+                        numbers = f"{shown(v.metric, v.first)} against {shown(v.metric, v.second)}"
+                        where = f"Under “{name}” at mean reward {target:.2f}"
+                        text = f"{where} Diff-Instruct* {verb} on {METRICS[v.metric].words} against {rival}: {numbers}."
+                        found[verb] = (size, text)
+    return [found[verb][1] if verb in found else f"Diff-Instruct* {verb} nowhere." for verb in ("wins", "loses")]
 
 
 class Gap(NamedTuple):

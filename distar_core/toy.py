@@ -129,7 +129,7 @@ def distilled(mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500) -> 
 
 def no_conditions(step: int, rows: slice) -> None:
     """The conditions of an unconditional run."""
-    return None
+    return
 
 
 def toy_state(
@@ -180,6 +180,15 @@ def sample(state: State, count: int, *, seed: int = 1234) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         return state.roles.generator.averaged(torch.randn(count, 2, generator=rng), None)
+
+
+def spread_out(points: Tensor, count: int) -> Tensor:
+    """`count` of the points [N, n], each as far as possible from those chosen before, from the first one on."""
+    chosen = points[:1]
+    for _ in range(count - 1):
+        farthest = torch.cdist(points, chosen).min(1).values.argmax()
+        chosen = torch.cat([chosen, points[farthest][None]])
+    return chosen
 
 
 class _Standing(torch.nn.Module):

@@ -1,0 +1,56 @@
+"""Student and solution editions of every notebook from one source, notebooks/source/*.py (jupytext percent format).
+
+`python -m distar_core.course.build [notebooks]` writes them. In the source a learner's lines stand between the comments
+`# solution` and `# end`; cells tagged "solution" go to the solution edition only. The same source gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+
+SOLUTION = re.compile(r"^(?P<indent>[ \t]*)# solution\n(?P<lines>.*?)^[ \t]*# end\n?", re.MULTILINE | re.DOTALL)
+EDITIONS = {"student": "", "solution": "solutions"}
+
+
+def edition(source: NotebookNode, name: str) -> NotebookNode:
+    """One edition of a source notebook, without outputs and with stable cell ids."""
+    cells: list[NotebookNode] = []
+    for cell in source.cells:
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags and name == "student":
+            continue
+        replacement = r"\g<indent>...  # your line here\n" if name == "student" else r"\g<lines>"
+        text = SOLUTION.sub(replacement, cell.source + "\n").rstrip("\n")
+        make = nbformat.v4.new_markdown_cell if cell.cell_type == "markdown" else nbformat.v4.new_code_cell
+        cells.append(make(text, id=f"cell-{len(cells):02d}", metadata={"tags": tags} if tags else {}))
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def build(folder: Path) -> dict[Path, str]:
+    """The text of every edition by path, from folder/source/*.py."""
+    texts = {}
+    for path in sorted((folder / "source").glob("[0-9]*.py")):
+        source = jupytext.read(path)
+        for name, place in EDITIONS.items():
+            texts[folder / place / f"{path.stem}.ipynb"] = nbformat.writes(edition(source, name), indent=1) + "\n"
+    return texts
+
+
+def main(folder: Path) -> None:
+    """Write all editions."""
+    for path, text in build(folder).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        print(path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "notebooks"))
