@@ -10,7 +10,8 @@ demo: .venv/base
 	$(BIN)/distar demo
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 DISTAR_PROFILE=ci PYTHONPATH=tests/offline $(BIN)/python -m pytest --nbmake notebooks
 
 lint: .venv/dev
 	$(BIN)/ruff check .

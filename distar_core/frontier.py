@@ -123,7 +123,7 @@ def aims(reward_name: str, shares: Sequence[float] = AIMS) -> list[float]:
 def complete(path: Path) -> None:
     """Compute what a table still lacks: every curve over SCALES, then the scales that meet the aims, twice refined.
 
-    The laws differentiated are computed for the reward "mode" only.
+    Differentiated laws, which the demo does not train, are computed for the reward "mode" only, without the aims.
     """
     have = {(p.reward_name, p.regularizer, p.scale) for p in read_points(path)} if path.exists() else set()
 
@@ -134,11 +134,12 @@ def complete(path: Path) -> None:
 
     for name in ("mode", "off-data", "side"):
         for regularizer in (TILT, *DIVERGENCES):
-            if name == "mode" or DIVERGENCES.get(regularizer, Divergence("kl")).frozen:
+            frozen = DIVERGENCES.get(regularizer, Divergence("kl")).frozen
+            if frozen or name == "mode":
                 for scale in SCALES:
                     add(name, regularizer, scale)
-                for aim in [*aims(name), *aims(name)]:
-                    add(name, regularizer, round(scale_for(read_points(path), name, regularizer, aim), 3))
+            for aim in [*aims(name), *aims(name)] if frozen else []:
+                add(name, regularizer, round(scale_for(read_points(path), name, regularizer, aim), 3))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,12 @@ class LinearReward:
     direction: Tensor
 
     def __call__(self, x0: Tensor, condition: Any = None) -> Tensor:
-        """Reward of each sample: x0 [..., n] -> [...]."""
+        """Reward of each sample: x0 [..., n] -> [...]. Raises ValueError if n is not the direction's length."""
+        if self.direction.shape != x0.shape[-1:]:
+            raise ValueError(
+                f"direction must have shape [{x0.shape[-1]}], one entry per coordinate of x0, got "
+                f"{tuple(self.direction.shape)}; give it that many entries"
+            )
         return x0 @ self.direction.to(x0)
 
 
@@ -38,6 +43,13 @@ class QuadraticReward:
 
     curvature: Tensor
     direction: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        A = self.curvature
+        if A.ndim != 2 or A.shape[0] != A.shape[1] or not torch.allclose(A, A.mT):
+            raise ValueError(
+                f"curvature must be a symmetric [n, n] matrix, got {A.tolist()}; symmetrise it with ½(A + Aᵀ)"
+            )
 
     def __call__(self, x0: Tensor, condition: Any = None) -> Tensor:
         """Reward of each sample: x0 [..., n] -> [...]."""
@@ -262,6 +274,8 @@ def _check_weights_and_means(weights: Tensor, means: Tensor, labels: Tensor | No
             f"weights must be [K] and means [K, n], got {tuple(weights.shape)} and {tuple(means.shape)}; "
             "give one weight and one mean per component"
         )
+    if not bool(torch.isfinite(means).all()):
+        raise ValueError(f"means must be finite, got {means.tolist()}; replace the entries that are not numbers")
     total = float(weights.sum())
     if not bool((weights > 0).all()) or abs(total - 1) > 1e-5:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures
         f"Three panels against mean reward under “{name}”: number of modes falls, KL to the reference rises, spread in the "
         "fullest mode changes; lines are fixed points of four regularizers and the tilted optimum, markers trained runs."
     )
-    limits = {"modes": (0.0, 8.4), "kl": (-0.1, 4.5), "spread": (0.0, 0.45)}
+    farthest = max((dot.values["kl"] for dot in dots if math.isfinite(dot.values["kl"])), default=2.0)
+    limits = {"modes": (0.0, 8.4), "kl": (-0.1, 1.2 * farthest), "spread": (0.0, 0.45)}
     return figures.frontier(lines, dots, AXES, limits=limits, guides=guide, alt=alt)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .methods import Method
 from .mixture import GaussianMixture, LinearReward, QuadraticReward
 from .schedule import NoiseSchedule, Prediction
 
@@ -187,7 +188,8 @@ class ProxyTilt:
             x_t = x_t if differentiable else x_t.detach().requires_grad_()
             score = self.reference(x_t, t, condition)
             x0 = self.schedule.convert(score, x_t, t, source="score", target="x0")
-            (pull,) = torch.autograd.grad(self.reward(x0, condition).sum(), x_t, create_graph=differentiable)
+            reward = evaluate_reward(self.reward, x0, condition)
+            (pull,) = torch.autograd.grad(reward.sum(), x_t, create_graph=differentiable)
         return (score if differentiable else score.detach()) + self.scale * pull
 
 
@@ -295,3 +297,18 @@ class Roles(NamedTuple):
     reference: Score
     assistant: Trainable
     reward: Reward | None = None
+
+    def check(self, method: Method, condition: Any) -> None:
+        """Raise ValueError if the method needs a reward, a condition or a term that is not there."""
+        rewarded = method.reward_at != "nowhere" and method.reward_scale != 0
+        if rewarded and self.reward is None:
+            raise ValueError(NO_REWARD)
+        if method.regularizer is None and not method.guides and not (rewarded and method.reward_at == "sample"):
+            raise ValueError(
+                f"method {method.name!r} has no term that moves the generator; give it a regularizer or a reward"
+            )
+        if method.guides and condition is None:
+            raise ValueError(
+                f"method {method.name!r} has cfg_scale {method.cfg_scale:g} but conditions are None, for which "
+                "guidance is nothing; pass conditions or set cfg_scale to 0"
+            )

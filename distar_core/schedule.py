@@ -49,7 +49,7 @@ class NoiseSchedule(ABC):
         if t.device.type != "cpu" or t.numel() == 0:
             return
         smallest, largest = (float(value) for value in t.aminmax())
-        if not (self.low <= smallest and largest <= self.high):
+        if not (self.low * (1 - 1e-6) <= smallest and largest <= self.high * (1 + 1e-6)):
             raise ValueError(
                 f"t must lie in [{self.low:g}, {self.high:g}] for {type(self).__name__}, got values from "
                 f"{smallest:g} to {largest:g}; draw t from a TimeLaw within these bounds"
@@ -239,7 +239,7 @@ class TimeLaw:
     @classmethod
     def levels(cls, values: Sequence[float]) -> TimeLaw:
         """Each of the listed times with equal probability; integers stay integers. Raises ValueError if empty."""
-        return cls("levels", tuple(values))
+        return cls("levels", tuple(v.item() if hasattr(v, "item") else v for v in values))
 
     def quantile(self, u: Tensor) -> Tensor:
         """The u-quantile, u in [0, 1), any shape; dtype of u, or int64 when the levels are integers."""

@@ -30,7 +30,8 @@ class State:
 
     Attributes:
         step: the next step; −warmup .. −1 update the assistant alone, 0, 1, … both.
-        place: puts what the loop draws where the roles are (device, dtype); the identity on the CPU.
+        place: puts what the loop draws where the roles are; the identity on the CPU. It gets noise and times, and must
+            leave integer times integers.
     """
 
     roles: Roles
@@ -96,7 +97,8 @@ def draw(seed: int, step: int, stream: str, shape: tuple[int, ...], rows: slice,
     if not uniform:
         return torch.randn(shape, generator=source)[rows]
     count = shape[0]
-    return ((torch.randperm(count, generator=source) + torch.rand(count, generator=source)) / count)[rows]
+    strata = torch.randperm(count, generator=source) + torch.rand(count, generator=source)
+    return (strata / count).clamp(max=1 - 2**-24)[rows]
 
 
 def make_batch(
@@ -142,17 +144,23 @@ def assistant_step(state: State, method: Method, batch: Batch, share: float = 1.
 
 
 def scores_at(roles: Roles, method: Method, noised: Noised, condition: Any, schedule: NoiseSchedule) -> Scores:
-    """The scores that a method needs at x_t, with a graph to x_t exactly where the method differentiates them."""
-    reference = target_score(roles.reference, roles.reward, method.reward_at, method.reward_scale, schedule)
+    """The scores that a method needs at x_t, with a graph to x_t exactly where the method differentiates them.
+
+    With the reward at every level, guidance acts on the plain reference and the reward's score is added once, so a
+    reward is never asked about the null condition.
+    """
+    target = target_score(roles.reference, roles.reward, method.reward_at, method.reward_scale, schedule)
     with torch.set_grad_enabled(method.exact):
         assistant_score = roles.assistant.module(noised.x_t, noised.t, condition)
-        reference_score = reference(noised.x_t, noised.t, condition)
+        reference_score = target(noised.x_t, noised.t, condition)
     if not method.guides:
         return Scores(assistant_score, reference_score)
     with torch.set_grad_enabled(method.exact and method.guidance == "inside"):
-        null_score = reference(noised.x_t, noised.t, None)
+        null_score = roles.reference(noised.x_t, noised.t, None)
+        tilted = target is not roles.reference
+        plain_score = roles.reference(noised.x_t, noised.t, condition) if tilted else reference_score
     if method.guidance == "inside":
-        reference_score = guided(reference_score, null_score, method.cfg_scale)
+        reference_score = guided(plain_score, null_score, method.cfg_scale) + (reference_score - plain_score)
     return Scores(assistant_score, reference_score, null_score)
 
 
@@ -219,20 +227,14 @@ def post_train(
             conditions, or a method with a term whose role is missing.
     """
     rows = rows or slice(0, batch)
+    if not 0 <= rows.start < rows.stop <= batch:
+        raise ValueError(f"rows {rows.start} to {rows.stop} are not part of a batch of {batch}; choose rows within it")
     size = micro_batch or rows.stop - rows.start
     if size <= 0 or (rows.stop - rows.start) % size:
         raise ValueError(
             f"micro_batch {size} does not divide the {rows.stop - rows.start} rows at hand; choose a divisor"
         )
-    if not method.regularizer and not method.guides and not (method.reward_at == "sample" and method.reward_scale):
-        raise ValueError(
-            f"method {method.name!r} has no term that moves the generator; give it a regularizer or reward"
-        )
-    if method.guides and conditions(0, slice(0, 1)) is None:
-        raise ValueError(
-            f"method {method.name!r} has cfg_scale {method.cfg_scale:g} but conditions are None, for which guidance "
-            "is nothing; pass conditions or set cfg_scale to 0"
-        )
+    state.roles.check(method, conditions(0, slice(0, 1)))
     for law in (method.time_law, method.assistant_time_law):
         law.check(state.schedule)
     parts = [slice(start, start + size) for start in range(rows.start, rows.stop, size)]

@@ -22,7 +22,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     profile.name: profile
-    for profile in (Profile("ci", 20, 60), Profile("fast", 400, 2500), Profile("full", 1600, 2500))
+    for profile in (Profile("ci", 20, 60), Profile("fast", 800, 2500), Profile("full", 1600, 2500))
 }
 
 

@@ -24,8 +24,9 @@ from dataclasses import replace
 
 import torch
 
-from distar_core import figures, post_train, toy
+from distar_core import figures, pictures, post_train, report, toy
 from distar_core.course import check, profile
+from distar_core.frontier import read_points
 from distar_core.metrics import summarise
 
 torch.set_num_threads(1)
@@ -58,8 +59,11 @@ figures.clouds(
     panels,
     reference,
     reward=reward,
-    alt="Samples of the reference and of the distilled generator: both cover eight clumps on a ring; the shading is darkest "
-    "around the clump on the right, where the reward is high.",
+    alt=(
+        "Samples of the reference and of the distilled generator: both cover "
+        "eight clumps on a ring; the shading is darkest around the clump on the"
+        " right, where the reward is high."
+    ),
 )
 
 # %% [markdown]
@@ -104,8 +108,11 @@ figures.clouds(
     {"distilled generator": start, "reward only": toy.sample(alone, 2000)},
     reference,
     reward=reward,
-    alt="Left, the distilled generator on all eight modes; right, the generator after training on the reward alone: every "
-    "sample sits in one small spot at the top of the reward.",
+    alt=(
+        "Left, the distilled generator on all eight modes; right, the generator"
+        " after training on the reward alone: every sample sits in one small "
+        "spot at the top of the reward."
+    ),
 )
 
 # %% [markdown]
@@ -132,8 +139,11 @@ figures.clouds(
     clouds,
     reference,
     reward=reward,
-    alt="Left, the collapsed generator in one spot; right, with the score-based leash: the samples crowd the mode that the "
-    "reward likes and still visit the other modes.",
+    alt=(
+        "Left, the collapsed generator in one spot; right, with the score-based"
+        " leash: the samples crowd the mode that the reward likes and still "
+        "visit the other modes."
+    ),
 )
 
 # %% [markdown]
@@ -162,6 +172,22 @@ states = {"KL, w = σ²/α²": (kl, 0.84), "score, pseudo-Huber": (leashed, 0.82
 clouds = {name: toy.sample(state, 2000) for name, (state, _) in states.items()}
 
 # %% tags=["figure"]
+figures.clouds(
+    clouds,
+    reference,
+    reward=reward,
+    alt=(
+        "Two clouds at a similar mean reward: with the KL leash the samples "
+        "form a narrow band through the modes, with the score leash they are "
+        "wider."
+    ),
+)
+
+# %% [markdown]
+# Both leashes keep several modes. Look inside the modes: the red cloud is packed into a narrow spot, the blue one is wider.
+# Now the arrows behind the two clouds:
+
+# %% tags=["figure"]
 arrows = {}
 for name, (state, scale) in states.items():
     dots = toy.spread_out(clouds[name][:300], 14)
@@ -172,8 +198,11 @@ figures.pull_picture(
     reference,
     reward=reward,
     backgrounds=clouds,
-    alt="Fourteen samples in each of two panels, KL leash and score leash, each with an orange arrow to the reward, a blue "
-    "arrow of the regularizer mostly against it, and a black arrow for the sum.",
+    alt=(
+        "Fourteen samples in each of two panels, KL leash and score leash, each"
+        " with an orange arrow to the reward, a blue arrow of the regularizer "
+        "mostly against it, and a black arrow for the sum."
+    ),
 )
 
 # %% [markdown]
@@ -182,7 +211,8 @@ figures.pull_picture(
 # scores into an arrow of nearly full length, the assistant's own mistakes included. Such a leash is firm close to the
 # reference. But its arrows never get longer than a fixed size, and a reward that pulls harder is not held at all.
 #
-# The tightly packed red cloud and the wider blue one differ for a reason that notebook 05 takes apart.
+# Why the red cloud is packed so tightly is a matter of the noise levels that each leash listens to. You will measure it in a
+# minute.
 
 # %% [markdown]
 # ## Your line: the gap
@@ -237,8 +267,9 @@ for sigma in (0.2, 0.7, 2.0):
     print(f"σ = {sigma}: KL {mean_gap(kl, sigma):.3f}   score {mean_gap(leashed, sigma):.3f}")
 
 # %% [markdown]
-# The two runs have about the same reward, and their gaps sit at different noise levels. *Which* levels a method cares about
-# turns out to matter as much as KL or score.
+# The KL run leaves a large gap at *low* noise, where the fine shape of a mode is visible; the score run closes that gap first
+# and leaves its own at high noise, where only the share of each mode is visible. This KL leash has the weight σ²/α², which
+# hardly listens at low noise. *Which* levels a method listens to matters as much as KL or score.
 
 # %% [markdown]
 # ## Is the score leash better? One win, one loss
@@ -248,9 +279,6 @@ for sigma in (0.2, 0.7, 2.0):
 # by `distar demo --profile full`. Lines are the known truth, solved on a grid without any network.
 
 # %%
-from distar_core import pictures, report
-from distar_core.frontier import read_points
-
 rows = report.read_runs()
 
 # %% tags=["figure"]

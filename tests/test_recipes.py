@@ -1,0 +1,187 @@
+"""Settings as people write them: what a recipe sets, what it refuses, and its description as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from distar_core import METHODS, LinearReward, Method, TimeLaw
+from distar_core.losses import (
+    PseudoHuber,
+    SquaredL2,
+    integral_kl,
+    score_divergence,
+    score_divergence_detached,
+    weight_one,
+    weight_sigma,
+    weight_sigma_squared,
+    weight_x0,
+)
+from distar_core.methods import ALIASES
+from distar_core.recipes import describe, read_method
+
+
+@pytest.mark.parametrize("name", [*METHODS, *ALIASES])
+def test_a_recipe_with_a_name_alone_is_the_row(name: str) -> None:
+    assert (
+        read_method({"method": name}) is METHODS[ALIASES.get(name, name)]
+        or read_method({"method": name}) == METHODS[ALIASES.get(name, name)]
+    )
+
+
+def test_an_unknown_method_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="method 'di-starr' is unknown; known are") as error:
+        read_method({"method": "di-starr"})
+    assert all(name in str(error.value) for name in [*METHODS, *ALIASES])
+
+
+def test_a_recipe_without_a_method_is_refused_with_an_example() -> None:
+    with pytest.raises(ValueError, match="names no method; add a line such as method: di-star"):
+        read_method({"reward_scale": 1.0})
+
+
+@pytest.mark.parametrize("key", ["reward_scales", "huber", "cfg", "Method", "learning_rate", "name"])
+def test_an_unknown_key_is_refused_with_value_and_known_keys(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"recipe key '{key}' \(value 7.25\) is unknown; known are") as error:
+        read_method({"method": "di-star", key: 7.25})
+    known = {field.name for field in fields(Method)} - {"name"} | {"huber_c", "guidance_scale"}
+    assert all(one in str(error.value) for one in known)
+
+
+def test_both_spellings_of_guidance_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"guidance twice, cfg_scale 6.5 and guidance_scale 7.5; keep one"):
+        read_method({"method": "di-star", "cfg_scale": 6.5, "guidance_scale": 7.5})
+
+
+@pytest.mark.parametrize(("guidance_scale", "cfg_scale"), [(7.5, 6.5), (1.0, 0.0), (0.0, -1.0)])
+def test_guidance_scale_is_translated_to_the_additive_form(guidance_scale: float, cfg_scale: float) -> None:
+    method = read_method({"method": "di-star", "guidance_scale": guidance_scale})
+    assert method.cfg_scale == cfg_scale
+    assert method == replace(METHODS["diff-instruct*"], cfg_scale=cfg_scale)
+    assert method.guides is (cfg_scale != 0)
+    # Control: the other spelling taken at its word would be another method.
+    assert method != read_method({"method": "di-star", "cfg_scale": guidance_scale})
+
+
+def test_guidance_for_a_row_without_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="cfg_scale 6.5 but guidance 'none'"):
+        read_method({"method": "reward-only", "guidance_scale": 7.5})
+
+
+def test_huber_c_sets_the_distance() -> None:
+    assert read_method({"method": "di-star", "huber_c": 0.3}).distance == PseudoHuber(0.3)
+    assert read_method({"method": "di-star"}).distance == PseudoHuber(0.05)
+
+
+@pytest.mark.parametrize("huber_c", [0, -0.1])
+def test_a_huber_c_that_is_not_positive_is_refused(huber_c: float) -> None:
+    with pytest.raises(ValueError, match=rf"huber_c must be positive, got {huber_c}; use SquaredL2"):
+        read_method({"method": "di-star", "huber_c": huber_c})
+
+
+@pytest.mark.xfail(strict=True, reason="huber_c silently wins over distance")
+def test_a_distance_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="distance"):
+        read_method({"method": "di-star", "distance": SquaredL2(), "huber_c": 0.3})
+
+
+@pytest.mark.xfail(strict=True, reason="KL takes no distance: the loss then gets an argument it does not know")
+def test_huber_c_for_a_method_without_a_distance_is_refused() -> None:
+    with pytest.raises(ValueError, match="distance"):
+        read_method({"method": "diff-instruct", "huber_c": 0.3})
+
+
+def test_every_field_can_be_set_and_the_recipe_is_left_alone() -> None:
+    recipe = {"method": "sim", "reward_at": "sample", "reward_scale": 2.0, "guidance": "outside", "huber_c": 0.1}
+    kept = dict(recipe)
+    method = read_method(recipe)
+    assert recipe == kept
+    assert (method.reward_at, method.reward_scale, method.guidance) == ("sample", 2.0, "outside")
+    assert METHODS["sim"].reward_at == "nowhere"
+
+
+# Descriptions.
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_description_is_json_and_equal_for_equal_settings(name: str) -> None:
+    method = METHODS[name]
+    described = describe(method)
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+    assert describe(replace(method)) == described
+    assert set(described) == {field.name for field in fields(Method)}
+
+
+def test_rows_of_the_table_have_different_descriptions() -> None:
+    assert len({json.dumps(describe(method)) for method in METHODS.values()}) == len(METHODS)
+
+
+BASE = Method(
+    "base", regularizer=score_divergence, exact=True, distance=SquaredL2(), unit="eps", law="frozen", guidance="inside"
+)
+CHANGES: dict[str, Any] = {
+    "name": "other",
+    "regularizer": score_divergence_detached,
+    "exact": False,
+    "distance": PseudoHuber(0.05),
+    "unit": "score",
+    "law": "differentiated",
+    "weight": weight_x0,
+    "time_law": TimeLaw.uniform(0.1, 4.0),
+    "assistant_weight": weight_sigma,
+    "assistant_time_law": TimeLaw.log_uniform(0.1, 4.1),
+    "guidance": "outside",
+    "cfg_scale": 1e-9,
+    "reward_at": "sample",
+    "reward_scale": 0.1,
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Method)])
+def test_a_description_tells_every_field_apart(field: str) -> None:
+    changed = replace(BASE, **{field: CHANGES[field]})
+    assert describe(changed) != describe(BASE)
+    assert {key for key in describe(BASE) if describe(changed)[key] != describe(BASE)[key]} == {field}
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (PseudoHuber(0.05), PseudoHuber(0.06)),
+        (PseudoHuber(0.05), SquaredL2()),
+        (TimeLaw.uniform(0.1, 4.0), TimeLaw.log_uniform(0.1, 4.0)),
+        (weight_one, weight_sigma_squared),
+        ([1, 2], [2, 1]),
+        ({"a": 1}, {"b": 1}),
+        (None, 0),
+        ("1", 1),
+    ],
+)
+def test_different_settings_have_different_descriptions(a: Any, b: Any) -> None:
+    assert describe(a) != describe(b)
+
+
+def test_containers_are_described_inside_out() -> None:
+    described = describe({"laws": (TimeLaw.levels([1, 2]), None), "f": integral_kl, "x": True})
+    assert described == {
+        "laws": [{"TimeLaw": {"name": "levels", "values": [1, 2]}}, None],
+        "f": "integral_kl",
+        "x": True,
+    }
+    assert json.loads(json.dumps(described)) == described
+
+
+@pytest.mark.xfail(strict=True, reason="a tensor's repr shows four digits and hides the middle of long ones")
+def test_tensors_in_settings_are_told_apart() -> None:
+    a, b = LinearReward(torch.tensor([0.5, 0.0])), LinearReward(torch.tensor([0.50001, 0.0]))
+    assert describe({"reward": a}) != describe({"reward": b})
+
+
+@pytest.mark.xfail(strict=True, reason="repr of a partial holds an address, so another process could never resume")
+def test_descriptions_hold_no_memory_addresses() -> None:
+    assert "0x" not in json.dumps(describe(replace(BASE, weight=partial(weight_x0))))
