@@ -24,7 +24,7 @@ GRID = Grid(half_width=5.2, count=119)
 TILT = "tilted optimum"
 TRUSTED = 0.05
 AIMS = (0.25, 0.5, 0.7)
-SCALES = tuple(round(0.1 * 10 ** (k / 5), 3) for k in range(13))
+SCALES = tuple(round(0.1 * 10 ** (k / 5), 3) for k in range(-2, 13))
 
 DIVERGENCES = {
     "KL, w = σ²/α²": Divergence("kl", weight=lambda sigma: sigma**2),

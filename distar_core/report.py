@@ -165,22 +165,23 @@ def common_targets(rows: Sequence[Row], reward_name: str, first: str, second: st
     return [*reached, top] if missed else reached
 
 
-def sentence(rows: Sequence[Row], reward_name: str, first: str, second: str, target: float) -> str:
-    """What `first` wins, loses and leaves undecided against `second` at a mean reward."""
-    verdicts = compare(rows, reward_name, first, second, target)
-    parts = []
-    for outcome, verb in (("better", "wins on"), ("worse", "loses on"), ("undecided", "undecided on")):
-        named = [
+OUTCOMES = {"better": "wins on", "worse": "loses on", "undecided": "undecided on"}
+
+
+def outcomes(rows: Sequence[Row], reward_name: str, rival: str, target: float) -> dict[str, str]:
+    """What Diff-Instruct* wins on, loses on and leaves undecided against a rival at a mean reward, as text."""
+    verdicts = compare(rows, reward_name, STAR, rival, target)
+    return {
+        verb: ", ".join(
             f"{METRICS[v.metric].words} ({shown(v.metric, v.first)} against {shown(v.metric, v.second)})"
             for v in verdicts
             if v.outcome == outcome
-        ]
-        if named:
-            parts.append(f"{verb} {', '.join(named)}")
-    return f"Reward “{reward_name}” at {target:.2f}, Diff-Instruct* against {second}: {'; '.join(parts)}."
+        )
+        for outcome, verb in OUTCOMES.items()
+    }
 
 
-def sentences(rows: Sequence[Row], *, highest_only: bool = False) -> list[str]:
+def sentences(rows: Sequence[Row]) -> list[str]:
     """Who wins where: pseudo-Huber Diff-Instruct* against both KL weights, at matched rewards."""
     lines = []
     for name in reward_names(rows):
@@ -188,8 +189,42 @@ def sentences(rows: Sequence[Row], *, highest_only: bool = False) -> list[str]:
             common = common_targets(rows, name, STAR, rival)
             if not common:
                 lines.append(f"Reward “{name}”: no mean reward that every seed of {STAR} and of {rival} reaches.")
-            lines += [sentence(rows, name, STAR, rival, target) for target in (common[-1:] if highest_only else common)]
+            for target in common:
+                parts = [f"{verb} {text}" for verb, text in outcomes(rows, name, rival, target).items() if text]
+                lines.append(f"Reward “{name}” at {target:.2f}, Diff-Instruct* against {rival}: {'; '.join(parts)}.")
     return lines
+
+
+README_MARKS = ("<!-- results -->\n", "<!-- /results -->")
+
+
+def readme_results(rows: Sequence[Row], points: Sequence[Point]) -> str:
+    """The README's paragraph and table of results, at the highest mean reward that all seeds reach."""
+    seeds = len({row.seed for row in rows if not math.isnan(row.seed)})
+    lines = [
+        f"What Diff-Instruct\\* (pseudo-Huber) wins and loses, at equal mean reward, {seeds} seeds. “Wins” means better "
+        "for every seed than every seed of the other; brackets give the smallest and the largest seed.",
+        "",
+        "| reward | at mean reward | against | wins on | loses on | undecided |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in reward_names(rows):
+        for rival in RIVALS:
+            for target in common_targets(rows, name, STAR, rival)[-1:]:
+                cells = [text or "nothing" for text in outcomes(rows, name, rival, target).values()]
+                lines.append(f"| {name}: {REWARDS[name].formula} | {target:.2f} | {rival} | {' | '.join(cells)} |")
+    notes = [gap_sentence(rows, points), unbounded_sentence(rows)]
+    text = "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
+    return text.replace("‖", "\\|\\|")
+
+
+def with_results(readme: str, results: str) -> str:
+    """The README with its results replaced. Raises ValueError if the marks are missing."""
+    start, end = README_MARKS
+    if start not in readme or end not in readme:
+        raise ValueError(f"the README has no place for results; put the marks {start.strip()} and {end} into it")
+    before, rest = readme.split(start, 1)
+    return before + start + results + rest[rest.index(end) :]
 
 
 def one_win_one_loss(rows: Sequence[Row]) -> list[str]:
@@ -416,3 +451,8 @@ def write_page(folder: Path) -> Path:
         f"<h1>Score against KL: what each leash does under a reward</h1>{''.join(sections)}</body></html>\n"
     )
     return page
+
+
+if __name__ == "__main__":
+    _readme = Path("README.md")
+    _readme.write_text(with_results(_readme.read_text(), readme_results(read_runs(), read_points())))
