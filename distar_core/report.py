@@ -195,6 +195,18 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def verdict_table(rows: Sequence[Row], *, highest_only: bool = False) -> list[list[str]]:
+    """The verdicts as a table: reward, mean reward, rival, wins, losses, undecided."""
+    table = [["reward", "at mean reward", "against", *OUTCOMES.values()]]
+    for name in reward_names(rows):
+        for rival in RIVALS:
+            common = common_targets(rows, name, STAR, rival)
+            for target in common[-1:] if highest_only else common:
+                cells = [text or "nothing" for text in outcomes(rows, name, rival, target).values()]
+                table.append([name, f"{target:.2f}", rival, *cells])
+    return table
+
+
 README_MARKS = ("<!-- results -->\n", "<!-- /results -->")
 
 
@@ -205,14 +217,11 @@ def readme_results(rows: Sequence[Row], points: Sequence[Point]) -> str:
         f"What Diff-Instruct\\* (pseudo-Huber) wins and loses, at equal mean reward, {seeds} seeds. “Wins” means better "
         "for every seed than every seed of the other; brackets give the smallest and the largest seed.",
         "",
-        "| reward | at mean reward | against | wins on | loses on | undecided |",
-        "|---|---|---|---|---|---|",
     ]
-    for name in reward_names(rows):
-        for rival in RIVALS:
-            for target in common_targets(rows, name, STAR, rival)[-1:]:
-                cells = [text or "nothing" for text in outcomes(rows, name, rival, target).values()]
-                lines.append(f"| {name}: {REWARDS[name].formula} | {target:.2f} | {rival} | {' | '.join(cells)} |")
+    head, *body = verdict_table(rows, highest_only=True)
+    formulas = "; ".join(f"{name} is r(x) = {REWARDS[name].formula}" for name in reward_names(rows))
+    lines += [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
+    lines += ["", f"Rewards: {formulas}."]
     notes = [gap_sentence(rows, points), unbounded_sentence(rows)]
     text = "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
     return text.replace("‖", "\\|\\|")
@@ -339,9 +348,11 @@ def unbounded_sentence(rows: Sequence[Row]) -> str:
     return "Under the linear reward x₁/2, " + "; ".join(parts) + "."
 
 
-def _html_table(table: Sequence[Sequence[str]]) -> str:
+def _html_table(table: Sequence[Sequence[str]], kind: str = "numbers") -> str:
     head, *body = [[html.escape(cell) for cell in row] for row in table]
-    lines = ["<table><thead><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr></thead><tbody>"]
+    lines = [
+        f'<table class="{kind}"><thead><tr>' + "".join(f"<th>{cell}</th>" for cell in head) + "</tr></thead><tbody>"
+    ]
     lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
     return "\n".join([*lines, "</tbody></table>"])
 
@@ -351,15 +362,11 @@ def _html_figure(file: str, alt: str, caption: str) -> str:
     return f"<figure>{text}<figcaption>{caption}</figcaption></figure>"
 
 
-def _html_list(lines: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
-
-
 STYLE = """
 body{font:17px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1d1d22;background:#fff}
 h1{line-height:1.2}h2{margin-top:2.4rem}img{max-width:100%}figure{margin:1.2rem 0}figcaption{color:#44444c}
 table{border-collapse:collapse;font-size:.84rem;display:block;overflow-x:auto}th,td{padding:.3rem .6rem;text-align:left;
-border-bottom:1px solid #ddd;white-space:nowrap}code{background:#f3f3f6;padding:.1rem .3rem}
+border-bottom:1px solid #ddd;vertical-align:top}.numbers td{white-space:nowrap}code{background:#f3f3f6;padding:.1rem .3rem}
 """
 
 
@@ -426,7 +433,7 @@ def write_page(folder: Path) -> Path:
         "<p>“Wins” means better for every seed against every seed of the other, at the same mean reward by linear "
         "interpolation between runs; “loses” the reverse; otherwise undecided. Rewards compared are those aimed for, and "
         "where some seed falls short, the highest that all seeds of both reach.</p>",
-        _html_list(sentences(rows)),
+        _html_table(verdict_table(rows), kind="prose"),
         "<h2>Do the networks arrive where the theory says?</h2>",
         f"<p>{html.escape(gap_sentence(rows, points))}</p>",
         "<h2>An unbounded reward</h2>",
