@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -22,7 +24,7 @@ console = Console()
 
 def fail(error: Exception) -> typer.Exit:
     """Print one sentence about what went wrong and give the exit to raise."""
-    Console(stderr=True).print(f"[red]distar:[/red] {error}", highlight=False)
+    Console(stderr=True).print(f"distar: {error}", highlight=False, markup=False)
     return typer.Exit(1)
 
 
@@ -32,7 +34,7 @@ def print_table(rows: list[list[str]], title: str) -> None:
     for column in rows[0]:
         table.add_column(column)
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
 
 
@@ -75,13 +77,13 @@ def demo(
 
         try:
             page = run_demo(folder, PROFILES[profile], tell)
-        except (PermissionError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             raise fail(error) from error
     rows = read_runs(folder / "runs.csv")
     for name in reward_names(rows):
         print_table(result_table(rows, name, compact=True), f"reward “{name}”, mean over seeds (ranges: see the page)")
     for line in [*sentences(rows), gap_sentence(rows, read_points())]:
-        console.print(f"• {line}", highlight=False)
+        console.print(f"• {line}", highlight=False, markup=False)
     console.print(f"done in {time.perf_counter() - started:.0f} s; open {page}")
 
 
@@ -91,15 +93,15 @@ def train(
     method: Annotated[str, typer.Option(help="A method, for example di-star or diff-instruct++.")] = "di-star",
     reward: Annotated[str, typer.Option(help="A toy reward: mode, side, off-data or linear.")] = "mode",
     reward_scale: Annotated[float, typer.Option(help="Strength of the reward.")] = 0.8,
-    steps: Annotated[int, typer.Option(help="Generator steps.")] = 800,
+    steps: Annotated[int, typer.Option(min=1, help="Generator steps.")] = 800,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
 ) -> None:
     """Post-train the distilled 2D generator with one method; stops and resumes."""
     import torch
 
-    from .recipes import read_method
+    from .methods import find_method
     from .runs import Interrupted, NonFiniteError, run
     from .toy import LOOP, REWARDS, distilled, no_conditions, on_levels, reference, sample, toy_state
 
@@ -107,9 +109,11 @@ def train(
         raise fail(ValueError(f"reward {reward!r} is unknown; known are {', '.join(REWARDS)}"))
     torch.set_num_threads(1)
     try:
-        row = on_levels(read_method({"method": method}))
-        if row.reward_at != "nowhere":
-            row = on_levels(read_method({"method": method, "reward_scale": reward_scale}))
+        row = on_levels(find_method(method))
+        if row.reward_at == "nowhere":
+            console.print(f"method {row.name} has no reward; --reward and --reward-scale are not used", markup=False)
+        else:
+            row = replace(row, reward_scale=reward_scale)
         state = toy_state(distilled(reference()), reference(), REWARDS[reward], seed=seed, steps=steps)
         options = {"steps": steps, "seed": seed, **LOOP}
         settings = {"reward": reward}
@@ -148,7 +152,7 @@ def bench(
     text = json.dumps(bench_toy(), indent=2)
     print(text)
     if out:
-        out.write_text(text + "\n")
+        out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class Run(NamedTuple):
     summary: Summary
     seconds: float
     distances: list[tuple[int, float]]
-    clouds: list[Tensor]
+    clouds: Tensor
     dots: Tensor | None
     motions: dict[str, Tensor]
 
@@ -84,7 +84,7 @@ def perform(job: Job, generator: PushForward) -> Run:
     mixture, reward = reference(), REWARDS[job.reward_name]
     method = replace(TOY_METHODS[job.regularizer], reward_scale=job.scale)
     state = toy_state(generator, mixture, reward, seed=job.seed, steps=job.steps)
-    clouds: list[Tensor] = [sample(state, 1500)]
+    clouds = [sample(state, 1500)]
     distances = [(0, float(clouds[0].norm(dim=1).mean()))]
     seconds = 0.0
     every = max(job.steps // 30, 1)
@@ -97,10 +97,10 @@ def perform(job: Job, generator: PushForward) -> Run:
     points = sample(state, 20_000)
     summary = summarise(points, reward(points), mixture)
     if not job.watched:
-        return Run(job, summary, seconds, distances, [], None, {})
+        return Run(job, summary, seconds, distances, torch.empty(0), None, {})
     dots = spread_out(points[:300], 14)
     motions = motion(state, method, dots) if method.regularizer else {}
-    return Run(job, summary, seconds, distances, clouds, dots, motions)
+    return Run(job, summary, seconds, distances, torch.stack(clouds), dots, motions)
 
 
 def plan(profile: Profile, points: Sequence[Point]) -> list[Job]:
@@ -131,19 +131,19 @@ def cores() -> int:
 
 def perform_all(jobs: Sequence[Job], generator: PushForward, workers: int | None = None) -> Iterator[Run]:
     """Perform jobs, one single-threaded process per core, and yield the runs as they finish."""
-    with ProcessPoolExecutor(min(workers or cores(), len(jobs)), mp_context=get_context("spawn")) as pool:
-        try:
-            for future in as_completed([pool.submit(perform, job, generator) for job in jobs]):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(min(workers or cores(), len(jobs)), mp_context=get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(perform, job, generator) for job in jobs]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def write_runs(folder: Path, runs: Sequence[Run], start: dict[str, Summary]) -> None:
     """runs.csv: one row a run, and one for the distilled generator under each reward; distances.csv: how far the
     samples of the unbounded exhibit got, by step."""
     columns = ["reward_name", "regularizer", "aim", "scale", "seed", "steps", *Summary._fields, "seconds"]
-    with open(folder / "runs.csv", "w", newline="") as file:
+    with open(folder / "runs.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for name, summary in start.items():
@@ -151,7 +151,7 @@ def write_runs(folder: Path, runs: Sequence[Run], start: dict[str, Summary]) -> 
         for run in runs:
             job = {key: value for key, value in run.job._asdict().items() if key != "watched"}
             writer.writerow(job | _rounded(run.summary._asdict()) | {"seconds": f"{run.seconds:.2f}"})
-    with open(folder / "distances.csv", "w", newline="") as file:
+    with open(folder / "distances.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["regularizer", "scale", "seed", "step", "distance"])
         writer.writeheader()
         for run in runs:
@@ -175,6 +175,9 @@ class Progress(NamedTuple):
 
 def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = lambda _: None) -> Path:
     """Distil, post-train, measure, draw; returns the page.
+
+    Starts processes that import the calling script: there, call it below `if __name__ == "__main__":`. Sets torch to one
+    thread.
 
     Args:
         folder: where everything goes; created if need be, files of an earlier demo are replaced.

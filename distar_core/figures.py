@@ -7,6 +7,7 @@ a line style of their own.
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,8 +73,8 @@ class Picture:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         data = base64.b64encode(self.png()).decode()
-        html = f'<figure><img alt="{self.alt}" style="max-width:100%" src="data:image/png;base64,{data}"></figure>'
-        return {"text/html": html, "image/png": data, "text/plain": self.alt}
+        page = f'<figure><img alt="{html.escape(self.alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}"></figure>'
+        return {"text/html": page, "image/png": data, "text/plain": self.alt}
 
 
 def new_figure(columns: int, rows: int = 1, *, width: float = 2.9, height: float = 2.9) -> tuple[Figure, Any]:

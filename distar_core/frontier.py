@@ -69,7 +69,7 @@ def compute_point(reward_name: str, regularizer: str, scale: float, *, steps: in
 def write_points(path: Path, points: Iterable[Point]) -> None:
     """Append points to a CSV file as they come; the header is written when the file is new."""
     new = not path.exists()
-    with open(path, "a", newline="") as file:
+    with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(Point.__dataclass_fields__))
         if new:
             writer.writeheader()
@@ -80,7 +80,8 @@ def write_points(path: Path, points: Iterable[Point]) -> None:
 
 def read_points(path: Path | None = None) -> list[Point]:
     """The shipped table, or another one."""
-    text = Path(path).read_text() if path else (files("distar_core") / "data" / "fixed_points.csv").read_text()
+    source = path or files("distar_core") / "data" / "fixed_points.csv"
+    text = source.read_text(encoding="utf-8")
     return [
         Point(row["reward_name"], row["regularizer"], **{k: float(v) for k, v in row.items() if k not in NAMES})
         for row in csv.DictReader(text.splitlines())

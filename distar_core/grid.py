@@ -1,4 +1,4 @@
-"""Densities on a 2D grid: tilts by any reward, and the optimum that each regularizer has under a reward.
+"""Densities on a 2D grid: tilts by any reward, and the point where each regularizer comes to rest under a reward.
 
 Here a distribution is the mass in each cell, so there is no network and no assistant: the score of every noised
 density is known. What training with a method converges to can be compared with what the method asks for. Only

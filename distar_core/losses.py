@@ -1,7 +1,8 @@
 """Distances, and the losses of the Diff-Instruct family: one function per equation, one value per sample.
 
-Every loss is written so that its gradient at x_t, the pull, is the gradient of the named objective. Scores are taken
-as functions of x_t; their parameters are constants here. The caller multiplies by the weight w(t) and takes the mean.
+Averaged and sent back through the generator, with an exact assistant, the gradient of a loss at x_t is that of the
+objective which its docstring names. Scores are taken as functions of x_t; their parameters are constants here. The
+caller multiplies by the weight w(t) and takes the mean.
 Equations of the papers are reconstructed (see the notebooks); the tests in tests/claims hold each to closed forms.
 """
 
@@ -12,6 +13,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from .schedule import expand
 
 Unit = Literal["score", "eps", "x0"]
 Law = Literal["frozen", "differentiated"]
@@ -39,6 +42,16 @@ class Scores(NamedTuple):
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products over all elements of a sample: [B, ...] x [B, ...] -> [B]."""
     return (a * b).flatten(1).sum(1)
+
+
+def one_per_sample(value: Tensor, samples: Tensor, name: str) -> Tensor:
+    """`value` if it has shape [B] for samples [B, ...]. Raises ValueError that names what returned it otherwise."""
+    if value.shape != samples.shape[:1]:
+        raise ValueError(
+            f"the {name} must return one value per sample, shape [{len(samples)}], got {tuple(value.shape)}; "
+            "reduce over all other axes"
+        )
+    return value
 
 
 class Distance(Protocol):
@@ -92,7 +105,7 @@ class PseudoHuber:
 
     def grad(self, y: Tensor) -> Tensor:
         """y/rho, [B, ...]."""
-        return y / self._rho(y).reshape(-1, *[1] * (y.ndim - 1))
+        return y / expand(self._rho(y), y)
 
 
 def unit_factor(noised: Noised, unit: Unit) -> Tensor:
@@ -109,7 +122,7 @@ def unit_factor(noised: Noised, unit: Unit) -> Tensor:
 
 
 def gap(noised: Noised, scores: Scores, unit: Unit) -> Tensor:
-    """y_t = u_t (s_psi − s_ref), [B, ...]."""
+    """u_t (s_psi − s_ref), the disagreement in the unit asked for; [B, ...]."""
     return unit_factor(noised, unit) * (scores.assistant - scores.reference)
 
 
@@ -136,11 +149,12 @@ def integral_kl(noised: Noised, scores: Scores) -> Tensor:
 
 
 def score_divergence(noised: Noised, scores: Scores, *, distance: Distance, unit: Unit, law: Law = "frozen") -> Tensor:
-    """−d_t'(y_t)ᵀ {s_psi(x_t) + eps/sigma_t}, the loss of Theorem 3.1 (DI*, 2410.20898; SIM, 2410.16794); [B].
+    """−d_t'(y)ᵀ {s_psi(x_t) + eps/sigma_t}, the loss of Theorem 3.1 (DI*, 2410.20898; SIM, 2410.16794); [B].
 
-    d_t(y) = d(u_t y). The gradient flows through x_t in both scores, also inside d_t'. It equals the gradient of
-    E d_t(s_theta − s_ref) with the sampling law frozen; law="differentiated" adds d_t(y_t) and gives the gradient with
-    the law moving as well.
+    With y = s_psi − s_ref, d_t(y) = d(u_t y), so the loss is −u_t d'(u_t y)ᵀ{s_psi + eps/sigma_t}. The gradient flows
+    through x_t in both scores, also inside d'. With an exact assistant it equals the gradient of E d_t(s_theta − s_ref)
+    with the sampling law frozen, our reading of DI*; law="differentiated" adds d_t(y) (printed in 2605.25042) and gives
+    the gradient with the law moving as well.
 
     Raises:
         ValueError: for an unknown unit or law.
@@ -156,8 +170,9 @@ def score_divergence(noised: Noised, scores: Scores, *, distance: Distance, unit
 def score_divergence_detached(noised: Noised, scores: Scores, *, distance: Distance, unit: Unit) -> Tensor:
     """sg[d_t'(y_t)]ᵀ x_t/sigma_t²: what is left of Theorem 3.1's loss when only x_0 is live; [B].
 
-    Cheap, since no gradient passes through a score, but the gradient of no divergence. For squared L2 it is the
-    integral-KL direction times 2/sigma² in score units, 2 in eps, 2 sigma²/alpha² in x0.
+    Cheap, since no gradient passes through a score, but not the gradient of the score divergence. For squared L2 it is
+    the integral-KL direction times 2/sigma² in score units, 2 in eps, 2 sigma²/alpha² in x0; with pseudo-Huber it is no
+    multiple of it.
     """
     direction = unit_factor(noised, unit) * distance.grad(gap(noised, scores, unit))
     return field(direction / noised.sigma**2, noised)
@@ -201,7 +216,7 @@ def weight_x0(noised: Noised, scores: Scores | None = None) -> Tensor:
 
 
 def weight_dmd(noised: Noised, scores: Scores) -> Tensor:
-    """weight_x0 divided by the sample's mean |x_0 − x̂_0,ref|, the normaliser of DMD (2311.18828, eq. 8); [B]."""
+    """weight_x0 over the sample's mean |x_0 − x̂_0,ref|, DMD's normaliser (2311.18828, as in its code, less 1/n); [B]."""
     reference_x0 = (noised.x_t + noised.sigma**2 * scores.reference) / noised.alpha
     distance_to_reference = (noised.x0 - reference_x0).abs().flatten(1).mean(1)
     return weight_x0(noised) / distance_to_reference

@@ -16,6 +16,7 @@ from .losses import (
     Scores,
     Unit,
     integral_kl,
+    one_per_sample,
     score_divergence,
     weight_dmd,
     weight_one,
@@ -31,7 +32,8 @@ _OUR_TIME_LAW = TimeLaw.log_uniform(0.1, 4.0)
 
 @dataclass(frozen=True)
 class Method:
-    """One member of the family. w, lambda, pi, huber_c and the scales are our defaults: the papers do not print them.
+    """One member of the family. The weights, laws of t, huber_c and scales are our defaults; we found no published values for
+    Diff-Instruct* but the scales of its SDXL run.
 
     Attributes:
         name: how logs and figures call it.
@@ -68,11 +70,12 @@ class Method:
             if value not in get_args(known):
                 choices = ", ".join(get_args(known))
                 raise ValueError(f"{field} {value!r} of method {self.name!r} is not one of {choices}; use one of these")
-        if self.cfg_scale and self.guidance == "none":
-            raise ValueError(
-                f"method {self.name!r} has cfg_scale {self.cfg_scale:g} but guidance 'none'; "
-                "set guidance to 'inside' or 'outside', or cfg_scale to 0"
-            )
+        for scale, switch, off in (("cfg_scale", "guidance", "none"), ("reward_scale", "reward_at", "nowhere")):
+            value = getattr(self, scale)
+            if value and getattr(self, switch) == off:
+                raise ValueError(
+                    f"method {self.name!r} has {scale} {value:g} but {switch} {off!r}; change {switch}, or set {scale} to 0"
+                )
 
     @property
     def guides(self) -> bool:
@@ -84,18 +87,12 @@ class Method:
         if self.regularizer is None:
             raise ValueError(f"method {self.name!r} has no regularizer; set regularizer= to a function of losses.py")
         options = {key: getattr(self, key) for key in ("distance", "unit", "law") if getattr(self, key) is not None}
-        return self.regularizer(noised, scores, **options)
+        return one_per_sample(self.regularizer(noised, scores, **options), noised.x_t, "regularizer")
 
 
 _KL = Method("diff-instruct", regularizer=integral_kl, weight=weight_x0, guidance="inside")
 _SCORE = Method(
-    "sim",
-    regularizer=score_divergence,
-    exact=True,
-    distance=PseudoHuber(0.05),
-    unit="eps",
-    law="frozen",
-    guidance="inside",
+    "sim", score_divergence, exact=True, distance=PseudoHuber(0.05), unit="eps", law="frozen", guidance="inside"
 )
 
 METHODS: dict[str, Method] = {

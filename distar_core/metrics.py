@@ -18,10 +18,11 @@ class Summary(NamedTuple):
     Attributes:
         reward: mean reward.
         entropy: entropy in nats of the share of each nearest mode; log K for K equal modes.
-        modes: exp(entropy), the effective number of modes.
+        modes: exp(entropy), the effective number of modes; nearest mode at any distance, so read it with off_support.
         kl: KL to the reference in nats, both noised with sigma = 0.15; infinite once a hundredth left the window.
         off_support: share farther than three deviations from every mode (exp(−4.5) = 1.1 % for the reference itself).
-        spread: root mean square deviation per axis within the fullest mode; nan if it is empty.
+        spread: root mean square deviation per axis of the points within three deviations of the fullest mode; nan if
+            there are none (0.244 for the reference, whose modes have deviation 0.25).
     """
 
     reward: float

@@ -14,7 +14,7 @@ from .schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class LinearReward:
-    """r(x) = aᵀx. Unbounded: it tilts every mixture, and a bounded pull cannot hold it.
+    """r(x) = aᵀx. Unbounded: it tilts every mixture, but a bounded pull holds it only up to some scale.
 
     Args:
         direction: a, [n].

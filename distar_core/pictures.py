@@ -14,7 +14,7 @@ from torch import Tensor
 from . import figures
 from .frontier import TILT, TRUSTED, Point, curve
 from .mixture import GaussianMixture
-from .report import START, UNLEASHED, Row, of, reward_names
+from .report import KNOWN_SPREAD, START, UNLEASHED, Row, of, reward_names
 from .toy import TOY_METHODS, ToyReward
 
 START_ALT = (
@@ -32,14 +32,14 @@ def clouds_alt(name: str) -> str:
     """What the sample clouds under a reward show."""
     return (
         f"Sample clouds after post-training under the reward “{name}”, one panel per method over the reference's eight "
-        "modes: without a regularizer all samples gather at the top of the reward, with one they keep several modes."
+        "modes: without a regularizer all samples gather where the reward is highest, with one they keep several modes."
     )
 
 
 def pulls_alt(name: str) -> str:
     """What the pull picture under a reward shows."""
     return (
-        f"At fourteen samples per method under the reward “{name}”: an orange arrow for the reward's pull, a blue one for "
+        f"At fourteen samples chosen far apart, per method and under the reward “{name}”: an orange arrow for the reward's pull, a blue one for "
         "the regularizer's, a black one for their sum; orange points to the reward, blue mostly against it."
     )
 
@@ -48,7 +48,7 @@ def animation_alt(name: str) -> str:
     """What the animation under a reward shows."""
     return (
         f"Animation of the sample clouds during post-training under the reward “{name}”: all drift towards the reward; "
-        "without a regularizer they collapse to a point, with one they come to rest."
+        "without a regularizer they leave the modes for wherever it is highest, with one they stay near the modes."
     )
 
 
@@ -116,7 +116,7 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures
         for label in (START, *TOY_METHODS)
         for row in of(rows, name, label)
     ]
-    guide = {"modes": 8.0, "kl": 0.0, "spread": 0.25}
+    guide = {"modes": 8.0, "kl": 0.0, "spread": KNOWN_SPREAD}
     alt = (
         f"Three panels against mean reward under “{name}”: number of modes falls, KL to the reference rises, spread in the "
         "fullest mode changes; lines are fixed points of four regularizers and the tilted optimum, markers trained runs."
@@ -130,7 +130,7 @@ def unbounded(distances: Path) -> figures.Picture:
     """Mean distance of the samples from the origin over steps, under the linear reward."""
     runs: dict[str, dict[str, list[tuple[float, float]]]] = {}
     styles = {}
-    with open(distances, newline="") as file:
+    with open(distances, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             label = f"{row['regularizer']}, reward scale {float(row['scale']):g}"
             runs.setdefault(label, {}).setdefault(row["seed"], []).append((float(row["step"]), float(row["distance"])))

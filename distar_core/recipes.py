@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from .losses import PseudoHuber
 from .methods import Method, find_method
@@ -24,11 +27,11 @@ def read_method(recipe: Mapping[str, Any]) -> Method:
         raise ValueError("the recipe names no method; add a line such as method: di-star")
     row = find_method(settings.pop("method"))
     known = {field.name for field in fields(Method)} - {"name"} | {"huber_c", "guidance_scale"}
-    for key in settings:
+    for key, value in settings.items():
         if key not in known:
-            raise ValueError(
-                f"recipe key {key!r} (value {settings[key]!r}) is unknown; known are {', '.join(sorted(known))}"
-            )
+            raise ValueError(f"recipe key {key!r} (value {value!r}) is unknown; known are {', '.join(sorted(known))}")
+        if key in ("cfg_scale", "guidance_scale", "reward_scale", "huber_c") and not isinstance(value, (int, float)):
+            raise ValueError(f"recipe key {key!r} must be a number, got {value!r}; write it without quotes")
     if "guidance_scale" in settings:
         if "cfg_scale" in settings:
             raise ValueError(
@@ -37,17 +40,30 @@ def read_method(recipe: Mapping[str, Any]) -> Method:
             )
         settings["cfg_scale"] = settings.pop("guidance_scale") - 1
     if "huber_c" in settings:
+        if "distance" in settings or row.distance is None:
+            raise ValueError(
+                f"huber_c {settings['huber_c']} does not fit: method {row.name!r} "
+                + ("gets its distance from the key distance" if "distance" in settings else "has no distance")
+                + "; leave huber_c out"
+            )
         settings["distance"] = PseudoHuber(settings.pop("huber_c"))
     return replace(row, **settings)
 
 
 def describe(value: Any) -> Any:
-    """A setting as JSON: dataclasses by field, functions by name; equal settings give equal descriptions."""
+    """A setting as JSON: dataclasses by field, functions by name; equal settings give equal descriptions.
+
+    Two functions of one name are taken for equal; give a weight or regularizer of your own a name.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         inside = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
         return inside if isinstance(value, Method) else {type(value).__name__: inside}
     if isinstance(value, Mapping):
-        return {key: describe(inside) for key, inside in value.items()}
+        return {str(key): describe(inside) for key, inside in value.items()}
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, partial):
+        return [describe(value.func), describe(value.args), describe(value.keywords)]
     if isinstance(value, (list, tuple)):
         return [describe(inside) for inside in value]
     return value if value is None or isinstance(value, (str, int, float)) else getattr(value, "__name__", repr(value))

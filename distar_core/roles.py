@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from .methods import Method
+from .losses import one_per_sample
+from .methods import Method, RewardAt
 from .mixture import GaussianMixture, LinearReward, QuadraticReward
 from .schedule import NoiseSchedule, Prediction
 
@@ -69,8 +71,8 @@ class NetworkScore(nn.Module):
 class OneStep(nn.Module):
     """A diffusion network used once as a generator: x_0 from unit noise z at the fixed time t_star.
 
-    For SDXL t_star = 399 (DMD2, and the DI* release): z is not scaled by sigma, and the gain 1/alpha of a network
-    error is 1.53 there against 14.6 at t = 999.
+    For SDXL t_star = 399 (DMD2, and the DI* release): z is not scaled by sigma, and the gain sigma/alpha of an eps
+    network's error is 1.16 there against 14.6 at t = 999.
 
     Args:
         network, schedule, prediction: as for NetworkScore.
@@ -124,15 +126,15 @@ class MixtureScore:
         return self.mixture.given(condition).diffuse(self.schedule, t).score(x_t)
 
     def tilted(self, reward: LinearReward | QuadraticReward, scale: float) -> MixtureScore:
-        """The exact score of p exp(scale r)/Z at every level: s_ref + s_r (DIDR, 2605.24001)."""
+        """The exact score of p exp(scale r)/Z at every level: s_ref + s_r (the target of DIDR, 2605.24001; derived)."""
         return MixtureScore(self.mixture.tilt(reward, scale), self.schedule)
 
 
 class ResidualScore(nn.Module):
     """A reference plus a learnt correction: s_ref(x_t) − network(x_t, t, condition)/sigma_t.
 
-    With a network that starts at zero this is an assistant initialised as a copy of the reference, as in the papers,
-    where the reference is a formula and has no weights to copy.
+    With a network that starts at zero this is an assistant initialised as a copy of the reference, as is usual in this
+    family, where the reference is a formula and has no weights to copy.
     """
 
     def __init__(self, reference: Score, network: nn.Module, schedule: NoiseSchedule) -> None:
@@ -171,9 +173,10 @@ def guided(conditional: Tensor, null: Tensor, cfg_scale: float) -> Tensor:
 
 
 class ProxyTilt:
-    """DIDR's proxy of the tilted score: s_ref(x_t) + scale ∇_{x_t} r(x̂_0(x_t)), x̂_0 by one Tweedie step.
+    """A proxy of the tilted score: s_ref(x_t) + scale ∇_{x_t} r(x̂_0(x_t)), x̂_0 by one Tweedie step.
 
-    Exact for one Gaussian and a linear reward (2605.24001; formula derived, not quoted).
+    The idea is DIDR's (2605.24001: differentiable short-step denoising); this formula, and that it is exact for one
+    Gaussian and a linear reward, are derived here.
     """
 
     def __init__(self, reference: Score, reward: Reward, scale: float, schedule: NoiseSchedule) -> None:
@@ -194,7 +197,7 @@ class ProxyTilt:
 
 
 def target_score(
-    reference: Score, reward: Reward | None, reward_at: str, scale: float, schedule: NoiseSchedule
+    reference: Score, reward: Reward | None, reward_at: RewardAt, scale: float, schedule: NoiseSchedule
 ) -> Score:
     """The score that a method aims for: the reference, or with the reward at every level the tilted reference (DIDR).
 
@@ -216,7 +219,10 @@ def target_score(
             f"{type(reference).__name__} has no closed-form tilt; use the method 'didr-proxy', or hand in a reference "
             "with a method tilted(reward, scale)"
         )
-    return reference.tilted(reward, scale)
+    try:
+        return reference.tilted(reward, scale)
+    except TypeError as error:
+        raise TypeError(f"{error}; the method 'didr-proxy' takes any differentiable reward") from None
 
 
 NO_REWARD = "the method uses a reward but the roles have none; pass reward= in Roles"
@@ -226,13 +232,7 @@ def evaluate_reward(reward: Reward | None, x0: Tensor, condition: Any) -> Tensor
     """reward(x0, condition), [B]. Raises ValueError if there is no reward or it has another shape."""
     if reward is None:
         raise ValueError(NO_REWARD)
-    value = reward(x0, condition)
-    if value.shape != (len(x0),):
-        raise ValueError(
-            f"the reward must return one value per sample, shape [{len(x0)}], got {tuple(value.shape)}; "
-            "reduce over all other axes"
-        )
-    return value
+    return one_per_sample(reward(x0, condition), x0, "reward")
 
 
 @dataclass
@@ -242,8 +242,8 @@ class Trainable:
     Attributes:
         module: the role itself, callable.
         optimizer: over the module's trainable parameters; None for a role that is exact and needs no updates.
-        lr: learning rate at a step, a function of the step alone so that a resumed run needs no scheduler state;
-            None keeps the optimizer's own.
+        lr: learning rate at a step (negative in the warm-up), a function of the step alone so that a resumed run needs
+            no scheduler state; None keeps the optimizer's own.
         ema_decay: keep an exponential moving average of the trainable parameters; 0 keeps none.
         max_grad_norm: clip the gradient to this norm; None does not clip.
         ema: the averages by parameter name.
@@ -286,8 +286,7 @@ class Trainable:
             nn.utils.clip_grad_norm_(self.parameters().values(), self.max_grad_norm)
         self.optimizer.step()
         if self.ema:
-            live = [parameter.detach() for parameter in self._tracked]
-            torch._foreach_lerp_(list(self.ema.values()), live, 1 - self.ema_decay)
+            get_ema_multi_avg_fn(self.ema_decay)(tuple(self.ema.values()), tuple(self._tracked), 0)
 
 
 class Roles(NamedTuple):
@@ -299,11 +298,20 @@ class Roles(NamedTuple):
     reward: Reward | None = None
 
     def check(self, method: Method, condition: Any) -> None:
-        """Raise ValueError if the method needs a reward, a condition or a term that is not there."""
+        """Raise ValueError, before anything runs, if a role lacks what the method and the loop need of it."""
+        generator = self.generator
+        if generator.optimizer is None:
+            raise ValueError("the generator has no optimizer, so it cannot move; give its Trainable one")
+        if not hasattr(generator.module, "latent"):
+            raise ValueError(
+                f"the generator {type(generator.module).__name__} has no method latent(draw), which says what noise it "
+                "takes; wrap it in PushForward or OneStep, or add one"
+            )
         rewarded = method.reward_at != "nowhere" and method.reward_scale != 0
         if rewarded and self.reward is None:
             raise ValueError(NO_REWARD)
-        if method.regularizer is None and not method.guides and not (rewarded and method.reward_at == "sample"):
+        outside = method.guides and method.guidance == "outside"
+        if method.regularizer is None and not outside and not (rewarded and method.reward_at == "sample"):
             raise ValueError(
                 f"method {method.name!r} has no term that moves the generator; give it a regularizer or a reward"
             )

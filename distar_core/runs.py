@@ -63,8 +63,7 @@ def _tensors(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if role.optimizer is not None:
             for index, slots in role.optimizer.state_dict()["state"].items():
                 for slot, value in slots.items():
-                    target: dict[str, Any] = tensors if isinstance(value, Tensor) else rest
-                    target[f"{role_name}.optimizer.{index}.{slot}"] = value
+                    (tensors if isinstance(value, Tensor) else rest)[f"{role_name}.optimizer.{index}.{slot}"] = value
     return tensors, rest
 
 
@@ -86,14 +85,11 @@ def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Pa
             )
     meta = {"format": "distar_core checkpoint 1", "step": state.step, "config": describe(config), "optimizer": rest}
     path, partial = folder / CHECKPOINT, folder / f"{CHECKPOINT}.partial"
-    copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     save_file(copies, partial, metadata={"distar_core": json.dumps(meta)})
-    with open(partial, "rb") as written:
+    with open(partial, "rb+") as written:
         os.fsync(written.fileno())
     os.replace(partial, path)
-    directory = os.open(folder, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
     return path
 
 
@@ -156,15 +152,15 @@ class CsvLog:
         path, partial = folder / "log.csv", folder / "log.csv.partial"
         rows: list[dict[str, str]] = []
         if next_step is not None and path.is_file():
-            with open(path, newline="") as old:
+            with open(path, newline="", encoding="utf-8") as old:
                 whole = [row for row in csv.DictReader(old) if None not in row.values()]
             rows = [row for row in whole if int(row["step"]) < next_step]
-        with open(partial, "w", newline="") as kept:
+        with open(partial, "w", newline="", encoding="utf-8") as kept:
             writer = csv.DictWriter(kept, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
         os.replace(partial, path)
-        self._file = open(path, "a", newline="")  # noqa: SIM115
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, COLUMNS)
 
     def write(self, record: Record) -> None:
@@ -215,7 +211,7 @@ def run(
 
     Args:
         folder: gets config.json, log.csv and checkpoint.safetensors; created if need be.
-        resume: go on from the folder's checkpoint, with the same settings.
+        resume: go on from the folder's checkpoint, with the same settings (steps among them: rates may depend on it).
         save_every: steps between checkpoints; the last step and a stop request save too.
         settings: anything else that the result depends on, for the configuration that resume compares.
         options: the keyword arguments of post_train.
@@ -228,21 +224,22 @@ def run(
         Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
     folder = Path(folder)
-    config = {"method": method, **options, **(settings or {})}
-    require_writable(folder)
+    config = {**(settings or {}), "method": method, **options}
+    if save_every < 1:
+        raise ValueError(f"save_every must be at least 1 step, got {save_every}; choose a positive number")
     if resume:
         load_checkpoint(state, folder, config)
     elif (folder / CHECKPOINT).exists():
         raise FileExistsError(f"folder {folder} already holds a run; resume it, or choose another folder")
-    else:
-        (folder / "config.json").write_text(json.dumps(describe(config), indent=2) + "\n")
+    require_writable(folder)
+    (folder / "config.json").write_text(json.dumps(describe(config), indent=2) + "\n", encoding="utf-8")
     with closing(CsvLog(folder, state.step if resume else None)) as log, stop_requests() as stops:
         for record in post_train(state, method, conditions, **options):
             check_finite(record)
             log.write(record)
-            if stops or (record.step + 1) % save_every == 0 or record.step + 1 == options["steps"]:
+            if (stopping := bool(stops)) or (record.step + 1) % save_every == 0 or record.step + 1 == options["steps"]:
                 save_checkpoint(state, folder, config)
-            if stops:
+            if stopping:
                 raise Interrupted(f"stopped by {stops[0]} after step {record.step}; resume from {folder / CHECKPOINT}")
             yield record
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -204,12 +203,6 @@ def scaled_linear_schedule(beta_start: float = 0.00085, beta_end: float = 0.012,
     return DiscreteSchedule((1 - betas).cumprod(0))
 
 
-@lru_cache(maxsize=64)
-def _level_table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    integral = all(isinstance(value, int) for value in values)
-    return torch.tensor(values, dtype=torch.int64 if integral else dtype, device=device)
-
-
 @dataclass(frozen=True)
 class TimeLaw:
     """How noise levels are drawn: a quantile function, so that draws can be stratified and keyed by position.
@@ -221,10 +214,13 @@ class TimeLaw:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        spans = self.name == "levels" or self.values[0] < self.values[1]
-        if not self.values or not spans or (self.name == "log_uniform" and self.values[0] <= 0):
-            needs = {"uniform": "low < high", "log_uniform": "0 < low < high", "levels": "at least one time"}
-            raise ValueError(f"TimeLaw.{self.name} needs {needs[self.name]}, got {self.values}; choose other values")
+        v, needs = (
+            self.values,
+            {"uniform": "low < high", "log_uniform": "0 < low < high", "levels": "at least one time"},
+        )
+        fits = {"uniform": v[:1] < v[1:], "log_uniform": (0.0,) < v[:1] < v[1:], "levels": v != ()}
+        if not fits.get(self.name, False):
+            raise ValueError(f"TimeLaw.{self.name} needs {needs.get(self.name, needs)}, got {v}; choose other values")
 
     @classmethod
     def uniform(cls, low: float, high: float) -> TimeLaw:
@@ -244,7 +240,8 @@ class TimeLaw:
     def quantile(self, u: Tensor) -> Tensor:
         """The u-quantile, u in [0, 1), any shape; dtype of u, or int64 when the levels are integers."""
         if self.name == "levels":
-            table = _level_table(self.values, u.dtype, u.device)
+            integral = all(isinstance(value, int) for value in self.values)
+            table = torch.tensor(self.values, dtype=torch.int64 if integral else u.dtype, device=u.device)
             return table[(u * len(table)).long().clamp(max=len(table) - 1)]
         low, high = self.values
         if self.name == "uniform":

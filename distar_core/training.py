@@ -11,12 +11,13 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .losses import Noised, Scores, cfg_reward, denoising, gap
+from .losses import Noised, Scores, cfg_reward, denoising, gap, one_per_sample
 from .methods import Method
 from .roles import Roles, evaluate_reward, guided, target_score
 from .schedule import NoiseSchedule, TimeLaw
@@ -64,8 +65,9 @@ class Record(NamedTuple):
 
     Attributes:
         step: negative in the warm-up.
-        losses: per-sample values [B] by term: "assistant", "regularizer", "cfg", "reward". The regularizer's mean is
-            zero for an exact assistant: it measures staleness, not progress.
+        losses: per-sample values [B] by term: "assistant", "regularizer", "cfg", "reward". For the score divergence with
+            a frozen law the regularizer's mean is zero with an exact assistant: it measures staleness, not progress. For
+            integral KL the value itself means nothing.
         pull_norms: per-sample norms [B] of the pulls by term.
         reward: [B], or None when no term uses it.
         t: the noise levels of the samples that moved the generator [B].
@@ -92,13 +94,18 @@ def draw(seed: int, step: int, stream: str, shape: tuple[int, ...], rows: slice,
         rows: this process's share of it.
         uniform: instead of normal numbers, one stratified number in [0, 1) a row, in random order; shape is [B] then.
     """
+    return _batch(seed, step, stream, shape, uniform, torch.get_default_dtype())[rows]
+
+
+@lru_cache(maxsize=4)
+def _batch(seed: int, step: int, stream: str, shape: tuple[int, ...], uniform: bool, dtype: torch.dtype) -> Tensor:
+    """The whole batch; remembered, so that micro-batches do not draw it again each."""
     key = hashlib.blake2b(f"{seed}/{step}/{stream}".encode(), digest_size=8).digest()
     source = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
     if not uniform:
-        return torch.randn(shape, generator=source)[rows]
-    count = shape[0]
-    strata = torch.randperm(count, generator=source) + torch.rand(count, generator=source)
-    return (strata / count).clamp(max=1 - 2**-24)[rows]
+        return torch.randn(shape, generator=source, dtype=dtype)
+    strata = torch.randperm(shape[0], generator=source) + torch.rand(shape[0], generator=source, dtype=dtype)
+    return (strata / shape[0]).clamp(max=1 - 2**-24)
 
 
 def make_batch(
@@ -138,7 +145,7 @@ def assistant_step(state: State, method: Method, batch: Batch, share: float = 1.
         x0 = state.roles.generator.module(batch.z, batch.condition)
     noised = noised_samples(state.schedule, x0, batch)
     score = state.roles.assistant.module(noised.x_t.detach(), noised.t, batch.condition)
-    loss = method.assistant_weight(noised) * denoising(score, noised)
+    loss = one_per_sample(method.assistant_weight(noised), x0, "assistant_weight") * denoising(score, noised)
     (share * loss.mean()).backward()
     return loss.detach()
 
@@ -146,8 +153,8 @@ def assistant_step(state: State, method: Method, batch: Batch, share: float = 1.
 def scores_at(roles: Roles, method: Method, noised: Noised, condition: Any, schedule: NoiseSchedule) -> Scores:
     """The scores that a method needs at x_t, with a graph to x_t exactly where the method differentiates them.
 
-    With the reward at every level, guidance acts on the plain reference and the reward's score is added once, so a
-    reward is never asked about the null condition.
+    With the reward at every level the reward's score is added once, to the conditional and the null score alike, so
+    guidance stays that of the plain reference and a reward is never asked about the null condition.
     """
     target = target_score(roles.reference, roles.reward, method.reward_at, method.reward_scale, schedule)
     with torch.set_grad_enabled(method.exact):
@@ -157,10 +164,11 @@ def scores_at(roles: Roles, method: Method, noised: Noised, condition: Any, sche
         return Scores(assistant_score, reference_score)
     with torch.set_grad_enabled(method.exact and method.guidance == "inside"):
         null_score = roles.reference(noised.x_t, noised.t, None)
-        tilted = target is not roles.reference
-        plain_score = roles.reference(noised.x_t, noised.t, condition) if tilted else reference_score
+        if target is not roles.reference:
+            # reference − null has to stay the plain guidance direction, inside and outside
+            null_score = null_score + (reference_score - roles.reference(noised.x_t, noised.t, condition))
     if method.guidance == "inside":
-        reference_score = guided(plain_score, null_score, method.cfg_scale) + (reference_score - plain_score)
+        reference_score = guided(reference_score, null_score, method.cfg_scale)
     return Scores(assistant_score, reference_score, null_score)
 
 
@@ -178,7 +186,7 @@ def generator_step(state: State, method: Method, batch: Batch, share: float = 1.
     reward = gap_norm = None
     if method.regularizer is not None or (method.guides and method.guidance == "outside"):
         scores = scores_at(roles, method, noised, batch.condition, state.schedule)
-        weight = method.weight(noised, scores).detach()
+        weight = one_per_sample(method.weight(noised, scores).detach(), x0, "weight")
         if method.regularizer is not None:
             losses["regularizer"] = weight * method.loss(noised, scores)
             gap_norm = gap(noised, scores, "eps").detach().flatten(1).norm(dim=1)
@@ -210,12 +218,14 @@ def post_train(
 ) -> Iterator[Record]:
     """Run `method` until `steps` generator steps are done; yields one record per step, warm-up steps first.
 
-    All randomness is a function of (seed, step, stream), so a run that stops after any record and goes on from its
-    checkpoint equals one that never stopped.
+    Everything that the loop draws is a function of (seed, step, stream), so a run that stops after any record and goes on
+    from its checkpoint equals one that never stopped (dropout inside a role draws from torch's global source and is not
+    covered). Nothing happens, and no argument is checked, before the first record is asked for.
 
     Args:
         state: where to start; a new one (step None) begins with the warm-up.
-        conditions: (step, rows) -> the conditions of these rows of the global batch, or None.
+        conditions: (step, rows) -> the conditions of these rows of the global batch, or None. Steps are negative in the
+            warm-up, and row 0 of step 0 is asked for once in advance.
         batch: size of the global batch.
         warmup: assistant-only steps before the first generator step, recorded with negative step numbers.
         assistant_updates: assistant updates before each generator update.
@@ -226,18 +236,18 @@ def post_train(
         ValueError: for a batch that micro_batch does not divide, a time law outside the schedule, guidance without
             conditions, or a method with a term whose role is missing.
     """
-    rows = rows or slice(0, batch)
-    if not 0 <= rows.start < rows.stop <= batch:
-        raise ValueError(f"rows {rows.start} to {rows.stop} are not part of a batch of {batch}; choose rows within it")
-    size = micro_batch or rows.stop - rows.start
-    if size <= 0 or (rows.stop - rows.start) % size:
-        raise ValueError(
-            f"micro_batch {size} does not divide the {rows.stop - rows.start} rows at hand; choose a divisor"
-        )
+    mine = range(batch)[rows or slice(None)]
+    if not mine or mine.step != 1 or (rows and rows.stop and rows.stop > batch):
+        raise ValueError(f"rows {rows} are not a part of a batch of {batch}; choose neighbouring rows within it")
+    size = len(mine) if micro_batch is None else micro_batch
+    if size <= 0 or len(mine) % size:
+        raise ValueError(f"micro_batch {size} does not divide the {len(mine)} rows at hand; choose a divisor")
+    if warmup < 0 or assistant_updates < 0:
+        raise ValueError(f"warmup {warmup} or assistant_updates {assistant_updates} is negative; use 0 for none")
     state.roles.check(method, conditions(0, slice(0, 1)))
     for law in (method.time_law, method.assistant_time_law):
         law.check(state.schedule)
-    parts = [slice(start, start + size) for start in range(rows.start, rows.stop, size)]
+    parts = [slice(start, start + size) for start in mine[::size]]
     share = 1 / len(parts)
     state.step = -warmup if state.step is None else state.step
     generator, assistant = state.roles.generator, state.roles.assistant

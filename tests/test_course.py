@@ -19,7 +19,7 @@ def test_the_notebooks_in_the_repository_are_what_the_sources_give():
     built = build(NOTEBOOKS)
     assert len(built) == 2 * len(list((NOTEBOOKS / "source").glob("[0-9]*.py")))
     for path, text in built.items():
-        assert path.read_text() == text, f"{path} has drifted: run make notebooks"
+        assert path.read_text(encoding="utf-8") == text, f"{path} has drifted: run make notebooks"
     assert set(NOTEBOOKS.rglob("*.ipynb")) - set(NOTEBOOKS.rglob(".ipynb_checkpoints/*")) == set(built)
 
 

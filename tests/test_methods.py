@@ -94,7 +94,7 @@ def test_cfg_scale_zero_is_off(guidance: Any) -> None:
         ),
         (
             {"guidance": "none", "cfg_scale": 7.5},
-            "method 'sim' has cfg_scale 7.5 but guidance 'none'; set guidance to 'inside' or 'outside', or cfg_scale",
+            "method 'sim' has cfg_scale 7.5 but guidance 'none'; change guidance, or set cfg_scale to 0",
         ),
     ],
 )

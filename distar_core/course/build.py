@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     """Write all editions."""
     for path, text in build(folder).items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", newline="\n")
         print(path)
 
 

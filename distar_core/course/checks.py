@@ -123,7 +123,7 @@ EXERCISES = {
             mistakes=(
                 Mistake(
                     lambda assistant, reference, sigma: sigma * (reference - assistant),
-                    "check the sign: the gap is where the generator is, minus where it should be.",
+                    "check the sign: the gap is the assistant's score minus the reference's.",
                 ),
                 Mistake(
                     lambda assistant, reference, sigma: assistant - reference,
@@ -135,7 +135,7 @@ EXERCISES = {
                 ),
                 Mistake(
                     lambda assistant, reference, sigma: (assistant - reference) / sigma,
-                    "you divided by σ. A score is −ε/σ, so σ times a score is in units of ε.",
+                    "you divided by σ. A score is −ε/σ, so σ times a score is in units of the noise ε.",
                 ),
                 Mistake(
                     lambda assistant, reference, sigma: sigma**2 * (assistant - reference),
