@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import html
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -237,27 +238,25 @@ def with_results(readme: str, results: str) -> str:
     return before + start + results + rest[rest.index(end) :]
 
 
-def one_win_one_loss(rows: Sequence[Row]) -> list[str]:
-    """The clearest win and the clearest loss of Diff-Instruct* against a KL weight, at any of the rewards compared."""
+def one_win_one_loss(rows: Sequence[Row], reward_name: str) -> list[str]:
+    """The clearest win and the clearest loss of Diff-Instruct* against a KL weight under a reward, at any mean reward
+    compared."""
     found: dict[str, tuple[float, str]] = {}
-    for name in reward_names(rows):
-        for rival in RIVALS:
-            for target in common_targets(rows, name, STAR, rival):
-                for v in compare(rows, name, STAR, rival, target):
-                    means = [sum(cost(v.metric, x) for x in values) / len(values) for values in (v.first, v.second)]
-                    size = abs(means[0] - means[1]) / (abs(means[0]) + abs(means[1]) + 1e-9)
-                    verb = {"better": "wins", "worse": "loses"}.get(v.outcome)
-                    if verb and size > found.get(verb, (0.0, ""))[0]:
-                        numbers = f"{shown(v.metric, v.first)} against {shown(v.metric, v.second)}"
-                        where = f"Under “{name}” at mean reward {target:.2f}"
-                        text = f"{where} Diff-Instruct* {verb} on {METRICS[v.metric].words} against {rival}: {numbers}."
-                        found[verb] = (size, text)
-    return [
-        found[verb][1]
-        if verb in found
-        else f"At the rewards compared, Diff-Instruct* {verb} on no metric for every seed."
-        for verb in ("wins", "loses")
-    ]
+    for rival in RIVALS:
+        for target in common_targets(rows, reward_name, STAR, rival):
+            for v in compare(rows, reward_name, STAR, rival, target):
+                first, second = (np.mean([cost(v.metric, x) for x in values]) for values in (v.first, v.second))
+                size = abs(first - second) / (abs(first) + abs(second) + 1e-9)
+                verb = {"better": "wins", "worse": "loses"}.get(v.outcome)
+                if verb and size > found.get(verb, (0.0, ""))[0]:
+                    numbers = f"{shown(v.metric, v.first)} against {shown(v.metric, v.second)}"
+                    where = f"At mean reward {target:.2f} under “{reward_name}”"
+                    found[verb] = (
+                        size,
+                        f"{where} Diff-Instruct* {verb} on {METRICS[v.metric].words} against {rival}: {numbers}.",
+                    )
+    nothing = "At the rewards compared, Diff-Instruct* {} on no metric for every seed."
+    return [found[verb][1] if verb in found else nothing.format(verb) for verb in ("wins", "loses")]
 
 
 class Gap(NamedTuple):
@@ -468,7 +467,20 @@ def write_page(folder: Path) -> Path:
     return page
 
 
+def publish(run: Path, root: Path) -> None:
+    """Make a run of the full profile the one that ships: its tables, the README's figure and the README's results."""
+    from . import pictures
+
+    data = root / "distar_core" / "data"
+    for name in ("runs", "distances"):
+        text = (run / f"{name}.csv").read_text(encoding="utf-8")
+        (data / f"{name}_full.csv").write_text(text, encoding="utf-8", newline="\n")
+    rows, points = read_runs(data / "runs_full.csv"), read_points()
+    pictures.frontier(rows, points, "mode").save(root / "notebooks" / "figures" / "frontier_mode.png")
+    readme = root / "README.md"
+    text = with_results(readme.read_text(encoding="utf-8"), readme_results(rows, points))
+    readme.write_text(text, encoding="utf-8", newline="\n")
+
+
 if __name__ == "__main__":
-    _readme = Path("README.md")
-    _text = with_results(_readme.read_text(encoding="utf-8"), readme_results(read_runs(), read_points()))
-    _readme.write_text(_text, encoding="utf-8")
+    publish(Path(sys.argv[1]), Path())
