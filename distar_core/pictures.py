@@ -104,13 +104,12 @@ def from_tables(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> d
 
 def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures.Picture:
     """Modes, KL and spread against mean reward: fixed points as lines, runs as markers."""
-    lines = [
-        figures.Curve(
-            label, [p.reward for p in along], {metric: [getattr(p, metric) for p in along] for metric in AXES}
-        )
-        for label in (TILT, *(regularizer for regularizer in TOY_METHODS if regularizer != UNLEASHED))
-        if (along := [p for p in curve(points, name, label) if p.residual < TRUSTED])
-    ]
+    lines = []
+    for label in (TILT, *(regularizer for regularizer in TOY_METHODS if regularizer != UNLEASHED)):
+        along = curve(points, name, label)
+        # a line stops at a point that the solver did not bring to rest
+        heights = {m: [getattr(p, m) if p.residual < TRUSTED else math.nan for p in along] for m in AXES}
+        lines.append(figures.Curve(label, [p.reward for p in along], heights))
     dots = [
         figures.Dot(row.regularizer, row.reward, {metric: getattr(row, metric) for metric in AXES})
         for label in (START, *TOY_METHODS)
