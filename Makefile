@@ -1,34 +1,37 @@
-# Each target sets up what it needs in .venv. TORCH=cpu takes PyTorch's small CPU build on Linux.
+# Each target sets up what it needs in .venv. TORCH=cpu takes PyTorch's small CPU build on Linux (after `make clean`).
 PYTHON ?= python3
 TORCH ?= default
 BIN := .venv/bin
 CPU_INDEX := --index-url https://download.pytorch.org/whl/cpu
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+OFFLINE := DISTAR_PROFILE=ci PYTHONPATH=tests/offline
 
-.PHONY: demo test lab notebooks bench lint clean
+.PHONY: demo test lint lab notebooks bench clean
 
 demo: .venv/base
 	$(BIN)/distar demo
 
 test: .venv/dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
-	OMP_NUM_THREADS=1 DISTAR_PROFILE=ci PYTHONPATH=tests/offline $(BIN)/python -m pytest --nbmake notebooks
+	$(PYTEST) -n auto --dist worksteal
+	$(OFFLINE) $(PYTEST) --nbmake notebooks/*.ipynb
+	DISTAR_STRICT=1 $(OFFLINE) $(PYTEST) --nbmake notebooks/solutions
 
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-notebooks: .venv/dev
-	$(BIN)/python -m distar_core.course.build
-
-lab: .venv/dev notebooks
+lab: .venv/notebooks
 	$(BIN)/jupyter lab notebooks/00_score_vs_kl.ipynb
+
+notebooks: .venv/notebooks
+	$(BIN)/python -m distar_core.course.build
 
 bench: .venv/base
 	$(BIN)/distar bench toy
 
 .venv/base: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is older; pass PYTHON=python3.12, say"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older; pass PYTHON=python3.12, say"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 ifeq ($(TORCH),cpu)
@@ -37,9 +40,9 @@ endif
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
-.venv/dev: .venv/base
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+.venv/notebooks .venv/dev: .venv/base
+	$(BIN)/python -m pip install --quiet -e ".[$(@F)]"
 	touch $@
 
 clean:
-	rm -rf .venv demo build
+	rm -rf .venv build
