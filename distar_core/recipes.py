@@ -67,3 +67,12 @@ def describe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [describe(inside) for inside in value]
     return value if value is None or isinstance(value, (str, int, float)) else getattr(value, "__name__", repr(value))
+
+
+def differences(here: Any, there: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two descriptions differ: (dotted name, value here, value there); None stands for a missing key."""
+    if isinstance(here, dict) and isinstance(there, dict):
+        keys = sorted(here.keys() | there.keys())
+        parts = [differences(here.get(key), there.get(key), f"{name}.{key}" if name else key) for key in keys]
+        return [difference for part in parts for difference in part]
+    return [] if here == there else [(name, here, there)]

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .methods import Method
-from .recipes import describe
+from .recipes import describe, differences
 from .training import Conditions, Record, State, post_train
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -67,6 +67,16 @@ def _tensors(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, rest
 
 
+def _layout(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Shape and type of everything but optimizer state, which exists only after the first step."""
+    return {name: f"{tuple(v.shape)} {v.dtype}" for name, v in tensors.items() if ".optimizer." not in name}
+
+
+def _configuration(state: State, config: Mapping[str, Any]) -> dict[str, Any]:
+    optimizers = {name: type(getattr(state.roles, name).optimizer).__name__ for name in ("generator", "assistant")}
+    return describe({**config, "optimizers": optimizers})
+
+
 def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Path:
     """Write weights, optimizers, averages, step and configuration to one file, all or nothing.
 
@@ -83,10 +93,17 @@ def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Pa
                 f"{name} is not finite after step {state.step}, so no checkpoint is written; resume from the last one "
                 "with a lower learning rate"
             )
-    meta = {"format": "distar_core checkpoint 1", "step": state.step, "config": describe(config), "optimizer": rest}
+    meta = {
+        "format": "distar_core checkpoint 1",
+        "step": state.step,
+        "config": _configuration(state, config),
+        "optimizer": rest,
+    }
     path, partial = folder / CHECKPOINT, folder / f"{CHECKPOINT}.partial"
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     save_file(copies, partial, metadata={"distar_core": json.dumps(meta)})
+    for leftover in folder.glob(".tmp*"):  # where a kill interrupted safetensors
+        leftover.unlink()
     with open(partial, "rb+") as written:
         os.fsync(written.fileno())
     os.replace(partial, path)
@@ -113,26 +130,17 @@ def load_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> No
         ) from None
     if not meta or meta.get("format") != "distar_core checkpoint 1":
         raise ValueError(f"{path} was not written by distar_core; resume needs the {CHECKPOINT} of one of its runs")
-    wanted = describe(config)
-    for key in sorted(wanted.keys() | meta["config"].keys()):
-        if wanted.get(key) != meta["config"].get(key):
-            raise ValueError(
-                f"{key} is {wanted.get(key)!r} here but {meta['config'].get(key)!r} in checkpoint {path}; resume with "
-                "the settings of the run, or start a new one in another folder"
-            )
+    for key, here, there in differences(_configuration(state, config), meta["config"]):
+        raise ValueError(
+            f"{key} is {here!r} here but {there!r} in checkpoint {path}; resume with the settings of the run, or start a "
+            "new one in another folder"
+        )
     live, _ = _tensors(state)
-    expected = {name: value for name, value in live.items() if ".optimizer." not in name}
-    found = {name: value for name, value in saved.items() if ".optimizer." not in name}
-    for name in sorted(expected.keys() | found.keys()):
-        here, there = expected.get(name), found.get(name)
-        if here is None or there is None or here.shape != there.shape or here.dtype != there.dtype:
-            shapes = [None if value is None else (tuple(value.shape), value.dtype) for value in (here, there)]
-            raise ValueError(
-                f"{name} is {shapes[0]} here but {shapes[1]} in checkpoint {path}; build the networks of the run"
-            )
+    for name, here, there in differences(_layout(live), _layout(saved)):
+        raise ValueError(f"{name} is {here} here but {there} in checkpoint {path}; build the networks of the run")
     with torch.no_grad():
-        for name, value in expected.items():
-            value.copy_(saved[name])
+        for name in _layout(live):
+            live[name].copy_(saved[name])
     for role_name in ("generator", "assistant"):
         optimizer = getattr(state.roles, role_name).optimizer
         slots: dict[int, dict[str, Any]] = {}
@@ -153,8 +161,8 @@ class CsvLog:
         rows: list[dict[str, str]] = []
         if next_step is not None and path.is_file():
             with open(path, newline="", encoding="utf-8") as old:
-                whole = [row for row in csv.DictReader(old) if None not in row.values()]
-            rows = [row for row in whole if int(row["step"]) < next_step]
+                whole = (row for row in csv.DictReader(old) if None not in row.values())
+                rows = [row for row in whole if int(row["step"]) < next_step]
         with open(partial, "w", newline="", encoding="utf-8") as kept:
             writer = csv.DictWriter(kept, COLUMNS)
             writer.writeheader()
@@ -182,12 +190,9 @@ class CsvLog:
 def stop_requests() -> Iterator[list[str]]:
     """Collect SIGTERM and Ctrl-C in a list instead of dying from them; the old handlers come back at the end."""
     received: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
     previous = {
         number: signal.signal(number, lambda caught, _: received.append(signal.Signals(caught).name))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in ((signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ())
     }
     try:
         yield received
@@ -232,7 +237,7 @@ def run(
     elif (folder / CHECKPOINT).exists():
         raise FileExistsError(f"folder {folder} already holds a run; resume it, or choose another folder")
     require_writable(folder)
-    (folder / "config.json").write_text(json.dumps(describe(config), indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(_configuration(state, config), indent=2) + "\n", encoding="utf-8")
     with closing(CsvLog(folder, state.step if resume else None)) as log, stop_requests() as stops:
         for record in post_train(state, method, conditions, **options):
             check_finite(record)

@@ -92,7 +92,7 @@ def test_samples_and_grid_agree_for_the_reference() -> None:
         assert getattr(sampled, name) == pytest.approx(getattr(exact, name), abs=tolerance), name
     assert exact.kl == pytest.approx(0, abs=1e-6)
     assert exact.modes == pytest.approx(8, abs=1e-6)
-    assert exact.reward == pytest.approx(0, abs=1e-9)
+    assert exact.reward == pytest.approx(0, abs=1e-7)
 
 
 def test_samples_and_grid_agree_away_from_the_reference() -> None:
@@ -182,7 +182,7 @@ def test_an_interval_from_few_seeds_is_too_narrow() -> None:
 
 @pytest.mark.parametrize("values", [torch.zeros(0), torch.zeros(1), torch.tensor(1.0), torch.zeros(3, 2)])
 def test_an_interval_needs_two_values(values: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="needs at least two values in one axis, got .*; add seeds") as error:
+    with pytest.raises(ValueError, match=r"needs at least two values in one axis, got .*; add seeds") as error:
         bootstrap_interval(values)
     assert str(tuple(values.shape)) in str(error.value)
 
