@@ -386,7 +386,7 @@ def expect(loss: SampleLoss, setting: Setting, nodes: Nodes, chunk: int = 200_00
 def theorem_forms(setting: Setting, distance: PlainDistance, unit: str) -> dict[str, SampleLoss]:
     """Theorem 3.1's loss −d'(y)ᵀ{s_theta + eps/sigma} by name, as it should be and with each stop-gradient misplaced.
 
-    y = u (s_sg[theta](x_t) − s_ref(x_t)); theta acts through x_t alone. Row names are those of the project's table.
+    y = u (s_sg[theta](x_t) − s_ref(x_t)); theta acts through x_t alone. Row names are those of stop_gradient_table.
     """
     law, target = setting.frozen_law(), setting.target()
     sigma, factor = setting.sigma, unit_of(setting, unit)

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import figures
 from .frontier import TILT, TRUSTED, Point, curve
 from .mixture import GaussianMixture
-from .report import KNOWN_SPREAD, START, UNLEASHED, Row, of, reward_names
+from .report import KNOWN_SPREAD, REGULARIZERS, START, Row, of, reward_names
 from .toy import TOY_METHODS, ToyReward
 
 START_ALT = (
@@ -105,7 +105,7 @@ def from_tables(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> d
 def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures.Picture:
     """Modes, KL and spread against mean reward: fixed points as lines, runs as markers."""
     lines = []
-    for label in (TILT, *(regularizer for regularizer in TOY_METHODS if regularizer != UNLEASHED)):
+    for label in (TILT, *REGULARIZERS):
         along = curve(points, name, label)
         # a line stops at a point that the solver did not bring to rest
         heights = {m: [getattr(p, m) if p.residual < TRUSTED else math.nan for p in along] for m in AXES}

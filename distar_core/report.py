@@ -25,6 +25,7 @@ UNLEASHED = "reward only"
 STAR = "score, pseudo-Huber"
 RIVALS = ("KL, w = σ²/α²", "KL, w = 1")
 KNOWN_SPREAD = 0.244
+REGULARIZERS = tuple(name for name in TOY_METHODS if name != UNLEASHED)
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,14 @@ def targets(rows: Iterable[Row], reward_name: str) -> list[float]:
 
 def common_targets(rows: Sequence[Row], reward_name: str, first: str, second: str) -> list[float]:
     """The aims that every seed of both regularizers reaches; a higher aim is replaced by the highest common reward."""
+    if not of(rows, reward_name, first) or not of(rows, reward_name, second):
+        return []
     tops = [
         max(row.reward for row in of(rows, reward_name, regularizer) if row.seed == seed)
         for regularizer in (first, second)
         for seed in {row.seed for row in of(rows, reward_name, regularizer)}
     ]
-    top = math.floor(100 * min(tops)) / 100 if tops else -math.inf
+    top = math.floor(100 * min(tops)) / 100
     start = [row.reward for row in of(rows, reward_name, START)]
     aims = targets(rows, reward_name)
     reached = [aim for aim in aims if aim <= top]
@@ -245,10 +248,12 @@ def one_win_one_loss(rows: Sequence[Row], reward_name: str) -> list[str]:
     for rival in RIVALS:
         for target in common_targets(rows, reward_name, STAR, rival):
             for v in compare(rows, reward_name, STAR, rival, target):
+                verb = {"better": "wins", "worse": "loses"}.get(v.outcome)
+                if verb is None:
+                    continue
                 first, second = (float(np.mean([cost(v.metric, x) for x in xs])) for xs in (v.first, v.second))
                 size = abs(first - second) / (abs(first) + abs(second) + 1e-9)
-                verb = {"better": "wins", "worse": "loses"}.get(v.outcome)
-                if verb and size > found.get(verb, (0.0, ""))[0]:
+                if size > found.get(verb, (0.0, ""))[0]:
                     numbers = f"{shown(v.metric, v.first)} against {shown(v.metric, v.second)}"
                     where = f"At mean reward {target:.2f} under “{reward_name}”"
                     found[verb] = (
@@ -277,8 +282,8 @@ def truth_gaps(rows: Sequence[Row], points: Sequence[Point]) -> list[Gap]:
     """
     gaps = []
     for name in reward_names(rows):
-        for regularizer in TOY_METHODS:
-            chosen = [row for row in of(rows, name, regularizer) if regularizer != UNLEASHED]
+        for regularizer in REGULARIZERS:
+            chosen = of(rows, name, regularizer)
             along = curve(points, name, regularizer)
             rewards = [point.reward if point.residual < TRUSTED else math.nan for point in along]
             for scale in sorted({row.scale for row in chosen}):

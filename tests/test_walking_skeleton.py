@@ -197,11 +197,13 @@ def joint_gradients(networks: Separate, state: State, method: Method, batch: Any
     alpha, sigma = schedule.coefficients(batch.t, x0)
     x_t = alpha * x0 + sigma * noise
     noised = Noised(x0, x_t, noise, batch.t, alpha, sigma)
+    plain, null = reference(x_t, batch.t, batch.condition), reference(x_t, batch.t, None)
+    target = plain
     if method.reward_at == "every_level_by_proxy":
-        reference = ProxyTilt(reference, darkness, method.reward_scale, schedule)
-    conditional, null = reference(x_t, batch.t, batch.condition), reference(x_t, batch.t, None)
-    inside = method.guidance == "inside" and method.cfg_scale
-    target = guided(conditional, null, method.cfg_scale) if inside else conditional
+        target = ProxyTilt(reference, darkness, method.reward_scale, schedule)(x_t, batch.t, batch.condition)
+    if method.guidance == "inside":
+        # the guidance of the plain reference; the reward's score counts once
+        target = target + guided(plain, null, method.cfg_scale) - plain
     scores = Scores(assistant(x_t, batch.t, batch.condition), target, null)
     loss = torch.zeros(len(x0), dtype=x0.dtype)
     weight = method.weight(noised, scores).detach()

@@ -335,7 +335,7 @@ def test_claim_10_d_alone_shrinks(scale, distance, library, request):
     """Claim 10. The loss d(y) with frozen scores, which is tempting and wrong, always shrinks a Gaussian generator.
 
     |y| grows with |x| whether the generator is narrower or wider than the reference, so descent pulls every sample to
-    the point where y = 0: ∂_scale > 0. Margin: it exceeds 1e-3 at every scale. papers.md has +0.065253 for one case.
+    the point where y = 0: ∂_scale > 0. Margin: it exceeds 1e-3 at every scale.
     """
     setting = gaussian_setting(scale)
     slope = scale_gradient(setting, library(setting, lambda noised, scores: distance(gap(noised, scores, "eps"))))
@@ -442,7 +442,7 @@ TABLES = {
 @pytest.mark.claim(13)
 @pytest.mark.parametrize("name", TABLES)
 def test_claim_13_what_each_wrong_stop_gradient_costs(name, library, holds):
-    """Claim 13. The project's table, to all printed digits, by 200 × 200 Gauss–Hermite nodes over (z, eps).
+    """Claim 13. The table of stop-gradients, to all printed digits, by 200 × 200 Gauss–Hermite nodes over (z, eps).
 
     Gradients in (m_1, m_2, m_3, s_1, s_2, s_3). With x_t detached nothing at all reaches the generator; the other wrong
     forms are off by 20 to 200 % in relative norm.

@@ -1,0 +1,59 @@
+"""The main job, in seconds instead of minutes."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+
+from distar_core.demo import PROFILES, UNBOUNDED, perform_all, plan, run_demo
+from distar_core.frontier import read_points
+from distar_core.report import REGULARIZERS, UNLEASHED
+from distar_core.toy import distilled, reference
+
+TINY = replace(PROFILES["ci"], seeds=1, steps=4, distil_steps=4, aims=(0.5,))
+
+
+def test_the_demo_leaves_what_it_promises(tmp_path):
+    told = []
+    page = run_demo(tmp_path / "demo", TINY, told.append)
+    assert page == tmp_path / "demo" / "index.html"
+    stems = ["02_clouds_mode.png", "03_pulls_mode.png", "04_frontier_mode.png", "animation_mode.gif"]
+    for name in ["01_start.png", *stems, "animation_mode_still.png", "05_unbounded.png", "runs.csv", "distances.csv"]:
+        assert (page.parent / name).stat().st_size > 100, name
+    stages = [progress.stage for progress in told]
+    assert stages[:4] == ["distil"] * 4
+    assert stages[4] == "first picture", "the first picture must not wait for the runs"
+    assert told[-1].done == told[-1].total == len(plan(TINY, read_points()))
+    with open(page.parent / "runs.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["regularizer"] for row in rows} >= {*REGULARIZERS, UNLEASHED}
+
+
+def test_numbers_depend_neither_on_the_cores_nor_on_the_order():
+    generator = distilled(reference(), steps=4)
+    jobs = plan(TINY, read_points())[:4]
+    one = {run.job: str(run.summary) for run in perform_all(jobs, generator, workers=1)}
+    two = {run.job: str(run.summary) for run in perform_all(jobs[::-1], generator, workers=2)}
+    assert one == two
+    other = {run.job: str(run.summary) for run in perform_all(jobs, distilled(reference(), seed=1, steps=4), workers=2)}
+    assert one != other
+
+
+def test_the_plan_covers_rewards_seeds_and_strengths():
+    profile = PROFILES["full"]
+    jobs = plan(profile, read_points())
+    for name in profile.rewards:
+        for regularizer in REGULARIZERS:
+            chosen = [job for job in jobs if (job.reward_name, job.regularizer) == (name, regularizer)]
+            assert len(chosen) == profile.seeds * len(profile.aims)
+            assert len({job.scale for job in chosen}) == len(profile.aims)
+        assert sum(job.regularizer == UNLEASHED and job.reward_name == name for job in jobs) == profile.seeds
+        assert sum(job.watched and job.reward_name == name for job in jobs) == len(REGULARIZERS) + 1
+    assert sum(job.reward_name == "linear" for job in jobs) == profile.seeds * len(UNBOUNDED)
+    assert len({job[:5] for job in jobs}) == len(jobs)
+
+
+def test_an_unwritable_folder_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PermissionError, match="cannot be written"):
+        run_demo(tmp_path / "file" / "demo", TINY, lambda _: pytest.fail("work was done"))

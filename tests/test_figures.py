@@ -1,0 +1,89 @@
+"""Figures carry words, and their colours can be told apart."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import image as mpl_image
+from matplotlib.colors import to_rgb
+
+from distar_core import figures, ring
+from distar_core.toy import REWARDS
+
+ALT = "Eight clumps of dots on a ring, the right one in the shade of the reward."
+POINTS = ring().sample(200, torch.Generator().manual_seed(0))
+
+
+def pictures(tmp_path):
+    """One picture of every kind."""
+    reward = REWARDS["mode"]
+    yield figures.clouds(
+        {"reference": POINTS, "KL, w = 1": POINTS}, ring(), alt=ALT, reward=reward, notes={"KL, w = 1": "x"}
+    )
+    arrows = (POINTS[:5], torch.ones(5, 2), -torch.ones(5, 2))
+    yield figures.pull_picture({"KL, w = 1": arrows}, ring(), alt=ALT, backgrounds={"KL, w = 1": POINTS})
+    curve = figures.Curve("KL, w = 1", [0.1, 0.2, 0.3], {"modes": [3.0, float("nan"), 1.0]})
+    dots = [figures.Dot("reward only", 0.3, {"modes": value}) for value in (1.0, 9.0, float("inf"))]
+    yield figures.frontier([curve], dots, {"modes": "modes"}, alt=ALT, limits={"modes": (0, 8)}, guides={"modes": 8.0})
+    yield figures.animate(
+        {"KL, w = 1": [POINTS, POINTS + 0.1]}, ring(), tmp_path / "a.gif", alt=ALT, captions=["0", "1"]
+    )
+    style = figures.STYLES["KL, w = 1"]
+    yield figures.trajectories({"a": [([0, 1], [1, 2])]}, {"a": style}, alt=ALT, xlabel="step", ylabel="y", log=True)
+
+
+def test_every_kind_of_picture_opens_and_carries_its_words(tmp_path):
+    for picture in pictures(tmp_path):
+        pixels = mpl_image.imread(io.BytesIO(picture.png()))
+        assert pixels.std() > 0.05, "the picture is not blank"
+        assert ALT.encode() in picture.png()
+        bundle = picture._repr_mimebundle_()
+        assert f'alt="{ALT}"' in bundle["text/html"]
+        assert bundle["text/plain"] == ALT
+    assert (tmp_path / "a.gif").read_bytes().startswith(b"GIF89a")
+
+
+def test_words_are_required_and_escaped():
+    with pytest.raises(ValueError, match="too short"):
+        figures.clouds({"a": POINTS}, ring(), alt="a plot")
+    picture = figures.clouds({"a": POINTS}, ring(), alt='Dots that are called "good" & <better> by the reward.')
+    assert (
+        'alt="Dots that are called &quot;good&quot; &amp; &lt;better&gt; by' in picture._repr_mimebundle_()["text/html"]
+    )
+
+
+# Viénot, Brettel and Mollon (1999): linear RGB as seen without the long- or the middle-wave cones.
+DICHROMATS = {
+    "protanopia": [[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]],
+    "deuteranopia": [[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]],
+}
+
+
+def lab_as_seen(color: str, kind: str) -> np.ndarray:
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(DICHROMATS[kind]) @ linear, 0, 1)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ linear / np.array([0.9505, 1.0, 1.089]))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def smallest_distance(colors: list[str], kind: str) -> float:
+    seen = [lab_as_seen(color, kind) for color in colors]
+    return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(seen, 2))
+
+
+@pytest.mark.parametrize("kind", DICHROMATS)
+def test_methods_can_be_told_apart_without_colour_vision(kind):
+    leashes = {name: style for name, style in figures.STYLES.items() if name.startswith(("KL", "score"))}
+    assert smallest_distance([style.color for style in leashes.values()], kind) > 14
+    assert len({style.marker for style in figures.STYLES.values()}) == len(figures.STYLES)
+    assert len({str(style.line) for style in leashes.values()}) == len(leashes)
+
+
+@pytest.mark.parametrize("kind", DICHROMATS)
+def test_control_the_default_cycle_cannot(kind):
+    cycle = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b"]
+    assert smallest_distance(cycle, kind) < 10

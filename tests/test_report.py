@@ -1,0 +1,136 @@
+"""From tables to words: every number and verdict comes from the CSV."""
+
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from distar_core import report
+from distar_core.frontier import Point, read_points
+from distar_core.report import STAR, START, Row
+
+RIVAL = "KL, w = 1"
+BLANK = Row("mode", START, *[math.nan] * 3, steps=math.nan, reward=0.3, entropy=2.0, modes=8.0, kl=0.0,
+            off_support=0.03, spread=0.25, seconds=math.nan)  # fmt: skip
+
+
+def run(regularizer, seed, reward, modes, spread=0.25, off_support=0.05, kl=1.0, aim=0.6):
+    return replace(
+        BLANK, regularizer=regularizer, aim=aim, scale=1.0, seed=float(seed), steps=10.0, reward=reward, modes=modes,
+        spread=spread, off_support=off_support, kl=kl, seconds=1.0,
+    )  # fmt: skip
+
+
+ROWS = [
+    BLANK,
+    *[run(STAR, seed, 0.7, modes=6.0 + 0.1 * seed, spread=0.20, kl=1.0) for seed in range(3)],
+    *[run(RIVAL, seed, 0.7, modes=5.0 + 0.1 * seed, spread=0.24, kl=1.05 - 0.05 * seed) for seed in range(3)],
+    *[run("KL, w = σ²/α²", seed, 0.5, modes=4.0) for seed in range(3)],
+]
+
+
+def test_metrics_are_read_off_at_the_same_reward_by_interpolation():
+    values = report.at_reward(ROWS, "mode", STAR, 0.5, "modes")
+    assert values == pytest.approx([7.0, 7.05, 7.1])
+    assert report.at_reward(ROWS, "mode", STAR, 0.3, "modes") == pytest.approx([8.0] * 3)
+    assert all(math.isnan(value) for value in report.at_reward(ROWS, "mode", STAR, 0.71, "modes"))
+
+
+def test_a_verdict_needs_every_seed():
+    verdicts = {v.metric: v.outcome for v in report.compare(ROWS, "mode", STAR, RIVAL, 0.7)}
+    assert verdicts == {"modes": "better", "spread": "worse", "off_support": "undecided", "kl": "undecided"}
+    swapped = {v.metric: v.outcome for v in report.compare(ROWS, "mode", RIVAL, STAR, 0.7)}
+    assert swapped == {"modes": "worse", "spread": "better", "off_support": "undecided", "kl": "undecided"}
+    assert {v.outcome for v in report.compare(ROWS, "mode", STAR, RIVAL, 0.9)} == {"not reached"}
+
+
+def test_one_overlapping_seed_undoes_a_win():
+    rows = [*ROWS, run(STAR, 3, 0.7, modes=4.0)]
+    assert {v.metric: v.outcome for v in report.compare(rows, "mode", STAR, RIVAL, 0.7)}["modes"] == "undecided"
+
+
+def test_methods_are_compared_where_all_seeds_get():
+    assert report.common_targets(ROWS, "mode", STAR, RIVAL) == [0.6]
+    assert report.common_targets(ROWS, "mode", STAR, "KL, w = σ²/α²") == [0.5]
+    stuck = [row for row in ROWS if row.regularizer != RIVAL] + [run(RIVAL, 0, 0.3, modes=8.0)]
+    assert report.common_targets(stuck, "mode", STAR, RIVAL) == []
+
+
+def test_sentences_say_what_the_table_says_and_change_with_it():
+    text = " ".join(report.sentences(ROWS))
+    assert "wins on effective number of modes (6.6 [6.5, 6.7] against 5.8 [5.8, 5.9])" in text
+    assert "loses on spread within the fullest mode" in text
+    worse = [replace(row, modes=2.0) if row.regularizer == STAR else row for row in ROWS]
+    assert "loses on effective number of modes" in " ".join(report.sentences(worse))
+    win, loss = report.one_win_one_loss(ROWS, "mode")
+    assert "wins on" in win
+    assert "loses on spread" in loss
+    assert (
+        "loses on no metric"
+        in report.one_win_one_loss([row for row in ROWS if row.regularizer in (START, STAR)], "mode")[1]
+    )
+
+
+def point(scale, reward, residual=0.0):
+    return Point("mode", STAR, scale, reward, 2.0, 7.0, 0.1, 0.0, 0.25, residual)
+
+
+def test_gaps_to_the_truth_are_found_and_the_unknown_is_not_guessed():
+    def gaps(*points):
+        return report.truth_gaps([row for row in ROWS if row.regularizer == STAR], points)
+
+    assert not gaps(point(0.5, 0.6), point(1.0, 0.7), point(2.0, 0.8))[0].outside
+    assert gaps(point(0.5, 0.6), point(1.0, 0.75), point(2.0, 0.8))[0].outside
+    assert math.isnan(gaps(point(0.5, 0.6), point(2.0, 0.8, residual=0.5))[0].known)
+
+
+def shipped():
+    return report.read_runs()
+
+
+def test_the_shipped_run_is_the_full_profile():
+    rows = shipped()
+    assert report.reward_names(rows) == ["mode", "side", "off-data"]
+    assert {row.seed for row in rows if not math.isnan(row.seed)} == {0, 1, 2, 3, 4}
+    for name in report.reward_names(rows):
+        for regularizer in report.REGULARIZERS:
+            assert len(report.of(rows, name, regularizer)) == 15
+
+
+def test_the_readme_says_what_the_shipped_run_says():
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    results = report.readme_results(shipped(), read_points())
+    assert report.with_results(readme, results) == readme, "run python -m distar_core.report FOLDER"
+    changed = [replace(row, modes=row.modes / 2) for row in shipped()]
+    assert report.with_results(readme, report.readme_results(changed, read_points())) != readme
+    with pytest.raises(ValueError, match="no place for results"):
+        report.with_results("no marks", results)
+
+
+class Images(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.found.append(dict(attributes))
+
+
+def test_the_page_shows_every_picture_with_words(tmp_path):
+    data = Path(report.__file__).parent / "data"
+    for name in ("runs", "distances"):
+        (tmp_path / f"{name}.csv").write_text((data / f"{name}_full.csv").read_text("utf-8"), "utf-8")
+    page = report.write_page(tmp_path).read_text("utf-8")
+    parser = Images()
+    parser.feed(page)
+    names = [image["src"] for image in parser.found]
+    assert len(names) == 2 + 4 * 3
+    assert all(len(image["alt"]) > 40 for image in parser.found)
+    drawn = [name for name in names if re.match("04|05", name)]
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
+    for row in report.verdict_table(shipped())[1:]:
+        assert row[3].split(" (")[0] in page
