@@ -294,7 +294,7 @@ pictures.frontier(rows, read_points(), "mode")
 # Markers off their line are runs that had not come to rest. Now two statements, computed from the same table:
 
 # %%
-for line in report.one_win_one_loss(rows):
+for line in report.one_win_one_loss(rows, "mode"):
     print("•", line)
 print("•", report.gap_sentence(rows, read_points()))
 
