@@ -60,7 +60,7 @@ class Job(NamedTuple):
     reward_name: str
     regularizer: str
     aim: float
-    scale: float
+    reward_scale: float
     seed: int
     steps: int
     watched: bool
@@ -82,7 +82,7 @@ def perform(job: Job, generator: PushForward) -> Run:
     """Train one run from the distilled generator; single-threaded, so its numbers do not depend on the cores."""
     torch.set_num_threads(1)
     mixture, reward = reference(), REWARDS[job.reward_name]
-    method = replace(TOY_METHODS[job.regularizer], reward_scale=job.scale)
+    method = replace(TOY_METHODS[job.regularizer], reward_scale=job.reward_scale)
     state = toy_state(generator, mixture, reward, seed=job.seed, steps=job.steps)
     clouds = [sample(state, 1500)]
     distances = [(0, float(clouds[0].norm(dim=1).mean()))]
@@ -142,7 +142,7 @@ def perform_all(jobs: Sequence[Job], generator: PushForward, workers: int | None
 def write_runs(folder: Path, runs: Sequence[Run], start: dict[str, Summary]) -> None:
     """runs.csv: one row a run, and one for the distilled generator under each reward; distances.csv: how far the
     samples of the unbounded exhibit got, by step."""
-    columns = ["reward_name", "regularizer", "aim", "scale", "seed", "steps", *Summary._fields, "seconds"]
+    columns = ["reward_name", "regularizer", "aim", "reward_scale", "seed", "steps", *Summary._fields, "seconds"]
     with open(folder / "runs.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -152,12 +152,16 @@ def write_runs(folder: Path, runs: Sequence[Run], start: dict[str, Summary]) -> 
             job = {key: value for key, value in run.job._asdict().items() if key != "watched"}
             writer.writerow(job | _rounded(run.summary._asdict()) | {"seconds": f"{run.seconds:.2f}"})
     with open(folder / "distances.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["regularizer", "scale", "seed", "step", "distance"])
+        writer = csv.DictWriter(file, ["regularizer", "reward_scale", "seed", "step", "distance"])
         writer.writeheader()
         for run in runs:
             if run.job.reward_name == "linear":
                 for step, distance in run.distances:
-                    row = {"regularizer": run.job.regularizer, "scale": run.job.scale, "seed": run.job.seed}
+                    row = {
+                        "regularizer": run.job.regularizer,
+                        "reward_scale": run.job.reward_scale,
+                        "seed": run.job.seed,
+                    }
                     writer.writerow(row | {"step": step, "distance": f"{distance:.6g}"})
 
 
@@ -206,7 +210,7 @@ def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = 
         runs.append(run)
         tell(Progress("post-train", len(runs), len(jobs)))
     order = [*REWARDS, *TOY_METHODS]
-    runs.sort(key=lambda run: (*(order.index(name) for name in run.job[:2]), run.job.scale, run.job.seed))
+    runs.sort(key=lambda run: (*(order.index(name) for name in run.job[:2]), run.job.reward_scale, run.job.seed))
     write_runs(folder, runs, start)
     for name in profile.rewards:
         watched = {run.job.regularizer: run for run in runs if run.job.watched and run.job.reward_name == name}

@@ -42,7 +42,7 @@ class Point:
 
     reward_name: str
     regularizer: str
-    scale: float
+    reward_scale: float
     reward: float
     entropy: float
     modes: float
@@ -94,7 +94,7 @@ NAMES = ("reward_name", "regularizer")
 def curve(points: Iterable[Point], reward_name: str, regularizer: str) -> list[Point]:
     """The points of one curve, by rising scale."""
     chosen = [point for point in points if (point.reward_name, point.regularizer) == (reward_name, regularizer)]
-    return sorted(chosen, key=lambda point: point.scale)
+    return sorted(chosen, key=lambda point: point.reward_scale)
 
 
 def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, target: float) -> float:
@@ -111,7 +111,7 @@ def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, targe
             f"reward {target:g} is off the curve of {regularizer!r} under {reward_name!r}, which spans {span}; "
             "choose a target within"
         )
-    return float(np.exp(np.interp(target, rewards, np.log([point.scale for point in along]))))
+    return float(np.exp(np.interp(target, rewards, np.log([point.reward_scale for point in along]))))
 
 
 def aims(reward_name: str, shares: Sequence[float] = AIMS) -> list[float]:
@@ -126,7 +126,7 @@ def complete(path: Path) -> None:
 
     Differentiated laws, which the demo does not train, are computed for the reward "mode" only, without the aims.
     """
-    have = {(p.reward_name, p.regularizer, p.scale) for p in read_points(path)} if path.exists() else set()
+    have = {(p.reward_name, p.regularizer, p.reward_scale) for p in read_points(path)} if path.exists() else set()
 
     def add(*key: Any) -> None:
         if key not in have:

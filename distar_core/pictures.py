@@ -131,10 +131,10 @@ def unbounded(distances: Path) -> figures.Picture:
     styles = {}
     with open(distances, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            label = f"{row['regularizer']}, reward scale {float(row['scale']):g}"
+            label = f"{row['regularizer']}, reward scale {float(row['reward_scale']):g}"
             runs.setdefault(label, {}).setdefault(row["seed"], []).append((float(row["step"]), float(row["distance"])))
             base = figures.STYLES[row["regularizer"]]
-            styles[label] = base._replace(line="-" if float(row["scale"]) <= 1 else (0, (4, 2)))
+            styles[label] = base._replace(line="-" if float(row["reward_scale"]) <= 1 else (0, (4, 2)))
     series = {
         label: [([step for step, _ in line], [distance for _, distance in line]) for line in seeds.values()]
         for label, seeds in runs.items()

@@ -35,7 +35,7 @@ class Row:
     reward_name: str
     regularizer: str
     aim: float
-    scale: float
+    reward_scale: float
     seed: float
     steps: float
     reward: float
@@ -269,7 +269,7 @@ class Gap(NamedTuple):
 
     reward_name: str
     regularizer: str
-    scale: float
+    reward_scale: float
     trained: list[float]
     known: float
     outside: bool
@@ -286,9 +286,9 @@ def truth_gaps(rows: Sequence[Row], points: Sequence[Point]) -> list[Gap]:
             chosen = of(rows, name, regularizer)
             along = curve(points, name, regularizer)
             rewards = [point.reward if point.residual < TRUSTED else math.nan for point in along]
-            for scale in sorted({row.scale for row in chosen}):
-                known = float(np.interp(math.log(scale), [math.log(point.scale) for point in along], rewards))
-                trained = [row.reward for row in chosen if row.scale == scale]
+            for scale in sorted({row.reward_scale for row in chosen}):
+                known = float(np.interp(math.log(scale), [math.log(point.reward_scale) for point in along], rewards))
+                trained = [row.reward for row in chosen if row.reward_scale == scale]
                 outside = known < min(trained) - 0.01 or known > max(trained) + 0.01
                 gaps.append(Gap(name, regularizer, scale, trained, known, outside))
     return gaps
@@ -305,7 +305,7 @@ def gap_sentence(rows: Sequence[Row], points: Sequence[Point]) -> str:
     )
     if outside:
         text += "; the largest: " + "; ".join(
-            f"{g.regularizer} under “{g.reward_name}” at scale {g.scale:g}, {shown('', g.trained)} against {g.known:.3f}"
+            f"{g.regularizer} under “{g.reward_name}” at scale {g.reward_scale:g}, {shown('', g.trained)} against {g.known:.3f}"
             for g in outside[:4]
         )
     return text + "." + (f" In {unknown} more the fixed point is not known well enough." if unknown else "")
@@ -345,8 +345,8 @@ def result_table(rows: Sequence[Row], reward_name: str, *, compact: bool = False
         table.append([START, "–", f"{row.reward:.3f}", *cells])
     for regularizer in TOY_METHODS:
         chosen = of(rows, reward_name, regularizer)
-        for scale in sorted({row.scale for row in chosen}):
-            seeds = [row for row in chosen if row.scale == scale]
+        for scale in sorted({row.reward_scale for row in chosen}):
+            seeds = [row for row in chosen if row.reward_scale == scale]
             cells = [cell(metric, [getattr(row, metric) for row in seeds]) for metric in METRICS]
             scale_text = "any" if regularizer == UNLEASHED else f"{scale:g}"
             table.append([regularizer, scale_text, cell("reward", [row.reward for row in seeds]), *cells])
@@ -356,9 +356,9 @@ def result_table(rows: Sequence[Row], reward_name: str, *, compact: bool = False
 def unbounded_sentence(rows: Sequence[Row]) -> str:
     """What an unbounded reward does to a bounded and to an unbounded pull."""
     parts = []
-    for regularizer, scale in dict.fromkeys((r.regularizer, r.scale) for r in rows if r.reward_name == "linear"):
+    for regularizer, scale in dict.fromkeys((r.regularizer, r.reward_scale) for r in rows if r.reward_name == "linear"):
         if regularizer != START:
-            rewards = [row.reward for row in of(rows, "linear", regularizer) if row.scale == scale]
+            rewards = [row.reward for row in of(rows, "linear", regularizer) if row.reward_scale == scale]
             parts.append(f"{regularizer} at scale {scale:g} ends at mean reward {shown('', rewards)}")
     return "Under the linear reward x₁/2, " + "; ".join(parts) + "."
 

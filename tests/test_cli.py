@@ -82,3 +82,38 @@ def test_bench_prints_ratios_as_json(monkeypatch, tmp_path):
     assert numbers == json.loads((tmp_path / "bench.json").read_text())
     assert numbers["post_train_over_bare"] > 0
     assert numbers["import_distar_core_over_torch"] == 1.0
+
+
+@pytest.mark.xfail(strict=True, reason="rich reads brackets in the folder's name as markup")
+def test_a_folder_with_brackets_is_named_as_it_is(distar, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "console", Console(width=500))
+    result = distar("train", tmp_path / "run[red]", "--steps", 2)
+    assert result.exit_code == 0
+    assert "run[red]" in said(result)
+
+
+def test_a_resume_that_cannot_work_is_refused(distar, tmp_path):
+    words = ("train", tmp_path / "run", "--steps", 2)
+    assert distar(*words).exit_code == 0
+    other = distar("train", tmp_path / "run", "--steps", 2, "--seed", 5, "--resume")
+    assert other.exit_code == 1
+    assert "seed is 5 here but 0 in checkpoint" in said(other)
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"garbage")
+    broken = distar(*words, "--resume")
+    assert broken.exit_code == 1
+    assert "truncated or no safetensors file" in said(broken)
+    (tmp_path / "file").write_text("mine")
+    unwritable = distar("train", tmp_path / "file" / "run", "--steps", 2)
+    assert unwritable.exit_code == 1
+    assert "cannot be written" in said(unwritable)
+    for result in (other, broken, unwritable):
+        assert "Traceback" not in said(result)
+        assert said(result).count("distar:") == 1
+
+
+@pytest.mark.parametrize("option", ["--steps", "--save-every"])
+def test_counts_below_one_are_refused(option, distar, tmp_path):
+    result = distar("train", tmp_path / "run", option, 0)
+    assert result.exit_code == 2
+    assert option in said(result)
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """The main job, in seconds instead of minutes."""
 
 import csv
+import re
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,9 @@ def test_the_demo_leaves_what_it_promises(tmp_path):
     stems = ["02_clouds_mode.png", "03_pulls_mode.png", "04_frontier_mode.png", "animation_mode.gif"]
     for name in ["01_start.png", *stems, "animation_mode_still.png", "05_unbounded.png", "runs.csv", "distances.csv"]:
         assert (page.parent / name).stat().st_size > 100, name
+    shown = re.findall(r'(?:src|href)="([^"]+)"', page.read_text("utf-8"))
+    assert len(shown) >= 7
+    assert all((page.parent / name).is_file() for name in shown)
     stages = [progress.stage for progress in told]
     assert stages[:4] == ["distil"] * 4
     assert stages[4] == "first picture", "the first picture must not wait for the runs"
@@ -46,7 +50,7 @@ def test_the_plan_covers_rewards_seeds_and_strengths():
         for regularizer in REGULARIZERS:
             chosen = [job for job in jobs if (job.reward_name, job.regularizer) == (name, regularizer)]
             assert len(chosen) == profile.seeds * len(profile.aims)
-            assert len({job.scale for job in chosen}) == len(profile.aims)
+            assert len({job.reward_scale for job in chosen}) == len(profile.aims)
         assert sum(job.regularizer == UNLEASHED and job.reward_name == name for job in jobs) == profile.seeds
         assert sum(job.watched and job.reward_name == name for job in jobs) == len(REGULARIZERS) + 1
     assert sum(job.reward_name == "linear" for job in jobs) == profile.seeds * len(UNBOUNDED)

@@ -4,9 +4,12 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
+from distar_core import toy
 from distar_core.frontier import (
     DIVERGENCES,
+    GRID,
     SCALES,
     TILT,
     TRUSTED,
@@ -35,20 +38,41 @@ REWARDS = ("mode", "side", "off-data")
     ],
 )
 def test_the_table_comes_from_the_code(reward_name, regularizer, scale):
-    (shipped,) = [p for p in curve(POINTS, reward_name, regularizer) if p.scale == scale]
+    (shipped,) = [p for p in curve(POINTS, reward_name, regularizer) if p.reward_scale == scale]
     computed = compute_point(reward_name, regularizer, scale)
     for name in ("reward", "modes", "kl", "spread"):
         assert getattr(computed, name) == pytest.approx(getattr(shipped, name), abs=2e-3), name
     # another strength is another point
-    other = min((p for p in curve(POINTS, reward_name, regularizer) if p.scale > scale), key=lambda p: p.scale)
+    other = min(
+        (p for p in curve(POINTS, reward_name, regularizer) if p.reward_scale > scale), key=lambda p: p.reward_scale
+    )
     assert abs(other.reward - computed.reward) > 5e-3
+
+
+@pytest.mark.parametrize("reward_name", REWARDS)
+def test_tilts_are_the_reference_weighted_with_the_exponential_of_the_reward(reward_name):
+    """Every row, by importance weights on the grid; the table prints six digits."""
+    density = toy.reference().to(torch.float64).log_density(GRID.points).exp()
+    values = toy.REWARDS[reward_name](GRID.points)
+    for row in curve(POINTS, reward_name, TILT):
+        weights = density * (row.reward_scale * values).exp()
+        weights = weights / weights.sum()
+        assert row.reward == pytest.approx(float((weights * values).sum()), rel=1e-5)
+        nearest = torch.cdist(GRID.points, toy.reference().means.double()).argmin(1)
+        shares = torch.zeros(8, dtype=torch.float64).index_add(0, nearest, weights)
+        # ties between modes lie on grid lines, so entropy depends on who gets them
+        assert row.entropy == pytest.approx(float(-(shares * shares.log()).sum()), abs=2e-3)
+        assert row.residual == 0
+        # a tilt one percent stronger is told apart
+        stronger = density * (1.01 * row.reward_scale * values).exp()
+        assert abs(float((stronger * values).sum() / stronger.sum()) / row.reward - 1) > 2e-5
 
 
 @pytest.mark.parametrize("reward_name", REWARDS)
 @pytest.mark.parametrize("regularizer", [TILT, *REGULARIZERS])
 def test_every_curve_is_whole_and_its_drawn_points_are_at_rest(reward_name, regularizer):
     along = curve(POINTS, reward_name, regularizer)
-    assert {p.scale for p in along} >= set(SCALES)
+    assert {p.reward_scale for p in along} >= set(SCALES)
     trusted = [p for p in along if p.residual < TRUSTED]
     assert len(trusted) >= 10
     # far beyond the aims, where everything sits in a few cells of the grid, the last digits are the solver's
@@ -65,7 +89,7 @@ def test_the_scale_for_an_aim_has_a_fixed_point_there(reward_name):
     for regularizer in ("KL, w = 1", "score, squared L2"):
         for aim in aims(reward_name):
             scale = scale_for(POINTS, reward_name, regularizer, aim)
-            nearest = min(curve(POINTS, reward_name, regularizer), key=lambda p: abs(p.scale - scale))
+            nearest = min(curve(POINTS, reward_name, regularizer), key=lambda p: abs(p.reward_scale - scale))
             assert nearest.reward == pytest.approx(aim, abs=0.01)
 
 

@@ -188,3 +188,13 @@ def test_tensors_in_settings_are_told_apart() -> None:
 
 def test_descriptions_hold_no_memory_addresses() -> None:
     assert "0x" not in json.dumps(describe(replace(BASE, weight=partial(weight_x0))))
+
+
+class OwnReward:
+    def __call__(self, x0: torch.Tensor, condition: Any) -> torch.Tensor:
+        return x0.sum(1)
+
+
+@pytest.mark.xfail(strict=True, reason="the repr of an object without one of its own holds an address")
+def test_an_object_of_ones_own_has_the_same_description_in_every_process() -> None:
+    assert "0x" not in json.dumps(describe({"reward": OwnReward()}))

@@ -19,7 +19,7 @@ BLANK = Row("mode", START, *[math.nan] * 3, steps=math.nan, reward=0.3, entropy=
 
 def run(regularizer, seed, reward, modes, spread=0.25, off_support=0.05, kl=1.0, aim=0.6):
     return replace(
-        BLANK, regularizer=regularizer, aim=aim, scale=1.0, seed=float(seed), steps=10.0, reward=reward, modes=modes,
+        BLANK, regularizer=regularizer, aim=aim, reward_scale=1.0, seed=float(seed), steps=10.0, reward=reward, modes=modes,
         spread=spread, off_support=off_support, kl=kl, seconds=1.0,
     )  # fmt: skip
 

@@ -365,6 +365,14 @@ def test_leftovers_of_kills_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.M
     assert set(contents(tmp_path)) == {CHECKPOINT, "config.json", "log.csv"}
 
 
+@pytest.mark.xfail(strict=True, reason="whatever begins with .tmp is unlinked", raises=IsADirectoryError)
+def test_what_is_not_a_leftover_stays(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-notes").mkdir()
+    (tmp_path / ".tmp-notes" / "mine").write_text("mine")
+    finish(build(), tmp_path)
+    assert (tmp_path / ".tmp-notes" / "mine").read_text() == "mine"
+
+
 def test_a_torn_log_harms_nothing(whole: Any, tmp_path: Path) -> None:
     """Rows after the checkpoint may end at any byte: in a crash the log is ahead of the checkpoint."""
     stop_after(WARMUP + 4, build(), tmp_path, save_every=4)

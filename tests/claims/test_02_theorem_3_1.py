@@ -241,10 +241,10 @@ def test_claim_07_control_misplaced_stop_gradients_and_unit(library, fails):
 def test_plain_nodes_stop_at_the_kink(library):
     """What limits 200 × 200 Gauss–Hermite nodes is the kink, not the theorem: 5e-4 (eps) and 2e-2 (score) at .5, c .3.
 
-    A single Gaussian at .7 gives 6e-4 and 3e-3, with c = 1 about 1e-6; the rotated nodes of claim 7 have no such limit.
+    A single Gaussian at .7 gives 6e-4 and 3e-3, with c = 1 about 1e-6 (score); the rotated nodes of claim 7 have no such limit.
     """
     known = [(3, 0.5, 0.3, "eps", 5e-4), (3, 0.5, 0.3, "score", 2e-2)]
-    known += [(1, 0.7, 0.3, "eps", 6e-4), (1, 0.7, 0.3, "score", 3e-3)]
+    known += [(1, 0.7, 0.3, "eps", 6e-4), (1, 0.7, 0.3, "score", 3e-3), (1, 0.7, 1.0, "score", 1e-6)]
     for components, sigma, c, unit, size in known:
         setting = line_setting(VE, sigma, components)
         error = divergence_error(setting, library, pseudo_huber(c), unit, nodes=plain_nodes(setting, 200))
