@@ -24,7 +24,7 @@ console = Console()
 
 def fail(error: Exception) -> typer.Exit:
     """Print one sentence about what went wrong and give the exit to raise."""
-    Console(stderr=True).print(f"distar: {error}", highlight=False, markup=False)
+    Console(stderr=True).print(f"distar: {error}", highlight=False, markup=False, soft_wrap=True)
     return typer.Exit(1)
 
 
@@ -66,7 +66,10 @@ def demo(
 
         def tell(step: Step) -> None:
             if step.stage == "first picture":
-                console.print(f"first picture after {time.perf_counter() - started:.0f} s: {folder / '01_start.png'}")
+                console.print(
+                    f"first picture after {time.perf_counter() - started:.0f} s: {folder / '01_start.png'}",
+                    markup=False,
+                )
                 return
             if step.stage not in tasks:
                 tasks[step.stage] = (bars.add_task(step.stage, total=step.total, rate=""), time.perf_counter())
@@ -84,7 +87,7 @@ def demo(
         print_table(result_table(rows, name, compact=True), f"reward “{name}”, mean over seeds (ranges: see the page)")
     for line in [*sentences(rows), gap_sentence(rows, read_points())]:
         console.print(f"• {line}", highlight=False, markup=False)
-    console.print(f"done in {time.perf_counter() - started:.0f} s; open {page}")
+    console.print(f"done in {time.perf_counter() - started:.0f} s; open {page}", markup=False)
 
 
 @app.command()
@@ -125,7 +128,7 @@ def train(
                 console.print(f"step {record.step + 1:5d}   mean reward {mean:.3f}   {1 / record.seconds:.0f} steps/s")
     except (ValueError, TypeError, OSError, Interrupted, NonFiniteError) as error:
         raise fail(error) from error
-    console.print(f"log and checkpoint are in {folder}")
+    console.print(f"log and checkpoint are in {folder}", markup=False)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from .mixture import GaussianMixture
@@ -82,7 +83,9 @@ def new_figure(columns: int, rows: int = 1, *, width: float = 2.9, height: float
     import matplotlib as mpl
 
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(width * columns, height * rows), dpi=144, layout="constrained")
+        # square axes leave too little room for their titles with the default padding
+        layout = ConstrainedLayoutEngine(h_pad=0.1)
+        figure = Figure(figsize=(width * columns, height * rows), dpi=144, layout=layout)
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -131,6 +134,12 @@ def clouds(
         shown = points[:1500]
         axes.plot(shown[:, 0], shown[:, 1], ".", color=style.color, markersize=2.2, alpha=0.55, zorder=2)
         axes.set_title(title + (f"\n{notes[title]}" if notes and title in notes else ""))
+        outside = float((points.abs() > half_width).any(1).double().mean())
+        if outside > 0.005:
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
+            axes.text(
+                0, 0.15 - half_width, f"{outside:.0%} are outside", ha="center", va="bottom", fontsize=9, bbox=box
+            )
     return Picture(figure, alt)
 
 
@@ -150,7 +159,7 @@ def pull_picture(
         backgrounds: title -> cloud of samples [M, 2] drawn faintly.
     """
     figure, grid = new_figure(len(panels), width=3.4, height=3.9)
-    largest = max(float(part.norm(dim=1).max()) for _, *parts in panels.values() for part in parts)
+    largest = max(1e-12, *(float(part.norm(dim=1).max()) for _, *parts in panels.values() for part in parts))
     for axes, (title, (dots, by_reward, by_regularizer)) in zip(grid.flat, panels.items(), strict=True):
         draw_world(axes, mixture, reward, half_width=half_width)
         if backgrounds and title in backgrounds:
@@ -223,10 +232,14 @@ def frontier(
         for dot in dots:
             style = STYLES[dot.name]
             value = dot.values[metric]
-            clipped = not np.isfinite(value) or (high is not None and value > high)
+            below = low is not None and value < low
+            clipped = below or not np.isfinite(value) or (high is not None and value > high)
+            height = (low if below else high) if clipped else value
+            if height is None:
+                continue
             axes.plot(
                 dot.reward,
-                high if clipped else value,
+                height,
                 style.marker,
                 color=style.color,
                 markerfacecolor="none" if clipped else style.color,

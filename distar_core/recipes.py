@@ -66,7 +66,10 @@ def describe(value: Any) -> Any:
         return [describe(value.func), describe(value.args), describe(value.keywords)]
     if isinstance(value, (list, tuple)):
         return [describe(inside) for inside in value]
-    return value if value is None or isinstance(value, (str, int, float)) else getattr(value, "__name__", repr(value))
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    own_repr = type(value).__repr__ is not object.__repr__
+    return getattr(value, "__name__", None) or (repr(value) if own_repr else type(value).__qualname__)
 
 
 def differences(here: Any, there: Any, name: str = "") -> list[tuple[str, Any, Any]]:

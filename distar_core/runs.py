@@ -102,7 +102,7 @@ def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Pa
     path, partial = folder / CHECKPOINT, folder / f"{CHECKPOINT}.partial"
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     save_file(copies, partial, metadata={"distar_core": json.dumps(meta)})
-    for leftover in folder.glob(".tmp*"):  # where a kill interrupted safetensors
+    for leftover in filter(Path.is_file, folder.glob(".tmp??????")):  # where a kill interrupted safetensors
         leftover.unlink()
     with open(partial, "rb+") as written:
         os.fsync(written.fileno())

@@ -34,7 +34,6 @@ REWARDS = ("mode", "side", "off-data")
         ("mode", "KL, w = 1", 1.0),
         ("off-data", "KL, w = σ²/α²", 1.0),
         ("mode", "score, squared L2", 0.631),
-        ("side", "score, pseudo-Huber", 0.398),
     ],
 )
 def test_the_table_comes_from_the_code(reward_name, regularizer, scale):

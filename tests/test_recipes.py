@@ -195,6 +195,5 @@ class OwnReward:
         return x0.sum(1)
 
 
-@pytest.mark.xfail(strict=True, reason="the repr of an object without one of its own holds an address")
 def test_an_object_of_ones_own_has_the_same_description_in_every_process() -> None:
     assert "0x" not in json.dumps(describe({"reward": OwnReward()}))

@@ -365,7 +365,6 @@ def test_leftovers_of_kills_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.M
     assert set(contents(tmp_path)) == {CHECKPOINT, "config.json", "log.csv"}
 
 
-@pytest.mark.xfail(strict=True, reason="whatever begins with .tmp is unlinked", raises=IsADirectoryError)
 def test_what_is_not_a_leftover_stays(tmp_path: Path) -> None:
     (tmp_path / ".tmp-notes").mkdir()
     (tmp_path / ".tmp-notes" / "mine").write_text("mine")
