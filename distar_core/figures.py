@@ -221,7 +221,7 @@ def frontier(
         limits: metric -> limits of its axis; runs outside are drawn at the edge as open markers.
         guides: metric -> value of the reference, a thin horizontal line.
     """
-    figure, grid = new_figure(len(labels), width=2.9, height=3.7)
+    figure, grid = new_figure(len(labels), width=2.5, height=3.5)
     for axes, (metric, label) in zip(grid.flat, labels.items(), strict=True):
         low, high = (limits or {}).get(metric, (None, None))
         if guides and metric in guides:

@@ -117,8 +117,9 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures
     ]
     guide = {"modes": 8.0, "kl": 0.0, "spread": KNOWN_SPREAD}
     alt = (
-        f"Three panels against mean reward under “{name}”: number of modes falls, KL to the reference rises, spread in the "
-        "fullest mode changes; lines are fixed points of four regularizers and the tilted optimum, markers trained runs."
+        f"Three panels against mean reward under “{name}”: the number of modes falls and KL to the reference rises for every "
+        "method, fastest for KL with w = σ²/α² in the middle panel; spread in the fullest mode is on the right. Lines are fixed "
+        "points of four regularizers and the tilted optimum, markers trained runs."
     )
     farthest = max((dot.values["kl"] for dot in dots if math.isfinite(dot.values["kl"])), default=2.0)
     limits = {"modes": (0.0, 8.4), "kl": (-0.1, 1.2 * farthest), "spread": (0.0, 0.45)}

@@ -118,7 +118,8 @@ def test_a_blank_stub_says_not_tried_and_the_notebook_goes_on(blank, capsys):
         (lambda a, r, s: 1 / 0, "ZeroDivisionError"),
         (lambda a, r, s: torch.zeros(3), "shape"),
         (lambda a, r, s: s * (a - r) + 0.1, "numbers"),
-        (lambda a, r, s: "text", "stopped with"),
+        (lambda a, r, s: "text", "one tensor is wanted"),
+        (lambda a, r, s: (a, r), "one tensor is wanted"),
     ],
 )
 def test_other_wrong_answers_never_raise_for_a_learner(answer, word, capsys):

@@ -51,7 +51,9 @@ def _values(answer: Answer, exercise: Exercise) -> list[Tensor] | None:
         value = answer(*(given.clone() if isinstance(given, Tensor) else given for given in inputs))
         if value is None or value is Ellipsis:
             return None
-        values.append(torch.as_tensor(value, dtype=torch.float64))
+        if not isinstance(value, Tensor):
+            raise TypeError(f"it returned a {type(value).__name__}, and one tensor is wanted")
+        values.append(value.double())
     return values
 
 
@@ -89,7 +91,7 @@ def check(number: str, answer: Answer, *, strict: bool | None = None) -> Answer:
     try:
         found = _values(answer, exercise)
         if found is None:
-            verdict = "not tried. The notebook goes on with the reference answer."
+            verdict = "not tried, or the `return` is missing. The notebook goes on with the reference answer."
         elif _agree(found, wanted, exercise.tolerance):
             print(f"{number}: passed.")
             return answer
@@ -139,7 +141,15 @@ EXERCISES = {
                 ),
                 Mistake(
                     lambda assistant, reference, sigma: sigma**2 * (assistant - reference),
-                    "this has σ², the unit of x₀ (for α = 1). In eps-units one σ is enough.",
+                    "this has σ², the unit of x₀. In eps-units one σ is enough.",
+                ),
+                Mistake(
+                    lambda assistant, reference, sigma: sigma * assistant - reference,
+                    "σ must multiply the whole difference; put brackets around it.",
+                ),
+                Mistake(
+                    lambda assistant, reference, sigma: assistant - sigma * reference,
+                    "σ must multiply both scores; put brackets around their difference.",
                 ),
                 Mistake(
                     lambda assistant, reference, sigma: (sigma * (assistant - reference)).norm(dim=-1),
