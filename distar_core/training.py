@@ -278,7 +278,7 @@ def post_train(
 
 def _record(step: int, learnt: list[tuple[Tensor, Tensor]], moved: list[Pulls], seconds: float) -> Record:
     def joined(parts: list[Any]) -> Any:
-        return torch.cat(parts) if parts and parts[0] is not None else None
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts and parts[0] is not None else None
 
     terms = moved[0].losses if moved else {}
     losses = {"assistant": joined([loss for loss, _ in learnt])} if learnt else {}
