@@ -75,7 +75,8 @@ def demo(
                 tasks[step.stage] = (bars.add_task(step.stage, total=step.total, rate=""), time.perf_counter())
             task, since = tasks[step.stage]
             per_second = step.done / max(time.perf_counter() - since, 1e-9)
-            rate = f"{per_second * (60 if 'min' in units[step.stage] else 1):.0f} {units[step.stage]}"
+            known = time.perf_counter() - since > 2
+            rate = f"{per_second * (60 if 'min' in units[step.stage] else 1):.0f} {units[step.stage]}" if known else ""
             bars.update(task, completed=step.done, rate=rate)
 
         try:
