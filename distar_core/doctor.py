@@ -77,8 +77,6 @@ def _torchvision() -> Finding:
 
 
 def _accelerator() -> Finding:
-    if find_spec("torch") is None:
-        return Finding("accelerator", "unknown", "install torch first")
     import torch
 
     if torch.cuda.is_available():

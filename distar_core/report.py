@@ -298,8 +298,9 @@ def truth_gaps(rows: Sequence[Row], points: Sequence[Point]) -> list[Gap]:
 
 def gap_sentence(rows: Sequence[Row], points: Sequence[Point]) -> str:
     """How well training reaches what each method asks for."""
-    gaps = [gap for gap in truth_gaps(rows, points) if not math.isnan(gap.known)]
-    unknown = len(truth_gaps(rows, points)) - len(gaps)
+    every = truth_gaps(rows, points)
+    gaps = [gap for gap in every if not math.isnan(gap.known)]
+    unknown = len(every) - len(gaps)
     outside = sorted((gap for gap in gaps if gap.outside), key=lambda g: -abs(float(np.mean(g.trained)) - g.known))
     text = (
         f"In {len(outside)} of {len(gaps)} settings the trained mean reward differs from the known fixed point by more "
