@@ -1,6 +1,8 @@
-"""What the notebooks need beside the library: profiles and exercise checks."""
+"""What the notebooks need beside the library: profiles, exercise checks and predictions."""
 
-from .checks import EXERCISES, Exercise, Mistake, check
+from .checks import Exercise, Mistake, check
+from .exercises import EXERCISES
+from .predictions import predict, reveal
 from .profiles import Profile, profile
 
-__all__ = ["EXERCISES", "Exercise", "Mistake", "Profile", "check", "profile"]
+__all__ = ["EXERCISES", "Exercise", "Mistake", "Profile", "check", "predict", "profile", "reveal"]

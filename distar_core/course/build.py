@@ -1,13 +1,17 @@
 """Student and solution editions of every notebook from one source, notebooks/source/*.py (jupytext percent format).
 
 `python -m distar_core.course.build [notebooks]` writes them. In the source a learner's lines stand between the comments
-`# solution` and `# end`; cells tagged "solution" go to the solution edition only. The same source gives the same bytes.
+`# solution` and `# end`; cells tagged "solution" are left out of the student edition, cells tagged "instructor" (board
+plan, misconceptions) out of both. With `--instructor` a third edition with all cells is written beside them. The same
+source gives the same bytes.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jupytext
@@ -16,6 +20,8 @@ from nbformat import NotebookNode
 
 SOLUTION = re.compile(r"^(?P<indent>[ \t]*)# solution\n(?P<lines>.*?)^[ \t]*# end\n?", re.MULTILINE | re.DOTALL)
 EDITIONS = {"student": "", "solution": "solutions"}
+INSTRUCTOR = {"instructor": "instructor"}
+LEFT_OUT = {"student": {"solution", "instructor"}, "solution": {"instructor"}, "instructor": set()}
 
 
 def edition(source: NotebookNode, name: str) -> NotebookNode:
@@ -23,7 +29,7 @@ def edition(source: NotebookNode, name: str) -> NotebookNode:
     cells: list[NotebookNode] = []
     for cell in source.cells:
         tags = cell.metadata.get("tags", [])
-        if "solution" in tags and name == "student":
+        if LEFT_OUT[name] & set(tags):
             continue
         replacement = r"\g<indent>...  # your line here\n" if name == "student" else r"\g<lines>"
         text = SOLUTION.sub(replacement, cell.source + "\n").rstrip("\n")
@@ -34,23 +40,29 @@ def edition(source: NotebookNode, name: str) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
-def build(folder: Path) -> dict[Path, str]:
-    """The text of every edition by path, from folder/source/*.py."""
+def build(folder: Path, editions: Mapping[str, str] = EDITIONS) -> dict[Path, str]:
+    """The text of every edition by path, from folder/source/*.py; editions: name -> folder."""
     texts = {}
     for path in sorted((folder / "source").glob("[0-9]*.py")):
         source = jupytext.read(path)
-        for name, place in EDITIONS.items():
+        for name, place in editions.items():
             texts[folder / place / f"{path.stem}.ipynb"] = nbformat.writes(edition(source, name), indent=1) + "\n"
     return texts
 
 
-def main(folder: Path) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Write all editions."""
-    for path, text in build(folder).items():
+    parser = ArgumentParser(description="Build the editions of every notebook from notebooks/source.")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("notebooks"))
+    parser.add_argument(
+        "--instructor", action="store_true", help="also write folder/instructor, with the teacher's notes"
+    )
+    options = parser.parse_args(arguments)
+    for path, text in build(options.folder, EDITIONS | (INSTRUCTOR if options.instructor else {})).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
         print(path)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "notebooks"))
+    main(sys.argv[1:])

@@ -1,13 +1,14 @@
 """Exercises that check themselves: passed, not tried, or not yet with a hint that fits the kind of error.
 
 A wrong answer is recognised by what it computes: every exercise lists typical mistakes as functions of their own, each
-with its hint, and the learner's function is compared with them on the same inputs.
+with its hint, and the learner's function is compared with them on the same inputs. The exercises themselves are in
+`exercises/`, one module a notebook.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 Answer = Callable[..., Any]
+GO_ON = "The notebook goes on with the reference answer."
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,31 @@ class Mistake:
 
     answer: Answer
     hint: str
+
+
+def outputs(answer: Answer, *inputs: Any) -> Any:
+    """What an answer returns: the usual thing to compare."""
+    return answer(*inputs)
+
+
+def outputs_and_gradients(answer: Answer, *inputs: Any) -> list[Tensor]:
+    """An answer's value and the gradient of its sum in every floating tensor among the inputs; zeros where none flows.
+
+    This is what tells a forgotten detach from a right answer: the values agree, the gradients do not.
+    """
+    inputs = tuple(
+        given.requires_grad_() if isinstance(given, Tensor) and given.is_floating_point() else given for given in inputs
+    )
+    live = [given for given in inputs if isinstance(given, Tensor) and given.requires_grad]
+    value = answer(*inputs)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"it returned a {type(value).__name__}, and one tensor is wanted")
+    if not value.requires_grad:
+        return [value, *(torch.zeros_like(given) for given in live)]
+    found = torch.autograd.grad(value.sum(), live, allow_unused=True)
+    return [value.detach()] + [
+        torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(live, found, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -34,42 +61,74 @@ class Exercise:
         reference: a right answer; the notebook goes on with it while the learner's is missing or wrong.
         inputs: argument tuples to compare on.
         mistakes: typical wrong answers; the first that computes what the learner computed gives the hint.
-        tolerance: largest relative error of a right answer.
+        observe: (answer, *inputs) -> a number, a tensor or a sequence of them: what is compared.
+        tolerance: largest relative error of a right answer, in each number or tensor compared.
     """
 
     number: str
     reference: Answer
     inputs: Sequence[tuple[Any, ...]]
     mistakes: Sequence[Mistake]
+    observe: Callable[..., Any] = outputs
     tolerance: float = 1e-5
 
 
-def _values(answer: Answer, exercise: Exercise) -> list[Tensor] | None:
-    """What an answer computes on every input; None for a blank stub."""
-    values = []
-    for inputs in exercise.inputs:
-        value = answer(*(given.clone() if isinstance(given, Tensor) else given for given in inputs))
+class NotTriedError(Exception):
+    """A stub that returned nothing."""
+
+
+def _numbers(value: Any) -> Iterable[Tensor]:
+    """A number, a tensor, or a sequence of them, as float64 tensors."""
+    if isinstance(value, Tensor):
+        yield value.detach().double()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield torch.tensor(float(value), dtype=torch.float64)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _numbers(part)
+    else:
+        raise TypeError(f"it returned a {type(value).__name__}, and numbers or tensors are wanted")
+
+
+def _observations(answer: Answer, exercise: Exercise) -> list[Tensor]:
+    """What is seen of an answer on every input. Raises NotTriedError for a blank stub."""
+
+    def tried(*inputs: Any) -> Any:
+        value = answer(*inputs)
         if value is None or value is Ellipsis:
-            return None
-        if not isinstance(value, Tensor):
-            raise TypeError(f"it returned a {type(value).__name__}, and one tensor is wanted")
-        values.append(value.double())
-    return values
+            raise NotTriedError
+        return value
+
+    seen: list[Tensor] = []
+    for inputs in exercise.inputs:
+        fresh = [given.clone() if isinstance(given, Tensor) else given for given in inputs]
+        seen += _numbers(exercise.observe(tried, *fresh))
+    return seen
 
 
-def _agree(found: list[Tensor], wanted: list[Tensor] | None, tolerance: float) -> bool:
-    if wanted is None or any(f.shape != w.shape for f, w in zip(found, wanted, strict=True)):
+def _agree(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> bool:
+    if [f.shape for f in found] != [w.shape for w in wanted]:
         return False
-    return all(bool((f - w).norm() <= tolerance * w.norm()) for f, w in zip(found, wanted, strict=True))
+    return all(
+        bool((f - w).norm() <= tolerance * max(float(w.norm()), 0.01)) for f, w in zip(found, wanted, strict=True)
+    )
 
 
 def _hint(found: list[Tensor], wanted: list[Tensor], exercise: Exercise) -> str:
     for mistake in exercise.mistakes:
-        if _agree(found, _values(mistake.answer, exercise), exercise.tolerance):
+        if _agree(found, _observations(mistake.answer, exercise), exercise.tolerance):
             return mistake.hint
+    if len(found) != len(wanted):
+        return (
+            f"{len(wanted) // len(exercise.inputs)} values are wanted, you return {len(found) // len(exercise.inputs)}."
+        )
     for f, w in zip(found, wanted, strict=True):
         if f.shape != w.shape:
             return f"the result should have shape {tuple(w.shape)}, yours has {tuple(f.shape)}."
+    if not all(bool(torch.isfinite(f).all()) for f in found):
+        return (
+            "some of your numbers are not finite. Look for a division by zero, or a log or root of a negative number."
+        )
     return "the shape is right, the numbers are not. Compute one row by hand and compare."
 
 
@@ -83,79 +142,25 @@ def check(number: str, answer: Answer, *, strict: bool | None = None) -> Answer:
         KeyError: for an unknown exercise.
         AssertionError: in strict mode only.
     """
+    from .exercises import EXERCISES
+
     if number not in EXERCISES:
         raise KeyError(f"exercise {number!r} is unknown; known are {', '.join(EXERCISES)}")
     exercise = EXERCISES[number]
-    wanted = _values(exercise.reference, exercise)
-    assert wanted is not None
+    wanted = _observations(exercise.reference, exercise)
     try:
-        found = _values(answer, exercise)
-        if found is None:
-            verdict = "not tried, or the `return` is missing. The notebook goes on with the reference answer."
-        elif _agree(found, wanted, exercise.tolerance):
+        found = _observations(answer, exercise)
+        if _agree(found, wanted, exercise.tolerance):
             print(f"{number}: passed.")
             return answer
-        else:
-            verdict = f"not yet: {_hint(found, wanted, exercise)} The notebook goes on with the reference answer."
+        verdict = f"not yet: {_hint(found, wanted, exercise)}"
+    except NotTriedError:
+        verdict = "not tried, or the `return` is missing."
     except NotImplementedError:
-        verdict = "not tried. The notebook goes on with the reference answer."
+        verdict = "not tried."
     except Exception as error:
-        verdict = f"not yet: it stopped with {type(error).__name__}: {error}. The notebook goes on with the reference."
-    print(f"{number}: {verdict}")
+        verdict = f"not yet: it stopped with {type(error).__name__}: {error}."
+    print(f"{number}: {verdict} {GO_ON}")
     if strict if strict is not None else os.environ.get("DISTAR_STRICT") == "1":
         raise AssertionError(f"{number}: {verdict}")
     return exercise.reference
-
-
-def _gap_inputs() -> list[tuple[Any, ...]]:
-    rng = torch.Generator().manual_seed(0)
-    return [
-        (torch.randn(5, 2, generator=rng), torch.randn(5, 2, generator=rng), sigma * torch.ones(5, 1))
-        for sigma in (0.3, 1.7)
-    ]
-
-
-EXERCISES = {
-    exercise.number: exercise
-    for exercise in (
-        Exercise(
-            "00.1",
-            reference=lambda assistant, reference, sigma: sigma * (assistant - reference),
-            inputs=_gap_inputs(),
-            mistakes=(
-                Mistake(
-                    lambda assistant, reference, sigma: sigma * (reference - assistant),
-                    "check the sign: the gap is the assistant's score minus the reference's.",
-                ),
-                Mistake(
-                    lambda assistant, reference, sigma: assistant - reference,
-                    "this is the gap in score units. For eps-units multiply by the noise level.",
-                ),
-                Mistake(
-                    lambda assistant, reference, sigma: reference - assistant,
-                    "check the sign, and then multiply by the noise level for eps-units.",
-                ),
-                Mistake(
-                    lambda assistant, reference, sigma: (assistant - reference) / sigma,
-                    "you divided by σ. A score is −ε/σ, so σ times a score is in units of the noise ε.",
-                ),
-                Mistake(
-                    lambda assistant, reference, sigma: sigma**2 * (assistant - reference),
-                    "this has σ², the unit of x₀. In eps-units one σ is enough.",
-                ),
-                Mistake(
-                    lambda assistant, reference, sigma: sigma * assistant - reference,
-                    "σ must multiply the whole difference; put brackets around it.",
-                ),
-                Mistake(
-                    lambda assistant, reference, sigma: assistant - sigma * reference,
-                    "σ must multiply both scores; put brackets around their difference.",
-                ),
-                Mistake(
-                    lambda assistant, reference, sigma: (sigma * (assistant - reference)).norm(dim=-1),
-                    "this is the length of the gap. Keep the vector: one arrow per dot.",
-                ),
-            ),
-        ),
-    )
-}

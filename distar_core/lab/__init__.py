@@ -1,0 +1,11 @@
+"""Experiments on the toy behind the notebooks: `distar lab NAME` runs one and leaves its CSV, figure and sentence.
+
+The CSV files of the full profile ship in distar_core/data/lab, and the notebooks draw from them.
+"""
+
+from . import stability
+from .study import PROFILES, Row, Study, over_seeds, perform, read_rows, values_of, where
+
+STUDIES = {study.name: study for study in (stability.STUDY,)}
+
+__all__ = ["PROFILES", "STUDIES", "Row", "Study", "over_seeds", "perform", "read_rows", "values_of", "where"]
