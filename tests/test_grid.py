@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from distar_core.grid import Divergence, FixedPoint, Grid, Level, fixed_point, kl_at_level, tilt_on_grid
+from distar_core.grid import (
+    Divergence,
+    FixedPoint,
+    Grid,
+    GridScore,
+    Level,
+    fixed_point,
+    kl_at_level,
+    kl_between,
+    tilt_on_grid,
+)
 from distar_core.mixture import GaussianMixture, LinearReward
 from distar_core.schedule import VarianceExploding
 
@@ -84,6 +94,31 @@ def test_kl_at_level(sigma: float) -> None:
     assert abs(kl_at_level(GRID.mass(TWO_MODES.log_density), TWO_MODES, GRID, sigma)) < 1e-7
     truth = (0.5**2 + 0.3**2) / (2 * (0.6**2 + sigma**2))
     assert kl_at_level(GRID.mass(SHIFTED.log_density), CENTRED, GRID, sigma) == pytest.approx(truth, rel=1e-4)
+
+
+def test_kl_between_masses_is_the_kl_to_the_mixture() -> None:
+    shifted, centred = GRID.mass(SHIFTED.log_density), GRID.mass(CENTRED.log_density)
+    assert kl_between(shifted, centred, GRID, 0.3) == pytest.approx(kl_at_level(shifted, CENTRED, GRID, 0.3), abs=1e-6)
+    assert kl_between(centred, centred, GRID, 0.3) == 0
+    assert kl_between(shifted, TWO := GRID.mass(TWO_MODES.log_density), GRID, 0.3) != pytest.approx(
+        kl_between(TWO, shifted, GRID, 0.3), rel=0.05
+    )
+
+
+@pytest.mark.parametrize("sigma", [0.2, 1.0])
+def test_the_score_of_a_grid_is_that_of_its_mixture(sigma: float) -> None:
+    schedule, x = (
+        VarianceExploding(),
+        torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
+    t = torch.full((50,), sigma, dtype=torch.float64)
+    reward = LinearReward(tensor(0.7, -0.4))
+    on_grid = GridScore(GRID.mass(TWO_MODES.log_density), GRID, schedule)
+    for score, law in ((on_grid, TWO_MODES), (on_grid.tilted(reward, 0.8), TWO_MODES.tilt(reward, 0.8))):
+        exact = law.diffuse(schedule, t).score(x)
+        assert float((score(x, t, None) - exact).abs().max()) < 1e-5
+    untilted = TWO_MODES.diffuse(schedule, t).score(x)
+    assert float((on_grid.tilted(reward, 0.8)(x, t, None) - untilted).abs().max()) > 1e-2
 
 
 def test_tilt_on_grid_is_the_mixture_tilt() -> None:

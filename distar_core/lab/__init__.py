@@ -3,9 +3,9 @@
 The CSV files of the full profile ship in distar_core/data/lab, and the notebooks draw from them.
 """
 
-from . import stability
+from . import didr, stability
 from .study import PROFILES, Row, Study, over_seeds, perform, read_rows, values_of, where
 
-STUDIES = {study.name: study for study in (stability.STUDY,)}
+STUDIES = {study.name: study for study in (stability.STUDY, didr.STUDY)}
 
 __all__ = ["PROFILES", "STUDIES", "Row", "Study", "over_seeds", "perform", "read_rows", "values_of", "where"]
