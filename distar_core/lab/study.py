@@ -103,16 +103,16 @@ def perform(
         raise ValueError(f"{path} has the columns {list(rows[0])}, not {keys} first; choose another folder")
     have = [{key: row[key] for key in keys} for row in rows]
     missing = [setting for setting in wanted if setting not in have]
-    tell(len(wanted) - len(missing), len(wanted))
-    for setting, found in in_parallel(partial(_measured, study.measure), missing):
+    kept = len(wanted) - len(missing)
+    tell(kept, len(wanted))
+    for done, (setting, found) in enumerate(in_parallel(partial(_measured, study.measure), missing), start=kept + 1):
         row = setting | found
         with open(path, "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(row))
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow({key: _text(value) for key, value in row.items()})
-        missing.remove(setting)
-        tell(len(wanted) - len(missing), len(wanted))
+        tell(done, len(wanted))
     rows = read_rows(study.name, path)
     of_profile = [row for setting in wanted for row in rows if {key: row[key] for key in keys} == setting]
     _write_rows(path, of_profile + [row for row in rows if row not in of_profile])

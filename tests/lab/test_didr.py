@@ -1,0 +1,45 @@
+"""The experiment didr: the distance to the best, and words that follow the numbers."""
+
+import math
+
+import pytest
+import torch
+
+from distar_core.lab import didr
+from distar_core.toy import reference
+
+
+def test_the_tilt_itself_has_no_excess_and_the_reference_moved_has() -> None:
+    rng = torch.Generator().manual_seed(0)
+    tilted = reference().tilt(didr.roles_reward("linear"), 1.0).sample(40_000, rng)
+    assert didr.excess_kl(tilted, "linear") < 0.02
+    moved = reference().sample(40_000, rng) + torch.tensor([0.9, 0.0])
+    assert didr.excess_kl(moved, "linear") > 0.3
+    assert math.isinf(didr.excess_kl(moved + 10, "linear"))
+
+
+@pytest.mark.parametrize("reward", ["linear", "mode"])
+@pytest.mark.parametrize("method", [didr.EXACT, didr.PROXY])
+def test_a_short_run_gives_the_columns_that_are_used(reward: str, method: str) -> None:
+    setting = {"reward_name": reward, "method": method, "reward_scale": 1.0, "seed": 0, "steps": 3}
+    found = didr.measure(setting)
+    assert {"reward", "excess_kl", "modes", "off_support"} <= set(found)
+
+
+def made_up(excess: dict[str, float]) -> list[dict]:
+    return [
+        setting
+        | {"reward": 0.5 + 0.01 * setting["seed"], "excess_kl": excess[setting["method"]] + 0.01 * setting["seed"]}
+        for setting in didr.settings("full")
+    ]
+
+
+def test_the_sentence_follows_the_numbers() -> None:
+    names = list(didr.ROWS)
+    rising = {name: 0.1 * (k + 1) for k, name in enumerate(names)}
+    falling = {name: 0.1 * (len(names) - k) for k, name in enumerate(names)}
+    first, second = didr.sentence(made_up(rising)), didr.sentence(made_up(falling))
+    assert first.index(names[0]) < first.index(names[-1])
+    assert second.index(names[0]) > second.index(names[-1])
+    assert "left the window" in didr.sentence(made_up(rising | {names[0]: math.inf}))
+    assert names[0] in didr.picture(made_up(rising)).alt
