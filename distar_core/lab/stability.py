@@ -53,19 +53,24 @@ def picture(rows: Sequence[Row]) -> Picture:
 
 
 def sentence(rows: Sequence[Row]) -> str:
-    """Share of diverged runs and range of the reward over seeds, by regularizer."""
+    """How many runs diverged and where, and the range of the reward over seeds elsewhere, by regularizer."""
     parts = []
     for name in values_of(rows, "regularizer"):
         of_name = where(rows, regularizer=name)
-        calm = [rate for rate in values_of(of_name, "lr") if not any(r["diverged"] for r in where(of_name, lr=rate))]
+        diverged = [row["lr"] for row in of_name if row["diverged"]]
+        places = f" (learning rate {', '.join(f'{rate:g}' for rate in dict.fromkeys(diverged))})" if diverged else ""
         ranges = {
-            rate: max(r["reward"] for r in where(of_name, lr=rate)) - min(r["reward"] for r in where(of_name, lr=rate))
-            for rate in calm
+            rate: max(rewards) - min(rewards)
+            for rate in values_of(of_name, "lr")
+            if rate not in diverged and (rewards := [row["reward"] for row in where(of_name, lr=rate)])
         }
-        share = sum(row["diverged"] for row in of_name) / len(of_name)
-        widest = max(ranges, key=lambda rate: ranges[rate]) if ranges else None
-        spread = f"; largest range of the reward over seeds {ranges[widest]:.3f} at {widest:g}" if widest else ""
-        parts.append(f"{name}: {share:.0%} of the runs diverged{spread}")
+        widest = max(ranges, key=lambda rate: ranges[rate], default=None)
+        spread = (
+            ""
+            if widest is None
+            else f"; elsewhere seeds differ by up to {ranges[widest]:.3f} in mean reward, at {widest:g}"
+        )
+        parts.append(f"{name}: {len(diverged)} of {len(of_name)} runs diverged{places}{spread}")
     return ". ".join(parts) + "."
 
 
