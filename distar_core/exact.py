@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .mixture import GaussianMixture
 from .roles import Draw
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, VarianceExploding
 
 SampleLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x0 [N, n], x_t [N, n], noise [N, n]) -> [N]."""
@@ -193,6 +193,13 @@ def plane_setting(schedule: NoiseSchedule, t: float) -> Setting:
         factors @ factors.mT,
     )
     return Setting(generator, reference, schedule, _time(t))
+
+
+def pencil_setting(shift: float = 1.0, scale: float = 0.5, sigma: float = 1.0) -> Setting:
+    """The Gaussian of the notebooks: x_0 = shift + scale z against N(0, 1), at x_t = x_0 + sigma eps."""
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    generator = AffineGenerator.on_line((1.0,), (shift,), (scale,))
+    return Setting(generator, GaussianMixture.isotropic(one, zero, one), VarianceExploding(), _time(float(sigma)))
 
 
 def _time(t: float) -> Tensor:

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from .mixture import GaussianMixture
@@ -44,6 +46,22 @@ STYLES = {
     "score, squared L2": Style(VIOLET, "D", (0, (4, 2))),
     "distilled generator": Style(GREY, "P", "-"),
     "tilted optimum": Style("black", "", (0, (2, 1.5))),
+}
+
+
+class Arrow(NamedTuple):
+    """How a pull is drawn: colour of its inside and of its edge, width of the shaft as a share of the panel's."""
+
+    color: str
+    edge: str
+    width: float
+
+
+# no colour of a method, lest an arrow be taken for one
+ARROWS = {
+    "reward": Arrow("#c849a9", "#c849a9", 0.014),
+    "regularizer": Arrow("#92dadd", "black", 0.011),
+    "sum": Arrow("black", "black", 0.004),
 }
 RC: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
 
@@ -100,13 +118,24 @@ def _lattice(half_width: float, count: int = 160) -> tuple[np.ndarray, Tensor]:
     return axis.numpy(), torch.cartesian_prod(axis, axis)
 
 
+SHADES = colormaps["YlOrBr"]
+
+
+def _legend(figure: Figure, reward: Reward | None, handles: Sequence[Artist] = ()) -> None:
+    if reward is not None:
+        handles = [*handles, Patch(color=SHADES(0.5), alpha=0.35, label="shading: reward")]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        figure.set_figheight(figure.get_figheight() + 0.4)
+
+
 def draw_world(axes: Axes, mixture: GaussianMixture, reward: Reward | None = None, *, half_width: float = 3.4) -> None:
     """The reference as grey contours and, if given, the reward as shading (darker is better)."""
     axis, points = _lattice(half_width)
     shape = (len(axis), len(axis))
     if reward is not None:
         values = reward(points, None).reshape(shape).T.numpy()
-        axes.contourf(axis, axis, values, levels=12, cmap=colormaps["YlOrBr"], alpha=0.35, zorder=0)
+        axes.contourf(axis, axis, values, levels=12, cmap=SHADES, alpha=0.35, zorder=0)
     density = mixture.log_density(points).exp().reshape(shape).T.numpy()
     axes.contour(axis, axis, density, levels=density.max() * np.array([0.05, 0.4]), colors="#6f6f75", linewidths=0.8)
     _window(axes, half_width)
@@ -140,6 +169,7 @@ def clouds(
             axes.text(
                 0, 0.15 - half_width, f"{outside:.0%} are outside", ha="center", va="bottom", fontsize=9, bbox=box
             )
+    _legend(figure, reward)
     return Picture(figure, alt)
 
 
@@ -152,40 +182,45 @@ def pull_picture(
     backgrounds: Mapping[str, Tensor] | None = None,
     half_width: float = 3.4,
 ) -> Picture:
-    """At each dot the way the reward moves it, the way the regularizer moves it, and their sum.
+    """At each dot the way the reward moves it, the way the regularizer moves it, and their sum, on one scale.
 
     Args:
         panels: title -> (dots [N, 2], the reward's motion [N, 2], the regularizer's motion [N, 2]).
         backgrounds: title -> cloud of samples [M, 2] drawn faintly.
+        half_width: of the window, which grows until it holds every arrow.
     """
-    figure, grid = new_figure(len(panels), width=3.4, height=3.9)
-    largest = max(1e-12, *(float(part.norm(dim=1).max()) for _, *parts in panels.values() for part in parts))
-    for axes, (title, (dots, by_reward, by_regularizer)) in zip(grid.flat, panels.items(), strict=True):
+    figure, grid = new_figure(len(panels), width=3.4, height=3.7)
+    moves = {
+        title: {"reward": by_reward, "regularizer": by_regularizer, "sum": by_reward + by_regularizer}
+        for title, (_, by_reward, by_regularizer) in panels.items()
+    }
+    longest = max(1e-12, *(float(move.norm(dim=1).max()) for parts in moves.values() for move in parts.values()))
+    scale = longest / 1.3
+    heads = [panels[title][0] + move / scale for title, parts in moves.items() for move in parts.values()]
+    half_width = max(half_width, 1.05 * float(torch.cat(heads + [dots for dots, *_ in panels.values()]).abs().max()))
+    for axes, (title, (dots, *_)) in zip(grid.flat, panels.items(), strict=True):
         draw_world(axes, mixture, reward, half_width=half_width)
         if backgrounds and title in backgrounds:
             cloud = backgrounds[title][:800]
             axes.plot(cloud[:, 0], cloud[:, 1], ".", color="#b9b9be", markersize=1.5, zorder=1)
-        arrows = (
-            ("reward", by_reward, ORANGE, 0.011),
-            ("regularizer", by_regularizer, BLUE, 0.011),
-            ("sum", by_reward + by_regularizer, "black", 0.006),
-        )
-        for label, motion, color, width in arrows:
+        for label, motion in moves[title].items():
+            arrow = ARROWS[label]
             axes.quiver(
                 *dots.T,
                 *motion.T,
-                color=color,
+                facecolor=arrow.color,
+                edgecolor=arrow.edge,
+                linewidth=0.6,
                 angles="xy",
                 scale_units="xy",
-                scale=largest / 1.3,
-                width=width,
+                scale=scale,
+                width=arrow.width,
                 label=label,
                 zorder=3,
             )
         axes.plot(*dots.T, "o", color="white", markeredgecolor="black", markersize=3.5, zorder=4)
         axes.set_title(title)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    _legend(figure, reward, grid.flat[0].get_legend_handles_labels()[0])
     return Picture(figure, alt)
 
 
@@ -272,7 +307,10 @@ def animate(
     captions: Sequence[str] = (),
     half_width: float = 3.4,
 ) -> Picture:
-    """A GIF of clouds that move, title -> points [N, 2] per frame; returns the last frame as the still."""
+    """A GIF of clouds that move, title -> points [N, 2] per frame; returns the last frame as the still.
+
+    It rests two seconds on the last frame before it starts anew.
+    """
     figure, grid = new_figure(len(frames), width=2.3, height=2.75)
     figure.set_dpi(80)
     movers = []
@@ -282,6 +320,7 @@ def animate(
         (mover,) = axes.plot(*sequence[0][:500].T, ".", color=style.color, markersize=2.2, alpha=0.6, zorder=2)
         axes.set_title(title)
         movers.append((mover, sequence))
+    _legend(figure, reward)
     length = min(len(sequence) for sequence in frames.values())
 
     def show(index: int) -> list[Any]:
@@ -292,7 +331,13 @@ def animate(
         return [mover for mover, _ in movers]
 
     FigureCanvasAgg(figure)
-    FuncAnimation(figure, show, frames=length, blit=False).save(path, writer=PillowWriter(fps=8), dpi=80)
+    show(0)
+    # laid out anew, the panels would creep from frame to frame
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    frames_a_second = 8
+    shown = [*range(length), *[length - 1] * 2 * frames_a_second]
+    FuncAnimation(figure, show, frames=shown, blit=False).save(path, writer=PillowWriter(fps=frames_a_second), dpi=80)
     show(length - 1)
     return Picture(figure, alt)
 
@@ -325,4 +370,277 @@ def trajectories(
             )
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.legend(frameon=False)
+    return Picture(figure, alt)
+
+
+class Line(NamedTuple):
+    """A curve, or separate markers if its style has no line: x and y, [N] each, with an optional interval about y.
+
+    Lines of one label share a style and one entry in the legend; an empty label has none.
+    """
+
+    label: str
+    x: Any
+    y: Any
+    low: Any = None
+    high: Any = None
+    style: Style | None = None
+
+
+CYCLE = tuple(
+    Style(color, marker, line)
+    for color, marker, line in zip(
+        (BLUE, RED, ORANGE, VIOLET, "#5c5c62", PURPLE),
+        ("o", "s", "^", "D", "v", "P"),
+        ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (4, 2)), (0, (6, 1, 1, 1))),
+        strict=True,
+    )
+)
+TRUTH = STYLES["tilted optimum"]
+
+
+def lines(
+    panels: Mapping[str, Sequence[Line]],
+    *,
+    alt: str,
+    xlabel: str | Sequence[str],
+    ylabel: str | Sequence[str],
+    log: str | Sequence[str] = "",
+    ylim: tuple[float, float] | None = None,
+    guides: Sequence[float] = (),
+    markers: bool = False,
+    width: float = 3.3,
+    height: float = 3.1,
+) -> Picture:
+    """Curves in panels side by side, title -> lines, on equal axes where `ylabel` is one string for all.
+
+    A line without a style takes the style that `STYLES` has for its label, or the next of `CYCLE`, the same in every
+    panel. Intervals are drawn as bands around lines and as bars at markers.
+
+    Args:
+        xlabel, ylabel: one label for all panels, or one a panel.
+        log: axes that are logarithmic, "", "x", "y" or "xy", for all panels or one a panel.
+        guides: heights of thin horizontal lines.
+        markers: draw a marker at every point of every line.
+    """
+    figure, grid = new_figure(len(panels), width=width, height=height)
+    labels = dict.fromkeys(line.label for content in panels.values() for line in content)
+    fresh = iter(CYCLE * 4)
+    styles = {label: STYLES[label] if label in STYLES else next(fresh) for label in labels}
+    xlabels, ylabels, logs = ([s] * len(panels) if isinstance(s, str) else s for s in (xlabel, ylabel, log))
+    handles: dict[str, Any] = {}
+    for axes, (title, content), name, below, scale in zip(
+        grid.flat, panels.items(), ylabels, xlabels, logs, strict=True
+    ):
+        for guide in guides:
+            axes.axhline(guide, color="#8a8a90", linewidth=0.8, zorder=0)
+        for x, y, low, high, style, label in (
+            (*line[1:5], line.style or styles[line.label], line.label) for line in content
+        ):
+            dots = style.marker if markers or style.line == "" else ""
+            (handle,) = axes.plot(
+                x, y, color=style.color, linestyle=style.line, marker=dots, linewidth=1.6, markersize=5
+            )
+            if low is not None and style.line != "":
+                axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
+            elif low is not None:
+                axes.vlines(x, low, high, color=style.color, linewidth=1.2)
+            if label:
+                handles.setdefault(label, handle)
+        axes.set(xlabel=below, ylabel=name, title=title)
+        if "x" in scale:
+            axes.set_xscale("log")
+        if "y" in scale:
+            axes.set_yscale("log")
+        if ylim is not None:
+            axes.set_ylim(ylim)
+    if isinstance(ylabel, str) and ylim is None:
+        limits = [axes.get_ylim() for axes in grid.flat]
+        for axes in grid.flat:
+            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    if handles:
+        columns = min(len(handles), max(2, 2 * len(panels)))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
+    return Picture(figure, alt)
+
+
+def arrows(
+    panels: Mapping[str, tuple[Tensor, Tensor]],
+    mixture: GaussianMixture,
+    *,
+    alt: str,
+    dots: Mapping[str, Tensor] | None = None,
+    longest: float = 0.8,
+    half_width: float = 3.4,
+) -> Picture:
+    """Vector fields over the reference's contours: title -> (points [N, 2], vectors [N, 2]), one scale for all panels.
+
+    Args:
+        dots: title -> samples [M, 2] drawn faintly.
+        longest: length of the longest arrow in the units of the axes.
+    """
+    figure, grid = new_figure(len(panels), width=3.1, height=3.3)
+    largest = max(1e-12, *(float(vectors.norm(dim=1).max()) for _, vectors in panels.values()))
+    for axes, (title, (points, vectors)) in zip(grid.flat, panels.items(), strict=True):
+        draw_world(axes, mixture, half_width=half_width)
+        if dots and title in dots:
+            axes.plot(*dots[title][:800].T, ".", color="#b9b9be", markersize=1.5, zorder=1)
+        scaled = {"angles": "xy", "scale_units": "xy", "scale": largest / longest}
+        axes.quiver(*points.T, *vectors.T, color=BLUE, width=0.006, zorder=3, **scaled)
+        axes.set_title(title)
+    return Picture(figure, alt)
+
+
+def maps(
+    panels: Mapping[str, Tensor],
+    x: Sequence[float],
+    y: Sequence[float],
+    *,
+    alt: str,
+    xlabel: str,
+    ylabel: str,
+    signed: bool = False,
+    digits: int | None = None,
+) -> Picture:
+    """Values over two settings, title -> [len(y), len(x)], each panel with its own colour bar.
+
+    Args:
+        signed: a diverging map with its light centre at 0.
+        digits: write the values into the cells with so many digits after the point.
+    """
+    figure, grid = new_figure(len(panels), width=3.6, height=3.1)
+    for axes, (title, values) in zip(grid.flat, panels.items(), strict=True):
+        field = values.double().numpy()
+        limit = float(np.nanmax(np.abs(field)))
+        bounds = {"vmin": -limit, "vmax": limit, "cmap": "PuOr_r"} if signed else {"cmap": "cividis"}
+        image = axes.imshow(field, origin="lower", aspect="auto", **bounds)
+        axes.set_xticks(range(len(x)), [f"{value:g}" for value in x])
+        axes.set_yticks(range(len(y)), [f"{value:g}" for value in y])
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        figure.colorbar(image, ax=axes, shrink=0.85)
+        if digits is not None:
+            for (row, column), value in np.ndenumerate(field):
+                shade = image.cmap(image.norm(value))
+                dark = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] < 0.5
+                color = "white" if dark else "black"
+                axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=9, color=color)
+    return Picture(figure, alt)
+
+
+def paths(
+    panels: Mapping[str, Tensor],
+    mixture: GaussianMixture,
+    *,
+    alt: str,
+    marks: Mapping[str, int] | None = None,
+    half_width: float = 3.4,
+) -> Picture:
+    """Ways of points over the reference's contours: title -> positions [T, N, 2], a thin line each.
+
+    Args:
+        marks: label -> index along the way; each gets a marker of its own.
+    """
+    figure, grid = new_figure(len(panels), width=4.2, height=4.5)
+    for axes, (title, positions) in zip(grid.flat, panels.items(), strict=True):
+        draw_world(axes, mixture, half_width=half_width)
+        axes.plot(positions[..., 0], positions[..., 1], color="#5c5c62", linewidth=0.9, zorder=2)
+        for (label, index), style in zip((marks or {}).items(), CYCLE, strict=False):
+            look = {"color": style.color, "markeredgecolor": "black", "markeredgewidth": 0.5, "markersize": 5}
+            axes.plot(*positions[index].T, style.marker, label=label, zorder=3, **look)
+        axes.set_title(title)
+    _legend(figure, None, grid.flat[0].get_legend_handles_labels()[0])
+    return Picture(figure, alt)
+
+
+def bars(
+    panels: Mapping[str, Sequence[float]],
+    truth: Sequence[float],
+    ticks: Sequence[str],
+    *,
+    alt: str,
+    ylabel: str,
+    xlabel: str = "",
+    columns: int = 2,
+) -> Picture:
+    """One value per tick as hatched bars, title -> values, with the truth as a black dash over each; equal axes."""
+    columns = min(columns, len(panels))
+    figure, grid = new_figure(columns, -(-len(panels) // columns), width=3.4, height=2.4)
+    places = range(len(ticks))
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, values) in zip(grid.flat, panels.items(), strict=False):
+        look = {"color": "#cfe0fd", "edgecolor": BLUE, "hatch": "////", "width": 0.6}
+        drawn = axes.bar(places, values, label="this form", **look)
+        dashes = axes.hlines(
+            truth, [k - 0.42 for k in places], [k + 0.42 for k in places], color="black", linewidth=2.2
+        )
+        axes.axhline(0, color="#8a8a90", linewidth=0.8, zorder=0)
+        axes.set_xticks(places, ticks)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.sharey(grid.flat[0])
+    figure.legend([drawn, dashes], ["this form", "truth"], loc="outside lower center", ncols=2, frameon=False)
+    return Picture(figure, alt)
+
+
+class Mark(NamedTuple):
+    """A value on the line of a row in a `strips` panel, its kind, and an optional interval about it."""
+
+    row: str
+    value: float
+    kind: str
+    low: float | None = None
+    high: float | None = None
+
+
+def strips(
+    panels: Mapping[str, Sequence[Mark]],
+    rows: Sequence[str],
+    kinds: Mapping[str, Style],
+    *,
+    alt: str,
+    columns: int,
+    width: float = 1.75,
+    row_height: float = 0.27,
+) -> Picture:
+    """Rows by name from top to bottom, panels side by side: title -> marks, with intervals as bars.
+
+    Marks of one row and panel that differ in kind are drawn a little apart, in the order of `kinds`.
+
+    Args:
+        kinds: kind -> colour and marker; a kind without a mark is not in the legend.
+        columns: panels side by side; further ones go below.
+    """
+    height = row_height * len(rows) + 1.0
+    figure, grid = new_figure(columns, -(-len(panels) // columns), width=width, height=height)
+    figure.set_figwidth(figure.get_figwidth() + 2.2)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    handles: dict[str, Any] = {}
+    for index, (axes, (title, marks)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
+        for place in range(len(rows)):
+            axes.axhline(place, color="#e3e3e8", linewidth=0.8, zorder=0)
+        for kind, style in kinds.items():
+            own = [mark for mark in marks if mark.kind == kind and np.isfinite(mark.value)]
+            apart = 0.0 if style.marker == "|" else 0.16 * (list(kinds).index(kind) - len(kinds) / 2)
+            places = [rows.index(mark.row) + apart for mark in own]
+            size = 13 if style.marker == "|" else 5
+            look = {
+                "color": style.color,
+                "linestyle": "",
+                "markersize": size,
+                "markeredgewidth": 2 if size > 5 else 0.5,
+            }
+            (handle,) = axes.plot([mark.value for mark in own], places, marker=style.marker, zorder=3, **look)
+            for mark, level in zip(own, places, strict=True):
+                if mark.low is not None:
+                    axes.hlines(level, mark.low, mark.high, color=style.color, linewidth=1.3, zorder=2)
+            if own:
+                handles.setdefault(kind, handle)
+        axes.set_title(title, fontsize=9)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), rows if index % columns == 0 else [""] * len(rows))
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(labelsize=9)
+        axes.locator_params(axis="x", nbins=4)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=max(1, len(handles)), frameon=False)
     return Picture(figure, alt)

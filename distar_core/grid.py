@@ -119,6 +119,27 @@ def tilt_on_grid(mass: Tensor, reward: Tensor, scale: float) -> Tensor:
     return (mass.log() + scale * reward).flatten().softmax(0).reshape(mass.shape)
 
 
+def tilt_of_reward(mass: Tensor, reward: Tensor, target: float) -> Tensor:
+    """The tilt p exp(scale r)/Z whose mean reward is `target`, found by bisection over the scale; all [N, N].
+
+    It is the mass with the smallest KL to p among all that have this mean reward.
+
+    Raises:
+        ValueError: if no scale within ±1000 reaches the target.
+    """
+    low, high = -1000.0, 1000.0
+
+    def mean(scale: float) -> float:
+        return float((tilt_on_grid(mass, reward, scale) * reward).sum())
+
+    if not mean(low) < target < mean(high):
+        raise ValueError(f"no tilt has mean reward {target:g}; choose one between {mean(low):g} and {mean(high):g}")
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) < target else (low, middle)
+    return tilt_on_grid(mass, reward, (low + high) / 2)
+
+
 class GridScore:
     """The exact score of a mass on a grid at every noise level: for DIDR's target under a reward without a closed form.
 

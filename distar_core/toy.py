@@ -15,9 +15,9 @@ from .losses import PseudoHuber, SquaredL2, weight_one, weight_x0
 from .methods import METHODS, Method
 from .mixture import GaussianMixture, ring
 from .networks import MLP, TimeMLP
-from .roles import MixtureScore, PushForward, ResidualScore, Reward, Roles, Trainable
+from .roles import MixtureScore, OneStep, PushForward, ResidualScore, Reward, Roles, Trainable
 from .schedule import TimeLaw, VarianceExploding
-from .training import Batch, State, generator_step
+from .training import Batch, Conditions, State, generator_step
 
 SCHEDULE = VarianceExploding()
 LOOP: dict[str, Any] = {"batch": 256, "warmup": 50, "assistant_updates": 2}
@@ -100,28 +100,49 @@ def ode_map(z: Tensor, mixture: GaussianMixture, *, sigma_max: float = 10.0, ste
     return mixture.posterior_mean(x, SCHEDULE, sigmas[-1])
 
 
+ToyGenerator = PushForward | OneStep
+
+
+def label_count(mixture: GaussianMixture) -> int:
+    """The number of labels of a mixture, which are 0, 1, …; 0 for one without labels."""
+    return 0 if mixture.labels is None else int(mixture.labels.max()) + 1
+
+
+def new_generator(mixture: GaussianMixture, width: int = 96) -> ToyGenerator:
+    """An untrained generator in the plane: a plain network, or with labels a diffusion network used once at t = 1."""
+    labels = label_count(mixture)
+    if not labels:
+        return PushForward(MLP(2, 2, width=width), (2,))
+    return OneStep(TimeMLP(2, width=width, labels=labels), SCHEDULE, "x0", 1.0, (2,))
+
+
 def distil(
     mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500, batch: int = 512, width: int = 96
-) -> Iterator[PushForward]:
-    """Regress a one-step generator on pairs (z, ode_map(z)); yields the generator after every step."""
+) -> Iterator[ToyGenerator]:
+    """Regress a one-step generator on pairs (z, ode_map(z)); yields the generator after every step.
+
+    A mixture with labels gives a conditional generator, whose pairs follow the flow of their label.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        generator = PushForward(MLP(2, 2, width=width), (2,))
+        generator = new_generator(mixture, width)
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(20_000, 2, generator=rng)
-    x0 = ode_map(z, mixture)
+    labels = torch.arange(len(z)) % label_count(mixture) if label_count(mixture) else None
+    x0 = ode_map(z, mixture.given(labels))
     optimizer = torch.optim.Adam(generator.parameters(), lr=2e-3)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
         index = torch.randint(len(z), (batch,), generator=rng)
-        loss = (generator(z[index], None) - x0[index]).square().sum(-1).mean()
+        condition = None if labels is None else labels[index]
+        loss = (generator(z[index], condition) - x0[index]).square().sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         yield generator
 
 
-def distilled(mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500) -> PushForward:
+def distilled(mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500) -> ToyGenerator:
     """The generator at the end of `distil`."""
     *_, generator = distil(mixture, seed=seed, steps=steps)
     return generator
@@ -132,8 +153,14 @@ def no_conditions(step: int, rows: slice) -> None:
     return
 
 
+def labels_in_turn(mixture: GaussianMixture) -> Conditions:
+    """The conditions of a run: row k of every batch has label k modulo their number; none for a mixture without."""
+    count = label_count(mixture)
+    return (lambda step, rows: torch.arange(rows.start, rows.stop) % count) if count else no_conditions
+
+
 def toy_state(
-    generator: PushForward,
+    generator: ToyGenerator,
     mixture: GaussianMixture,
     reward: Reward | None,
     *,
@@ -143,11 +170,14 @@ def toy_state(
     assistant_lr: float = 2e-3,
     width: int = 96,
 ) -> State:
-    """A fresh run from a copy of `generator`: the assistant starts as the reference, rates decay as a cosine."""
+    """A fresh run from a copy of `generator`: the assistant starts as the reference, rates decay as a cosine.
+
+    With labels on the mixture, generator and assistant take them, and so does `labels_in_turn` for the loop.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = PushForward(MLP(2, 2, width=width), (2,))
-        correction = TimeMLP(2, width=width, zero_output=True)
+        student = new_generator(mixture, width)
+        correction = TimeMLP(2, width=width, labels=label_count(mixture), zero_output=True)
     student.load_state_dict(generator.state_dict())
     exact = MixtureScore(mixture, SCHEDULE)
     assistant = ResidualScore(exact, correction, SCHEDULE)
@@ -175,11 +205,11 @@ def toy_state(
     )
 
 
-def sample(state: State, count: int, *, seed: int = 1234) -> Tensor:
-    """`count` points from the run's averaged generator, [count, 2]."""
+def sample(state: State, count: int, *, seed: int = 1234, condition: Tensor | None = None) -> Tensor:
+    """`count` points from the run's averaged generator, [count, 2]; condition: their labels [count], if it has any."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        return state.roles.generator.averaged(torch.randn(count, 2, generator=rng), None)
+        return state.roles.generator.averaged(torch.randn(count, 2, generator=rng), condition)
 
 
 def spread_out(points: Tensor, count: int) -> Tensor:
@@ -198,10 +228,21 @@ class _Standing(torch.nn.Module):
         return z
 
 
-def motion(state: State, method: Method, points: Tensor, *, draws: int = 2048, seed: int = 0) -> dict[str, Tensor]:
+def motion(
+    state: State,
+    method: Method,
+    points: Tensor,
+    *,
+    draws: int = 2048,
+    seed: int = 0,
+    condition: Tensor | None = None,
+) -> dict[str, Tensor]:
     """How each term would move samples that sit at `points` [N, 2]: minus its expected pull, by term, [N, 2].
 
     The expectation over noise and levels is a mean over `draws` per point; alpha_t carries a pull at x_t to x_0.
+
+    Args:
+        condition: the points' labels [N], if the run has any.
     """
     standing = State(state.roles._replace(generator=Trainable(_Standing())), state.schedule)
     rng = torch.Generator().manual_seed(seed)
@@ -209,7 +250,7 @@ def motion(state: State, method: Method, points: Tensor, *, draws: int = 2048, s
     batch = Batch(
         z=points.repeat_interleave(draws, 0).requires_grad_(),
         t=method.time_law.quantile(u),
-        condition=None,
+        condition=None if condition is None else condition.repeat_interleave(draws),
         noise=lambda x0: torch.randn(x0.shape, generator=rng),
     )
     pulls = generator_step(standing, method, batch)

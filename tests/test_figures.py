@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib import image as mpl_image
 from matplotlib.colors import to_rgb
+from matplotlib.quiver import Quiver
 from PIL import Image
 
 from distar_core import figures, ring
@@ -87,9 +88,65 @@ def test_methods_can_be_told_apart_without_colour_vision(kind):
 
 
 @pytest.mark.parametrize("kind", DICHROMATS)
+def test_pulls_can_be_told_apart_and_from_the_methods_without_colour_vision(kind):
+    """The sum is black as the tilted optimum is, and never in one picture with it."""
+    pulls = [figures.ARROWS[name].color for name in ("reward", "regularizer")]
+    leashes = [style.color for name, style in figures.STYLES.items() if name.startswith(("KL", "score"))]
+    assert smallest_distance([*pulls, "black", *leashes], kind) > 20
+    assert len({arrow.width for arrow in figures.ARROWS.values()}) == len(figures.ARROWS)
+    old = [figures.ORANGE, figures.BLUE]
+    assert smallest_distance([*old, *leashes], kind) == 0, "control"
+
+
+@pytest.mark.parametrize("kind", DICHROMATS)
 def test_control_the_default_cycle_cannot(kind):
     cycle = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b"]
     assert smallest_distance(cycle, kind) < 10
+
+
+@pytest.mark.parametrize("dot", [[0.0, 0.0], [3.3, 0.0], [0.0, -3.3], [3.0, 3.0], [-6.0, 1.0]])
+def test_every_arrow_ends_inside_the_window(dot):
+    """Also where the sum is the longest of the three, or the dot itself lies beyond the usual window."""
+    dots = torch.tensor([dot, [0.0, 0.0]])
+    pulls = torch.tensor([[1.0, -2.0], [0.1, 0.0]]), torch.tensor([[2.0, -1.0], [0.0, 0.1]])
+    picture = figures.pull_picture({"a": (dots, *pulls), "b": (-dots, *pulls)}, ring(), alt=ALT)
+    longest = []
+    for axes in picture.figure.axes:
+        low, high = axes.get_xlim()
+        assert (low, high) == axes.get_ylim()
+        for quiver in (artist for artist in axes.collections if isinstance(artist, Quiver)):
+            moves = np.stack([quiver.U, quiver.V], 1) / quiver.scale
+            heads = quiver.XY + moves
+            assert low < heads.min() <= heads.max() < high
+            longest.append(np.linalg.norm(moves, axis=1).max())
+    assert max(longest) == pytest.approx(1.3)
+    if dot == [0.0, 0.0]:
+        assert high == pytest.approx(3.4), "a window that holds everything stays as it is"
+
+
+def test_the_animation_rests_on_its_last_frame_and_its_panels_stay_in_place(tmp_path):
+    clouds = [POINTS, POINTS + 0.1, POINTS + 0.2]
+    figures.animate({"KL, w = 1": clouds}, ring(), tmp_path / "a.gif", alt=ALT, reward=REWARDS["mode"], captions="abc")
+    with Image.open(tmp_path / "a.gif") as film:
+        assert film.n_frames == 3, "frames that show the same are the same"
+        durations = []
+        for index in range(film.n_frames):
+            film.seek(index)
+            durations.append(film.info["duration"])
+    assert durations[-1] >= 2000
+    assert max(durations[:-1]) <= 125
+
+
+def legend_of(picture):
+    return [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
+
+
+def test_the_shading_is_named_where_there_is_one():
+    arrows = (POINTS[:5], torch.ones(5, 2), -torch.ones(5, 2))
+    reward = REWARDS["mode"]
+    assert legend_of(figures.clouds({"a": POINTS}, ring(), alt=ALT, reward=reward)) == ["shading: reward"]
+    assert legend_of(figures.clouds({"a": POINTS}, ring(), alt=ALT)) == []
+    assert legend_of(figures.pull_picture({"a": arrows}, ring(), alt=ALT, reward=reward))[-1] == "shading: reward"
 
 
 def test_words_beyond_ascii_reach_the_file():
@@ -121,3 +178,16 @@ def test_an_infinite_value_without_limits_has_no_place_and_is_left_out():
     with pytest.raises(IndexError):
         marker_of(math.inf, None)
     assert marker_of(5.0, None)[0] == 5.0
+
+
+def test_paths_are_one_line_a_point_with_named_marks_on_them():
+    positions = torch.stack([3 * POINTS[:6], 2 * POINTS[:6], POINTS[:6]])  # [T, N, 2]
+    picture = figures.paths({"a": positions, "b": -positions}, ring(), alt=ALT, marks={"early": 1, "the end": 2})
+    for axes, sign in zip(picture.figure.axes, (1, -1), strict=True):
+        ways, marks = axes.lines[:6], axes.lines[6:]
+        assert np.allclose(ways[4].get_xydata(), sign * positions[:, 4])
+        assert all(np.allclose(mark.get_xydata(), sign * positions[k]) for mark, k in zip(marks, (1, 2), strict=True))
+        assert len({mark.get_marker() for mark in marks}) == 2
+    assert legend_of(picture) == ["early", "the end"]
+    assert ALT.encode() in picture.png()
+    assert legend_of(figures.paths({"a": positions}, ring(), alt=ALT)) == []

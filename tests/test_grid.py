@@ -18,6 +18,7 @@ from distar_core.grid import (
     fixed_point,
     kl_at_level,
     kl_between,
+    tilt_of_reward,
     tilt_on_grid,
 )
 from distar_core.mixture import GaussianMixture, LinearReward
@@ -119,6 +120,25 @@ def test_the_score_of_a_grid_is_that_of_its_mixture(sigma: float) -> None:
         assert float((score(x, t, None) - exact).abs().max()) < 1e-5
     untilted = TWO_MODES.diffuse(schedule, t).score(x)
     assert float((on_grid.tilted(reward, 0.8)(x, t, None) - untilted).abs().max()) > 1e-2
+
+
+def test_the_tilt_of_a_mean_reward_is_nearest_and_obeys_pythagoras() -> None:
+    """It has the mean reward asked for (1e-9); and for another mass m with that mean reward, on clean masses,
+    KL(m ‖ p) = KL(m ‖ tilt) + KL(tilt ‖ p) to 1e-9: so no such mass is nearer to p."""
+    own = GRID.mass(TWO_MODES.log_density)
+    values = GRID.points[:, 0].tanh().reshape(own.shape)
+    other = tilt_on_grid(own, values + 0.4 * GRID.points[:, 1].reshape(own.shape), 0.7)
+    mean = float((other * values).sum())
+    tilt = tilt_of_reward(own, values, mean)
+    assert abs(float((tilt * values).sum()) - mean) < 1e-9
+
+    def clean_kl(a: Tensor, b: Tensor) -> float:
+        return float((a * (a / b).log()).sum())
+
+    assert abs(clean_kl(other, own) - clean_kl(other, tilt) - clean_kl(tilt, own)) < 1e-9
+    assert clean_kl(other, tilt) > 0.01
+    with pytest.raises(ValueError, match="no tilt has mean reward 2"):
+        tilt_of_reward(own, values, 2.0)
 
 
 def test_tilt_on_grid_is_the_mixture_tilt() -> None:

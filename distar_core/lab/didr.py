@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import figures
 from ..figures import Line, Picture, Style
-from ..grid import Grid, GridScore, kl_between, tilt_on_grid
+from ..grid import Grid, GridScore, kl_between, tilt_of_reward
 from ..methods import METHODS, Method
 from ..metrics import KL_SIGMA, WINDOW, summarise
 from ..mixture import LinearReward
@@ -54,20 +54,15 @@ def excess_kl(points: Tensor, reward_name: str) -> float:
     """KL of samples [N, 2] to the tilted optimum of the same mean reward, both blurred, in nats.
 
     The tilt has the smallest KL to the reference at its mean reward, so this is how far the samples are from the best
-    that their reward allows. Infinite when a hundredth of the samples left the window, or no tilt has that reward.
+    that their reward allows. Infinite when a hundredth of the samples left the window.
     """
     mass, outside = WINDOW.histogram(points)
     if outside >= 0.01:
         return math.inf
     own = WINDOW.mass(reference().to(torch.float64).log_density)
     values = REWARDS[reward_name](WINDOW.points).reshape(own.shape)
-    target = float((mass * values).sum())
-    low, high = -20.0, 200.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        reached = float((tilt_on_grid(own, values, middle) * values).sum())
-        low, high = (middle, high) if reached < target else (low, middle)
-    return kl_between(mass, tilt_on_grid(own, values, middle), WINDOW, KL_SIGMA)
+    tilted = tilt_of_reward(own, values, float((mass * values).sum()))
+    return kl_between(mass, tilted, WINDOW, KL_SIGMA)
 
 
 def measure(setting: Row) -> dict[str, float]:

@@ -13,16 +13,16 @@ from ..frontier import read_points, scale_for
 from ..methods import Method
 from ..metrics import summarise
 from ..mixture import GaussianMixture
-from ..roles import PushForward, Reward
+from ..roles import Reward
 from ..runs import NonFiniteError, check_finite
-from ..toy import LOOP, REWARDS, distilled, no_conditions, reference, sample, toy_state
+from ..toy import LOOP, REWARDS, ToyGenerator, distilled, labels_in_turn, reference, sample, toy_state
 from ..training import State, post_train
 
 MIDDLE_AIM = 0.5
 
 
 @lru_cache
-def start_generator(steps: int = 2500) -> PushForward:
+def start_generator(steps: int = 2500) -> ToyGenerator:
     """The distilled generator that every run starts from; trained once a process."""
     return distilled(reference(), steps=steps)
 
@@ -34,11 +34,13 @@ def train(
     seed: int,
     steps: int,
     mixture: GaussianMixture | None = None,
-    generator: PushForward | None = None,
+    generator: ToyGenerator | None = None,
     loop: Mapping[str, Any] = LOOP,
     **state_options: Any,
 ) -> State:
     """Post-train from the distilled generator; state_options go to toy.toy_state.
+
+    A mixture with labels needs a generator of its own, and gets its labels in turn.
 
     Raises:
         NonFiniteError: when a value of the run becomes NaN or infinite.
@@ -47,7 +49,7 @@ def train(
     mixture = mixture or reference()
     start = generator or start_generator(100 if steps < 100 else 2500)
     state = toy_state(start, mixture, reward, seed=seed, steps=steps, **state_options)
-    for record in post_train(state, method, no_conditions, steps=steps, seed=seed, **loop):
+    for record in post_train(state, method, labels_in_turn(mixture), steps=steps, seed=seed, **loop):
         check_finite(record)
     return state
 

@@ -1,0 +1,344 @@
+"""How good must the assistant be, and what fails first? Asked of a generator whose score is known at every level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..exact import AffineGenerator, GeneratorScore, cosine
+from ..figures import CYCLE, Line, Picture, Style, lines
+from ..losses import gap
+from ..methods import Method
+from ..metrics import Interval, summarise
+from ..roles import Trainable
+from ..runs import NonFiniteError, check_finite
+from ..schedule import TimeLaw
+from ..toy import LEVELS, LOOP, REWARDS, SCHEDULE, TOY_METHODS, new_generator, no_conditions, reference, toy_state
+from ..training import State, generator_step, make_batch, noised_samples, post_train, scores_at
+from .study import Row, Study, over_seeds, values_of, where
+from .toy_runs import matched_scale
+
+REWARD = "mode"
+GENERATOR_RATE = 1.0
+REGULARIZERS = ("score, pseudo-Huber", "KL, w = 1")
+MOMENTS = {"early": 8, "half": 2, "end": 1}
+
+
+class Kind(NamedTuple):
+    """An assistant: updates per generator step, learning rate, width of its network; no updates means the exact score."""
+
+    updates: int = 2
+    rate: float = 2e-3
+    width: int = 96
+
+
+DEFAULT, STALE, GENEROUS, EXACT = "toy default", "rate / 30 (stale)", "5 updates, rate · 3", "exact score"
+KINDS = {
+    DEFAULT: Kind(),
+    "1 update": Kind(updates=1),
+    "5 updates": Kind(updates=5),
+    STALE: Kind(rate=2e-3 / 30),
+    "rate / 10": Kind(rate=2e-4),
+    "rate / 3": Kind(rate=2e-3 / 3),
+    "rate · 3": Kind(rate=6e-3),
+    "rate · 10": Kind(rate=2e-2),
+    "width 4": Kind(width=4),
+    "width 12": Kind(width=12),
+    "width 32": Kind(width=32),
+    GENEROUS: Kind(updates=5, rate=6e-3),
+    EXACT: Kind(updates=0),
+}
+DRAWN = {
+    DEFAULT: CYCLE[0],
+    STALE: CYCLE[1],
+    "width 4": CYCLE[2],
+    GENEROUS: CYCLE[3],
+    EXACT: Style("black", "*", ""),
+}
+OTHERS = Style("#9c9ca1", "x", "")
+
+
+def settings(profile: str) -> list[Row]:
+    """Regularizer x assistant x seed: one thing varied at a time from the toy's defaults, and the exact score.
+
+    KL gets the assistants that the figure draws, the score leash all.
+    """
+    few = (DEFAULT, STALE, GENEROUS, EXACT)
+    kinds, regularizers, seeds, steps = {
+        "ci": ((DEFAULT, EXACT), REGULARIZERS[:1], 2, 8),
+        "fast": (few, REGULARIZERS, 2, 200),
+        "full": (tuple(KINDS), REGULARIZERS, 5, 800),
+    }[profile]
+    return [
+        {
+            "assistant": kind,
+            "regularizer": regularizer,
+            "updates": KINDS[kind].updates,
+            "rate": KINDS[kind].rate,
+            "width": KINDS[kind].width,
+            "seed": seed,
+            "steps": steps,
+        }
+        for kind in kinds
+        for regularizer in regularizers[: 2 if kind in DRAWN else 1]
+        for seed in range(seeds)
+    ]
+
+
+def ring_generator(offset: float = 0.15, deviation: float = 0.2) -> AffineGenerator:
+    """A generator whose law is known: 32 components, four about each mode of the ring, close to the reference; float32.
+
+    A mode then has the variance offset² + deviation², the reference's with the default values. The weights are fixed,
+    so a mode's share changes only by components that walk to another mode.
+    """
+    corners = offset * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    shifts = (reference().means[:, None] + corners).flatten(0, 1)
+    scales = deviation * torch.eye(2).expand(len(shifts), 2, 2)
+    return AffineGenerator(torch.full((len(shifts),), 1 / len(shifts)), shifts, scales)
+
+
+def known_state(kind: Kind, *, seed: int, steps: int) -> State:
+    """The toy's state with `ring_generator` in the generator's place, moved by SGD at the rate GENERATOR_RATE.
+
+    Adam would give each of the 192 parameters a step of the same size, however small its gradient is beside its noise.
+    """
+    mixture = reference()
+    stand_in = new_generator(mixture, kind.width)
+    reward = REWARDS[REWARD]
+    state = toy_state(stand_in, mixture, reward, seed=seed, steps=steps, assistant_lr=kind.rate, width=kind.width)
+    module = ring_generator()
+    generator = Trainable(
+        module,
+        torch.optim.SGD(module.parameters(), lr=GENERATOR_RATE),
+        lr=lambda step: GENERATOR_RATE * 0.5 * (1 + math.cos(math.pi * min(max(step, 0), steps) / steps)),
+        ema_decay=0.98,
+    )
+    state.roles = state.roles._replace(generator=generator)
+    if kind.updates == 0:
+        state.roles = state.roles._replace(assistant=Trainable(GeneratorScore(module, SCHEDULE)))
+    return state
+
+
+class Probe(NamedTuple):
+    """The assistant against the exact score at one noise level, on one batch.
+
+    Attributes:
+        found, exact: the regularizer's gradient in the generator's parameters, with the assistant and with the exact
+            score, [P] each.
+        error: E‖sigma (s_psi − s_theta)‖², the assistant's squared error in eps-units.
+        gap: E‖sigma (s_theta − s_ref)‖², what there is to be seen, in the same units.
+        loss: the regularizer's mean loss, zero with the exact score but for the batch's noise (with a frozen law).
+    """
+
+    found: Tensor
+    exact: Tensor
+    error: float
+    gap: float
+    loss: float
+
+
+def probe(state: State, method: Method, sigma: float, *, rows: int = 4096, seed: int = 0) -> Probe:
+    """Compare the state's assistant with the exact score of its AffineGenerator at one level; changes nothing."""
+    generator = state.roles.generator
+    assert isinstance(generator.module, AffineGenerator)
+    known = Trainable(GeneratorScore(generator.module, state.schedule))
+    alone = replace(method, reward_at="nowhere", reward_scale=0.0)
+    batch = make_batch(
+        state,
+        TimeLaw.levels((sigma,)),
+        no_conditions,
+        seed=seed,
+        step=0,
+        stream="probe",
+        batch=rows,
+        rows=slice(None),
+    )
+    gradients, scores, losses = [], [], []
+    for assistant in (state.roles.assistant, known):
+        asked = State(state.roles._replace(assistant=assistant), state.schedule)
+        generator.zero_grad()
+        losses.append(float(generator_step(asked, alone, batch).losses["regularizer"].mean()))
+        gradients.append(torch.cat([p.grad.flatten() for p in generator.parameters().values() if p.grad is not None]))
+        with torch.no_grad():
+            noised = noised_samples(state.schedule, generator.module(batch.z, None), batch)
+            scores.append(scores_at(asked.roles, replace(alone, exact=False), noised, None, state.schedule))
+    generator.zero_grad()
+    own, true = scores
+    error = (noised.sigma * (own.assistant - true.assistant)).square().sum(-1).mean()
+    seen = gap(noised, true, "eps").square().sum(-1).mean()
+    return Probe(gradients[0], gradients[1], float(error), float(seen), losses[0])
+
+
+def _compared(probes: Sequence[Probe]) -> dict[str, float]:
+    found, exact = (torch.stack([getattr(one, name) for one in probes]).mean(0) for name in ("found", "exact"))
+    return {"cosine": cosine(found, exact), "size": float(found.norm() / exact.norm())}
+
+
+def measure(setting: Row) -> dict[str, float]:
+    """Gradient with the assistant against gradient with the exact score, early, half-way and at the end; the outcome.
+
+    `cosine` and `size` (relative norm) of the sum over levels at each moment, by level half-way, with the assistant's
+    error and the gap; then the summary of the averaged generator.
+    """
+    steps, kind = int(setting["steps"]), KINDS[setting["assistant"]]
+    name = setting["regularizer"]
+    method = replace(TOY_METHODS[name], reward_scale=matched_scale(REWARD, name))
+    state = known_state(kind, seed=int(setting["seed"]), steps=steps)
+    moments = {max(1, steps // share): moment for moment, share in MOMENTS.items()}
+    many = 4096 if steps >= 100 else 256
+    columns = [f"{what}_{moment}" for moment in MOMENTS for what in ("cosine", "size", "error")]
+    columns += [f"{what}_{k}" for k in range(len(LEVELS)) for what in ("cosine", "size", "error", "gap", "loss")]
+    found = dict.fromkeys(columns, math.nan)
+    summary = dict.fromkeys(("reward", "entropy", "modes", "kl", "off_support", "spread"), math.nan)
+    try:
+        loop = LOOP | {"assistant_updates": kind.updates, "warmup": LOOP["warmup"] if kind.updates else 0}
+        for record in post_train(state, method, no_conditions, steps=steps, seed=int(setting["seed"]), **loop):
+            check_finite(record)
+            moment = moments.get(record.step + 1)
+            if moment is None:
+                continue
+            rows = many if moment == "half" else many // 4
+            probes = [probe(state, method, sigma, rows=rows) for sigma in LEVELS]
+            found |= {f"{what}_{moment}": value for what, value in _compared(probes).items()}
+            found[f"error_{moment}"] = sum(one.error for one in probes) / len(probes)
+            if moment == "half":
+                for k, one in enumerate(probes):
+                    found |= {f"{what}_{k}": value for what, value in _compared([one]).items()}
+                    found |= {f"error_{k}": one.error, f"gap_{k}": one.gap, f"loss_{k}": one.loss}
+        points = averaged_samples(state)
+        summary = summarise(points, REWARDS[REWARD](points), reference())._asdict()
+    except NonFiniteError:
+        pass
+    return found | summary | {"diverged": float(not math.isfinite(summary["kl"]))}
+
+
+def averaged_samples(state: State, count: int = 20_000, seed: int = 1234) -> Tensor:
+    """Points of the averaged AffineGenerator, [count, 2]."""
+    rng = torch.Generator().manual_seed(seed)
+    generator = state.roles.generator
+    assert isinstance(generator.module, AffineGenerator)
+    latent = generator.module.latent(lambda name, shape: torch.randn(count, *shape, generator=rng))
+    with torch.no_grad():
+        return generator.averaged(latent, None)
+
+
+def _by_level(rows: Sequence[Row], what: str) -> list[Interval]:
+    return [over_seeds(rows, f"{what}_{k}") for k in range(len(LEVELS))]
+
+
+def _level_line(kind: str, rows: Sequence[Row]) -> Line:
+    found = _by_level(rows, "cosine")
+    return Line(kind, LEVELS, [i.mean for i in found], [i.low for i in found], [i.high for i in found], DRAWN[kind])
+
+
+def picture(rows: Sequence[Row]) -> Picture:
+    """Cosine by noise level for each regularizer, and where the score runs end: KL to the reference against reward."""
+    panels: dict[str, list[Line]] = {}
+    for name in values_of(rows, "regularizer"):
+        of_name = where(rows, regularizer=name)
+        kinds = [kind for kind in DRAWN if kind != EXACT and where(of_name, assistant=kind)]
+        panels[name] = [_level_line(kind, where(of_name, assistant=kind)) for kind in kinds]
+    ends = []
+    shown = where(rows, regularizer=values_of(rows, "regularizer")[0])
+    for kind in values_of(shown, "assistant"):
+        of_kind = where(shown, assistant=kind)
+        reward, kl = over_seeds(of_kind, "reward"), over_seeds(of_kind, "kl")
+        style = DRAWN.get(kind, OTHERS)._replace(line="")
+        label = kind if kind in DRAWN else "other assistants"
+        ends.append(Line(label, [reward.mean], [kl.mean], [kl.low], [kl.high], style))
+    panels["where the score runs end"] = ends
+    count = len(panels) - 1
+    alt = (
+        f"{count} panels of the cosine between the regularizer's gradient with the assistant and with the exact score "
+        f"against the noise level, half-way through the runs, one line per assistant, bands over "
+        f"{len(values_of(rows, 'seed'))} seeds; and a panel of KL to the reference against mean reward at the end, one "
+        f"marker per assistant. {sentence(rows)}"
+    )
+    drawn = lines(
+        panels,
+        alt=alt,
+        xlabel=[*["noise level σ"] * count, "mean reward"],
+        ylabel=[*["cosine with exact gradient"] * count, "KL to the reference"],
+        log=[*["x"] * count, ""],
+        markers=True,
+    )
+    for axes in drawn.figure.axes[:count]:
+        axes.set_ylim(-0.55, 1.05)
+    return drawn
+
+
+def _number(rows: Sequence[Row], key: str, digits: int = 2) -> str:
+    found = over_seeds(rows, key)
+    if not math.isfinite(found.mean):
+        return "not finite for every seed"
+    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def failing_levels(rows: Sequence[Row]) -> list[float]:
+    """The noise levels at which the mean cosine is below one half, from the worst on."""
+    means = {sigma: over_seeds(rows, f"cosine_{k}").mean for k, sigma in enumerate(LEVELS)}
+    return sorted((sigma for sigma, mean in means.items() if not mean >= 0.5), key=lambda sigma: means[sigma])
+
+
+def _levels_in_words(levels: Sequence[float]) -> str:
+    if not levels:
+        return "at no level"
+    bottom, top = min(levels), max(levels)
+    inside = [sigma for sigma in LEVELS if bottom <= sigma <= top]
+    if len(inside) == len(levels) and bottom == LEVELS[0]:
+        return "at every level" if top == LEVELS[-1] else f"from σ = {bottom:.2g} up to σ = {top:.2g}"
+    return "at σ = " + ", ".join(f"{sigma:.2g}" for sigma in sorted(levels))
+
+
+def sentence(rows: Sequence[Row]) -> str:
+    """Which levels fail with the toy's assistant, which assistant keeps most, and what becomes of the runs."""
+    parts = []
+    top = len(LEVELS) - 1
+    for name in values_of(rows, "regularizer"):
+        default = where(rows, regularizer=name, assistant=DEFAULT)
+        error, seen = (sum(over_seeds(default, f"{what}_{k}").mean for k in range(3)) for what in ("error", "gap"))
+        parts.append(
+            f"{name}, the toy's assistant, half-way: cosine with the exact gradient {_number(default, 'cosine_half')}, below "
+            f"0.5 {_levels_in_words(failing_levels(default))} ({_number(default, 'cosine_0')} at σ = {LEVELS[0]:.2g}, "
+            f"{_number(default, f'cosine_{top}')} at σ = {LEVELS[top]:.2g}); at the three lowest levels its squared error is "
+            f"{error / seen:.0%} of the squared gap"
+        )
+    name = values_of(rows, "regularizer")[0]
+    first = where(rows, regularizer=name)
+    good = {
+        kind: sum(found.low > 0.5 for found in _by_level(where(first, assistant=kind), "cosine"))
+        for kind in values_of(first, "assistant")
+        if kind != EXACT
+    }
+    most, fewest = max(good.values()), min(good.values())
+    if most > fewest:
+        named = {count: ", ".join(kind for kind in good if good[kind] == count) for count in (most, fewest)}
+        parts.append(
+            f"{name}: levels of {len(LEVELS)} with a cosine above 0.5: {most} for {named[most]}, {fewest} for {named[fewest]}"
+        )
+    ends = [
+        f"{kind} {_number(of_kind, 'kl')} with {_number(of_kind, 'modes', 1)} modes at reward "
+        f"{over_seeds(of_kind, 'reward').mean:.2f}"
+        for kind in (EXACT, GENEROUS, DEFAULT, STALE)
+        if (of_kind := where(first, assistant=kind))
+    ]
+    parts.append(f"{name}, KL to the reference at the end: " + "; ".join(ends))
+    return ". ".join(parts) + "."
+
+
+STUDY = Study(
+    name="assistant",
+    question="How good must the assistant be, and what fails first?",
+    prediction="The toy's own assistant is good: a cosine above 0.9 with the exact gradient over all levels. A slow one (rate "
+    "/ 30) or a narrow one (width 4) fails, at low noise first, where the fine shape of the generator is hard to learn; the "
+    "slow one ends in collapse. The score leash suffers more than KL, for the error enters its loss twice, with its slope.",
+    settings=settings,
+    measure=measure,
+    picture=picture,
+    sentence=sentence,
+)

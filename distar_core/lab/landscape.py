@@ -1,0 +1,246 @@
+"""Reward and guidance together: where do they help each other, and where do they fight?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from ..figures import Picture, lines, maps
+from ..labelled_toy import (
+    LABELS,
+    REWARD,
+    LabelSummary,
+    guided_method,
+    labelled_reference,
+    labels_for,
+    over_labels,
+    summarise_labels,
+)
+from ..runs import NonFiniteError
+from ..toy import LOOP, ToyGenerator, distilled, sample
+from .study import Row, Study, curve, over_seeds, values_of, where
+from .toy_runs import train
+
+REWARD_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0)
+CFG_SCALES = (0.0, 1.0, 2.0, 4.0, 7.5)
+OUTSIDE = [(reward_scale, cfg_scale) for reward_scale in (0.0, 2.0) for cfg_scale in (2.0, 7.5)]
+SAMPLES = 20_000
+
+
+def settings(profile: str) -> list[Row]:
+    """Both scales and seeds with guidance inside, and a few pairs of scales with guidance outside."""
+    reward_scales, cfg_scales, outside, seeds, steps = {
+        "ci": (REWARD_SCALES[:4:3], CFG_SCALES[:3:2], OUTSIDE[2:3], 2, 5),
+        "fast": (REWARD_SCALES[:4:3], CFG_SCALES[:3:2], OUTSIDE[2:3], 2, 300),
+        "full": (REWARD_SCALES, CFG_SCALES, OUTSIDE, 5, 800),
+    }[profile]
+    pairs = [("inside", reward_scale, cfg_scale) for reward_scale in reward_scales for cfg_scale in cfg_scales]
+    return [
+        {"placement": placement, "reward_scale": reward_scale, "cfg_scale": cfg_scale, "seed": seed, "steps": steps}
+        for placement, reward_scale, cfg_scale in pairs + [("outside", *pair) for pair in outside]
+        for seed in range(seeds)
+    ]
+
+
+@lru_cache
+def start_generator(steps: int = 2500) -> ToyGenerator:
+    """The conditional generator that every run starts from; trained once a process."""
+    return distilled(labelled_reference(), steps=steps)
+
+
+def measure(setting: Row) -> dict[str, float]:
+    """The summary of one run, its mean over the labels and p(label | x_0) and reward for each label."""
+    mixture = labelled_reference()
+    steps = int(setting["steps"])
+    condition = labels_for(SAMPLES, mixture)
+    try:
+        state = train(
+            guided_method(setting["placement"], setting["reward_scale"], setting["cfg_scale"]),
+            REWARD,
+            seed=int(setting["seed"]),
+            steps=steps,
+            mixture=mixture,
+            generator=start_generator(2500 if steps > 100 else 60),
+            loop=LOOP if steps > 100 else LOOP | {"warmup": 5},
+        )
+    except NonFiniteError:
+        columns = [*LabelSummary._fields, *(f"{key}_{name}" for name in LABELS for key in ("label", "reward"))]
+        return dict.fromkeys(columns, math.nan) | {"diverged": 1.0}
+    points = sample(state, SAMPLES, condition=condition)
+    by_label = dict(zip(LABELS, summarise_labels(points, condition, mixture, REWARD), strict=True))
+    found = over_labels(list(by_label.values()))._asdict()
+    for name, summary in by_label.items():
+        found |= {f"label_{name}": summary.label, f"reward_{name}": summary.reward}
+    return found | {"diverged": float(not math.isfinite(found["kl"]))}
+
+
+def cell(rows: Sequence[Row], reward_scale: float, cfg_scale: float, placement: str = "inside") -> list[Row]:
+    """The seeds of one pair of scales; at cfg_scale 0 inside and outside are the same."""
+    place = placement if cfg_scale else "inside"
+    return where(rows, placement=place, reward_scale=reward_scale, cfg_scale=cfg_scale)
+
+
+def table(rows: Sequence[Row], key: str) -> torch.Tensor:
+    """Means over seeds with guidance inside, [reward scales, cfg scales]."""
+    inside = where(rows, placement="inside")
+    return torch.tensor(
+        [
+            [over_seeds(cell(rows, reward_scale, cfg_scale), key).mean for cfg_scale in values_of(inside, "cfg_scale")]
+            for reward_scale in values_of(inside, "reward_scale")
+        ]
+    )
+
+
+PANELS = {"label": "p(own label)", "reward": "mean reward", "spread": "spread within a label"}
+
+
+def picture(rows: Sequence[Row]) -> Picture:
+    """Label accuracy, mean reward and spread over the two scales, guidance inside."""
+    inside = where(rows, placement="inside")
+    return maps(
+        {title: table(rows, key) for key, title in PANELS.items()},
+        values_of(inside, "cfg_scale"),
+        values_of(inside, "reward_scale"),
+        alt="Three maps over cfg_scale (across) and reward_scale (up), Diff-Instruct* with guidance inside, means over "
+        f"{len(values_of(inside, 'seed'))} seeds: the probability of the own label, the mean reward, and the spread "
+        f"within a label; the values are written into the cells. {sentence(rows)}",
+        xlabel="cfg_scale",
+        ylabel="reward_scale",
+        digits=2,
+    )
+
+
+def fair_picture(rows: Sequence[Row]) -> Picture:
+    """Label accuracy and spread against the mean reward that was reached, one line a cfg_scale, guidance inside."""
+    inside = where(rows, placement="inside")
+    panels: dict[str, list[Any]] = {}
+    for key in ("label", "spread"):
+        panels[PANELS[key]] = []
+        for cfg_scale in values_of(inside, "cfg_scale"):
+            of_scale = where(inside, cfg_scale=cfg_scale)
+            line = curve(f"cfg_scale {cfg_scale:g}", of_scale, "reward_scale", key)
+            reached = curve("", of_scale, "reward_scale", "reward").y
+            panels[PANELS[key]].append(line._replace(x=reached))
+    alt = (
+        "Two panels against the mean reward that was reached, one line for each cfg_scale with a marker for each "
+        f"reward_scale, {len(values_of(inside, 'seed'))} seeds: the probability of the own label, and the spread within "
+        f"a label. {matched(rows)}"
+    )
+    return lines(panels, alt=alt, xlabel="mean reward", ylabel=list(panels), markers=True)
+
+
+def _apart(a: list[Row], b: list[Row], key: str) -> int:
+    """1 if a column is larger over a's seeds than over b's, −1 if smaller, 0 while their intervals overlap."""
+    first, second = over_seeds(a, key), over_seeds(b, key)
+    return (first.low > second.high) - (first.high < second.low)
+
+
+def at_reward(rows: Sequence[Row], cfg_scale: float, reward: float, key: str) -> float:
+    """A column's mean at a given mean reward, between the two neighbouring reward scales; nan outside their range."""
+    of_scale = [row for row in rows if row["placement"] == "inside" and row["cfg_scale"] == cfg_scale]
+    scales = sorted(values_of(of_scale, "reward_scale"))
+    reached = [over_seeds(where(of_scale, reward_scale=scale), "reward").mean for scale in scales]
+    values = [over_seeds(where(of_scale, reward_scale=scale), key).mean for scale in scales]
+    for (r0, v0), (r1, v1) in pairwise(zip(reached, values, strict=True)):
+        if min(r0, r1) <= reward <= max(r0, r1) and r0 != r1:
+            return v0 + (v1 - v0) * (reward - r0) / (r1 - r0)
+    return math.nan
+
+
+def matched(rows: Sequence[Row]) -> str:
+    """Label accuracy and spread without and with guidance at one mean reward, the largest that all scales reach."""
+    inside = where(rows, placement="inside")
+    tops = [
+        max(
+            over_seeds(where(inside, cfg_scale=c, reward_scale=r), "reward").mean
+            for r in values_of(inside, "reward_scale")
+        )
+        for c in values_of(inside, "cfg_scale")
+    ]
+    reward = 0.9 * min(tops)
+    found = "; ".join(
+        f"cfg_scale {c:g}: p(own label) {at_reward(rows, c, reward, 'label'):.2f}, spread "
+        f"{at_reward(rows, c, reward, 'spread'):.2f}"
+        for c in values_of(inside, "cfg_scale")
+    )
+    return f"At a mean reward of {reward:.2f}, interpolated: {found}."
+
+
+def _shown(rows: list[Row], key: str) -> str:
+    found = over_seeds(rows, key)
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def sentence(rows: Sequence[Row]) -> str:
+    """In how many pairs of scales each raises or lowers what the other is for, the corners, and the label in conflict."""
+    inside = where(rows, placement="inside")
+    rewards = [scale for scale in values_of(inside, "reward_scale") if scale]
+    cfgs = [scale for scale in values_of(inside, "cfg_scale") if scale]
+    both = [(reward_scale, cfg_scale) for reward_scale in rewards for cfg_scale in cfgs]
+    by_guidance = [_apart(cell(rows, r, c), cell(rows, r, 0.0), "reward") for r, c in both]
+    by_reward = [_apart(cell(rows, r, c), cell(rows, 0.0, c), "label") for r, c in both]
+    saved = [_apart(cell(rows, r, c), cell(rows, r, 0.0), "label") for r, c in both]
+    r, c = max(rewards), max(cfgs)
+    corners = {"neither": (0.0, 0.0), "reward only": (r, 0.0), "guidance only": (0.0, c), "both": (r, c)}
+    parts = [
+        f"Of {len(both)} pairs of scales, both on and guidance inside: guidance raises the mean reward in "
+        f"{by_guidance.count(1)} and lowers it in {by_guidance.count(-1)}; it raises p(own label) in {saved.count(1)} and "
+        f"lowers it in {saved.count(-1)}; the reward raises p(own label) in {by_reward.count(1)} and lowers it in "
+        f"{by_reward.count(-1)} (no overlap of the intervals over seeds).",
+        f"At the largest scales, {r:g} and {c:g}, p(own label), reward and spread: "
+        + "; ".join(
+            f"{name} {', '.join(_shown(cell(rows, *pair), key) for key in PANELS)}" for name, pair in corners.items()
+        )
+        + ".",
+    ]
+    held = [
+        f"reward_scale {r:g}: {_shown(cell(rows, r, 0.0), 'label_left')} and {_shown(cell(rows, r, c), 'label_left')}"
+        for r in rewards
+    ]
+    parts.append(
+        f"For the left label, which disagrees with the reward, p(own label) without guidance and with cfg_scale {c:g}: "
+        + "; ".join(held)
+        + "."
+    )
+    pairs = [
+        (r, c)
+        for r in values_of(rows, "reward_scale")
+        for c in values_of(rows, "cfg_scale")
+        if where(rows, placement="outside", reward_scale=r, cfg_scale=c)
+    ]
+    if pairs:
+        r, c = pairs[-1]
+        parts.append(
+            f"At reward_scale {r:g} and cfg_scale {c:g}, p(own label), reward and spread: "
+            + "; ".join(
+                f"{place} {', '.join(_shown(cell(rows, r, c, place), key) for key in PANELS)}, "
+                f"{100 * over_seeds(cell(rows, r, c, place), 'off_support').mean:.1f}% off the data"
+                for place in ("inside", "outside")
+            )
+            + "."
+        )
+    diverged = sum(row["diverged"] for row in rows)
+    parts.append(f"{diverged:.0f} of {len(rows)} runs diverged." if diverged else "No run diverged.")
+    return " ".join(parts)
+
+
+STUDY = Study(
+    name="landscape",
+    question="How do reward and guidance act together: where do they help each other, and where do they fight?",
+    prediction="Guidance alone raises the probability of the own label and narrows each label; reward alone raises the "
+    "reward and, once strong, drives the samples whose label disagrees with it out of their label. Together they fight "
+    "there: guidance holds those samples and costs reward. Where the reward picks one of a label's two modes they help "
+    "each other a little, since a sharper reference is tilted just as well. Each narrows a label, both together most. "
+    "Outside, at the same scale, the guidance acts with full strength beside a leash of bounded strength, so it narrows "
+    "more and pushes more samples off the data than inside. (Written after a dozen pilot runs of one seed with guidance "
+    "inside, which chose the scales and the width of the modes; none outside.)",
+    settings=settings,
+    measure=measure,
+    picture=picture,
+    sentence=sentence,
+)

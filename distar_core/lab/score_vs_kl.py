@@ -1,0 +1,513 @@
+"""At equal mean reward, which makes the difference: the weight over noise levels, the distance, or the frozen law?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..exact import AffineGenerator, GeneratorScore
+from ..figures import BLUE, ORANGE, RED, Mark, Picture, Style, strips
+from ..frontier import DIVERGENCES, GRID, TILT, TRUSTED, curve, read_points
+from ..grid import Grid, fixed_point, kl_between, tilt_of_reward, tilt_on_grid
+from ..methods import Method
+from ..metrics import KL_SIGMA, WINDOW, Interval, summarise
+from ..mixture import GaussianMixture
+from ..report import START, of, read_runs
+from ..roles import MixtureScore, Roles, Trainable
+from ..runs import NonFiniteError, check_finite
+from ..toy import LEVELS, REWARDS, SCHEDULE, TOY_METHODS, ToyGenerator, distilled, no_conditions, reference, sample
+from ..training import State, post_train
+from .study import Row, Study, over_seeds, where
+from .toy_runs import matched_scale, start_generator, train
+
+NETWORK, EXACT, LONG, FIXED = "network", "exact assistant", "long", "fixed point"
+DIFFERENTIATED = ", law differentiated"
+L2, HUBER = "score, squared L2", "score, pseudo-Huber"
+FOUR = ("KL, w = σ²/α²", "KL, w = 1", HUBER, L2)
+ROWS = (L2 + DIFFERENTIATED, L2, HUBER + DIFFERENTIATED, HUBER, "KL, w = 1", "KL, w = σ²/α²")
+STEPS = (
+    ("freezing the law", L2 + DIFFERENTIATED, L2),
+    ("pseudo-Huber for squared L2", L2, HUBER),
+    ("differentiating pseudo-Huber's law", HUBER, HUBER + DIFFERENTIATED),
+    ("averaging KL over levels with w = 1", L2 + DIFFERENTIATED, "KL, w = 1"),
+    ("w = σ² for w = 1", "KL, w = 1", "KL, w = σ²/α²"),
+)
+SHARES = {"middle": 0.5, "high": 0.7}
+TARGETS = {
+    ("ring", "mode"): {"middle": 0.6643, "high": 0.7986},
+    ("ring", "side"): {"middle": 0.5013, "high": 0.7008},
+    ("uneven", "side"): {"middle": 0.4855, "high": 0.6913},
+}
+# reward scales whose fixed points have about these mean rewards, where the shipped table has none
+SCALES: dict[tuple[str, str, str], tuple[float, float]] = {
+    ("ring", "mode", L2 + DIFFERENTIATED): (0.62, 0.96),
+    ("ring", "mode", HUBER + DIFFERENTIATED): (0.65, 0.71),
+    ("ring", "side", L2 + DIFFERENTIATED): (0.212, 0.355),
+    ("ring", "side", HUBER + DIFFERENTIATED): (0.275, 0.29),
+    ("uneven", "side", "KL, w = 1"): (0.72, 1.2),
+    ("uneven", "side", "KL, w = σ²/α²"): (0.45, 0.8),
+    ("uneven", "side", L2): (0.24, 0.47),
+    ("uneven", "side", HUBER): (0.29, 0.35),
+}
+# more scales at which fixed points are computed, so that their lines are known between the two
+BETWEEN: dict[tuple[str, str, str], tuple[float, ...]] = {
+    ("ring", "mode", HUBER + DIFFERENTIATED): (0.64, 0.66, 0.68),
+    ("ring", "side", L2 + DIFFERENTIATED): (0.1, 0.15, 0.28, 0.5),
+    ("ring", "side", HUBER + DIFFERENTIATED): (0.1, 0.2, 0.25, 0.26, 0.265, 0.27, 0.28, 0.3),
+    ("uneven", "side", "KL, w = 1"): (0.5, 1.6),
+    ("uneven", "side", "KL, w = σ²/α²"): (0.3, 1.1),
+    ("uneven", "side", L2): (0.15, 0.7),
+    ("uneven", "side", HUBER): (0.2, 0.25, 0.32, 0.42),
+}
+METRICS = ("excess_kl", "modes", "spread", "off_support")
+
+
+def uneven() -> GaussianMixture:
+    """The second reference: five modes of unequal weight and width, two of them close together."""
+    return GaussianMixture.isotropic(
+        torch.tensor([0.30, 0.10, 0.25, 0.15, 0.20]),
+        torch.tensor([[-1.8, 0.9], [-1.3, -1.2], [0.1, 1.9], [1.9, -0.4], [1.3, -1.3]]),
+        torch.tensor([0.35, 0.2, 0.25, 0.3, 0.2]),
+    )
+
+
+WORLDS = {"ring": reference, "uneven": uneven}
+
+
+def method_of(regularizer: str, reward_scale: float) -> Method:
+    """A row of the comparison as a method."""
+    method = TOY_METHODS[regularizer.removesuffix(DIFFERENTIATED)]
+    law = {"law": "differentiated"} if regularizer.endswith(DIFFERENTIATED) else {}
+    return replace(method, reward_scale=reward_scale, **law)  # type: ignore[arg-type]
+
+
+@lru_cache
+def _uneven_start(steps: int) -> ToyGenerator:
+    return distilled(uneven(), steps=steps)
+
+
+def start_of(world: str, steps: int) -> ToyGenerator:
+    """The distilled generator of a world; trained once a process, briefly for runs of less than 100 steps."""
+    distil_steps = 100 if steps < 100 else 2500
+    return start_generator(distil_steps) if world == "ring" else _uneven_start(distil_steps)
+
+
+def affine_start(mixture: GaussianMixture, seed: int, count: int = 64) -> AffineGenerator:
+    """`count` round affine maps of equal weight, as many in each mode as its weight asks for, that together are close
+    to the mixture: their shifts scatter by 0.8 of the mode's deviation, their own deviation is 0.6 of it."""
+    rng = torch.Generator().manual_seed(seed)
+    edges = mixture.weights.double().cumsum(0)[:-1].contiguous()
+    mode = torch.searchsorted(edges, (torch.arange(count, dtype=torch.float64) + 0.5) / count)
+    deviation = mixture.variances.double().mean(-1).sqrt()[mode]
+    scatter = torch.randn(count, 2, generator=rng, dtype=torch.float64)
+    shifts = mixture.means.double()[mode] + 0.8 * deviation[:, None] * scatter
+    scales = 0.6 * deviation[:, None, None] * torch.eye(2, dtype=torch.float64)
+    return AffineGenerator(torch.full((count,), 1 / count, dtype=torch.float64), shifts, scales)
+
+
+def train_affine(
+    method: Method, mixture: GaussianMixture, reward_name: str, *, seed: int, steps: int, lr: float = 0.1
+) -> State:
+    """A run without a learned assistant: affine maps, whose exact score stands in for it at every step.
+
+    The rate is high and decays as a cosine, since a map has to cross the empty space between modes to move its mass.
+    """
+    generator = affine_start(mixture, seed)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
+    roles = Roles(
+        Trainable(
+            generator,
+            optimizer,
+            lr=lambda step: lr * 0.5 * (1 + math.cos(math.pi * min(max(step, 0), steps) / steps)),
+            ema_decay=0.98,
+        ),
+        MixtureScore(mixture.to(torch.float64), SCHEDULE),
+        Trainable(GeneratorScore(generator, SCHEDULE)),
+        REWARDS[reward_name],
+    )
+    state = State(roles, SCHEDULE)
+    for record in post_train(state, method, no_conditions, steps=steps, seed=seed, batch=256):
+        check_finite(record)
+    return state
+
+
+def sample_affine(state: State, count: int, seed: int = 1234) -> Tensor:
+    """`count` points from the averaged affine maps, [count, 2]."""
+    rng = torch.Generator().manual_seed(seed)
+    latent = torch.randn(count, generator=rng), torch.randn(count, 2, generator=rng)
+    with torch.no_grad():
+        return state.roles.generator.averaged(latent, None)
+
+
+def measured(mass: Tensor, grid: Grid, reward_name: str, mixture: GaussianMixture) -> float:
+    """KL of a mass to the tilt of equal mean reward, both blurred with KL_SIGMA, in nats."""
+    own = grid.mass(mixture.to(torch.float64).log_density)
+    values = REWARDS[reward_name](grid.points).reshape(own.shape)
+    return kl_between(mass, tilt_of_reward(own, values, float((mass * values).sum())), grid, KL_SIGMA)
+
+
+def found_in(points: Tensor, reward_name: str, mixture: GaussianMixture) -> dict[str, float]:
+    """Summary and excess KL of samples [N, 2]; the excess is infinite once a hundredth left the window."""
+    summary = summarise(points, REWARDS[reward_name](points), mixture)._asdict()
+    mass, outside = WINDOW.histogram(points)
+    excess = measured(mass, WINDOW, reward_name, mixture) if outside < 0.01 else math.inf
+    return summary | {"excess_kl": excess, "residual": 0.0}
+
+
+def settings(profile: str) -> list[Row]:
+    """The runs that the shipped tables lack: see the kinds in `measure`."""
+    seeds, aims, steps, exact_steps, long_steps, grid_steps = {
+        "ci": (2, 1, 5, 5, 10, 2),
+        "fast": (2, 1, 300, 300, 1200, 60),
+        "full": (5, 2, 2000, 4000, 8000, 900),
+    }[profile]
+    rows: list[Row] = []
+
+    def add(kind: str, world: str, reward: str, name: str, aim: str, scale: float, seed: int, steps: int) -> None:
+        rows.append(
+            {
+                "kind": kind,
+                "world": world,
+                "reward_name": reward,
+                "regularizer": name,
+                "aim": aim,
+                "reward_scale": scale,
+                "seed": seed,
+                "steps": steps,
+            }
+        )
+
+    for seed in range(seeds):
+        for (world, reward, name), scales in SCALES.items():
+            for aim, scale in list(zip(SHARES, scales, strict=True))[:aims]:
+                add(NETWORK, world, reward, name, aim, scale, seed, steps)
+        for name in FOUR:
+            middle = {reward: matched_scale(reward, name) for reward in ("side", "mode")}
+            add(LONG, "ring", "side", name, "middle", middle["side"], seed, long_steps)
+            for reward in middle if profile != "ci" else ("side",):
+                add(EXACT, "ring", reward, name, "middle", middle[reward], seed, exact_steps)
+    add(NETWORK, "uneven", "side", START, "start", 0.0, 0, steps)
+    for (world, reward, name), scales in SCALES.items():
+        for scale in sorted({*scales, *BETWEEN.get((world, reward, name), ())})[:: 1 if profile == "full" else 3]:
+            add(FIXED, world, reward, name, "line", scale, 0, grid_steps)
+    return rows if profile != "ci" else rows[:: len(rows) // 8]
+
+
+def measure(setting: Row) -> dict[str, float]:
+    """Summary and excess KL of a trained network, affine maps with an exact assistant, or a fixed point on the grid."""
+    reward_name, name = setting["reward_name"], setting["regularizer"]
+    mixture, scale = WORLDS[setting["world"]](), setting["reward_scale"]
+    seed, steps = int(setting["seed"]), int(setting["steps"])
+    if setting["kind"] == FIXED:
+        reward = REWARDS[reward_name]
+        found = fixed_point(mixture, reward, DIVERGENCES[name], scale, LEVELS, GRID, steps=steps)
+        summary = summarise(GRID.points, reward(GRID.points), mixture, mass=found.mass, grid=GRID)._asdict()
+        return summary | {
+            "excess_kl": measured(found.mass, GRID, reward_name, mixture),
+            "residual": found.residual,
+        }
+    start = start_of(setting["world"], steps)
+    if name == START:
+        with torch.no_grad():
+            points = start(torch.randn(20_000, 2, generator=torch.Generator().manual_seed(1234)), None)
+        return found_in(points, reward_name, mixture)
+    method = method_of(name, scale)
+    try:
+        if setting["kind"] == EXACT:
+            points = sample_affine(train_affine(method, mixture, reward_name, seed=seed, steps=steps), 20_000)
+        else:
+            state = train(method, REWARDS[reward_name], seed=seed, steps=steps, mixture=mixture, generator=start)
+            points = sample(state, 20_000)
+    except NonFiniteError:
+        return dict.fromkeys(("reward", "entropy", "modes", "kl", "off_support", "spread"), math.nan) | {
+            "excess_kl": math.nan,
+            "residual": 0.0,
+        }
+    return found_in(points, reward_name, mixture)
+
+
+@lru_cache
+def tilts(world: str, reward_name: str) -> dict[str, list[float]]:
+    """The tilted optima of a world along the scale: reward and the metrics, by rising reward."""
+    mixture, values = WORLDS[world](), REWARDS[reward_name](GRID.points)
+    own = GRID.mass(mixture.to(torch.float64).log_density)
+    rows = []
+    for scale in np.linspace(0, 2.6, 80) ** 2:
+        mass = tilt_on_grid(own, values.reshape(own.shape), float(scale))
+        rows.append(summarise(GRID.points, values, mixture, mass=mass, grid=GRID)._asdict())
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    return columns | {"excess_kl": [0.0] * len(rows)}
+
+
+def excess_by_difference(world: str, reward_name: str, reward: float, kl: float) -> float:
+    """KL to the reference less that of the tilt of equal reward: on clean densities this is KL to that tilt, exactly,
+    since log of tilt over reference is linear in the reward; blurred, nearly."""
+    along = tilts(world, reward_name)
+    return kl - float(np.interp(reward, along["reward"], along["kl"], left=math.nan, right=math.nan))
+
+
+@lru_cache
+def _recorded() -> tuple[Row, ...]:
+    """The demo's networks (report.read_runs) and the shipped fixed points, as rows of this study."""
+    rows: list[Row] = []
+    runs, points = read_runs(), read_points()
+
+    def row(
+        kind: str, reward: str, name: str, aim: str, scale: float, seed: float, summary: Any, residual: float
+    ) -> None:
+        excess = excess_by_difference("ring", reward, summary.reward, summary.kl)
+        keys = {"kind": kind, "world": "ring", "reward_name": reward, "regularizer": name, "aim": aim}
+        rows.append(
+            keys
+            | {"reward_scale": scale, "seed": seed}
+            | summary._asdict()
+            | {"excess_kl": excess, "residual": residual}
+        )
+
+    for reward in ("mode", "side"):
+        aims = {round(target, 4): aim for aim, target in TARGETS["ring", reward].items()}
+        for run in of(runs, reward, START):
+            row(NETWORK, reward, START, "start", 0.0, 0.0, run.summary, 0.0)
+        for name in FOUR:
+            for run in of(runs, reward, name):
+                row(NETWORK, reward, name, aims.get(run.aim, "low"), run.reward_scale, run.seed, run.summary, 0.0)
+        for name in ROWS:
+            for point in curve(points, reward, name):
+                row(FIXED, reward, name, "line", point.reward_scale, 0.0, point.summary, point.residual)
+    return tuple(rows)
+
+
+def with_recorded(rows: Sequence[Row]) -> list[Row]:
+    """This study's rows and those that ship with the demo: networks of the four frozen rows, and fixed points."""
+    return [*rows, *_recorded()]
+
+
+class Line(NamedTuple):
+    """The fixed points of a row along the scale; nan where the solver did not come to rest."""
+
+    scale: list[float]
+    reward: list[float]
+    values: dict[str, list[float]]
+
+    def at_reward(self, reward: float, metric: str) -> float:
+        """The metric where the line has this mean reward, between its points only."""
+        return float(np.interp(reward, self.reward, self.values[metric], left=math.nan, right=math.nan))
+
+    def reward_at(self, scale: float) -> float:
+        """The mean reward at a reward scale."""
+        return float(np.interp(math.log(scale), np.log(self.scale), self.reward, left=math.nan, right=math.nan))
+
+
+def line_of(rows: Sequence[Row], world: str, reward_name: str, name: str) -> Line | None:
+    """The trusted fixed points of a row, the tilted optimum included; None if there are fewer than two."""
+    if name == TILT:
+        along = tilts(world, reward_name)
+        return Line([], along["reward"], {metric: along[metric] for metric in METRICS})
+    points = where(rows, kind=FIXED, world=world, reward_name=reward_name, regularizer=name)
+    trusted = sorted((p for p in points if p["residual"] < TRUSTED), key=lambda point: point["reward_scale"])
+    if len(trusted) < 2:
+        return None
+    columns = {key: [point[key] for point in trusted] for key in ("reward_scale", "reward", *METRICS)}
+    return Line(columns["reward_scale"], columns["reward"], {metric: columns[metric] for metric in METRICS})
+
+
+def at_reward(rows: Sequence[Row], target: float, metric: str, reach: float = 0.1) -> list[float]:
+    """A metric of networks at a mean reward: one value a seed, linear between the start and its runs; nan for a seed
+    without a run within `reach` of the target, or none beyond it."""
+    start = [row for row in rows if row["regularizer"] == START]
+    runs = [row for row in rows if row["regularizer"] != START]
+    values = []
+    for seed in sorted({row["seed"] for row in runs}):
+        own = [row for row in runs if row["seed"] == seed]
+        along = sorted(start + own, key=lambda row: row["reward"])
+        near = any(abs(row["reward"] - target) < reach for row in own)
+        rewards, heights = [row["reward"] for row in along], [row[metric] for row in along]
+        values.append(float(np.interp(target, rewards, heights, left=math.nan, right=math.nan)) if near else math.nan)
+    return values
+
+
+def interval(values: Iterable[float]) -> Interval | None:
+    """over_seeds of the values that are known, if there are two."""
+    known = [{"value": value} for value in values if math.isfinite(value)]
+    return over_seeds(known, "value") if len(known) > 1 else None
+
+
+def networks(
+    rows: Sequence[Row], world: str, reward_name: str, name: str, metric: str, target: float
+) -> Interval | None:
+    """A row's networks at matched reward."""
+    of_world = where(rows, kind=NETWORK, world=world, reward_name=reward_name)
+    return interval(at_reward([row for row in of_world if row["regularizer"] in (name, START)], target, metric))
+
+
+def excess_table(
+    rows: Sequence[Row], world: str, reward_name: str, aim: str = "middle"
+) -> list[tuple[str, Interval | None, float]]:
+    """(row, excess KL of its networks, excess KL of its fixed point) at the mean reward of an aim."""
+    target = TARGETS[world, reward_name][aim]
+    table = []
+    for name in ROWS:
+        line = line_of(rows, world, reward_name, name)
+        known = line.at_reward(target, "excess_kl") if line else math.nan
+        table.append((name, networks(rows, world, reward_name, name, "excess_kl", target), known))
+    return table
+
+
+KINDS = {
+    FIXED: Style("black", "|", ""),
+    NETWORK: Style(BLUE, "o", ""),
+    EXACT: Style(RED, "s", ""),
+    LONG: Style(ORANGE, "^", ""),
+}
+HEADS = {
+    "excess_kl": "excess KL (nats)",
+    "modes": "effective modes",
+    "spread": "spread, fullest mode",
+    "off_support": "share off the data",
+}
+
+
+def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Mark]]:
+    """The panels of one world and reward: mean reward at the scale of the middle aim, then metrics at its mean reward."""
+    target = TARGETS[world, reward_name]["middle"]
+    title = f"{world}, “{reward_name}”"
+    panels: dict[str, list[Mark]] = {f"{title}:\nmean reward, same scale": []}
+    (rewards,) = panels.values()
+    for name in ROWS:
+        line = line_of(rows, world, reward_name, name)
+        own = where(rows, world=world, reward_name=reward_name, regularizer=name, aim="middle")
+        for kind in (NETWORK, LONG, EXACT):
+            of_kind = where(own, kind=kind)
+            found = interval(row["reward"] for row in of_kind)
+            if found:
+                rewards.append(Mark(name, found.mean, kind, found.low, found.high))
+        if line and own:
+            rewards.append(Mark(name, line.reward_at(own[0]["reward_scale"]), FIXED))
+    for metric, head in HEADS.items():
+        marks = panels.setdefault(f"at reward {target:.2f}:\n{head}", [])
+        for name in (TILT, *ROWS):
+            found = networks(rows, world, reward_name, name, metric, target)
+            if found:
+                marks.append(Mark(name, found.mean, NETWORK, found.low, found.high))
+            if metric == "excess_kl":
+                for kind in (LONG, EXACT):
+                    of_kind = where(rows, kind=kind, world=world, reward_name=reward_name, regularizer=name)
+                    found = interval(row["excess_kl"] for row in of_kind)
+                    if found:
+                        marks.append(Mark(name, found.mean, kind, found.low, found.high))
+            line = line_of(rows, world, reward_name, name)
+            if line:
+                marks.append(Mark(name, line.at_reward(target, metric), FIXED))
+    return panels
+
+
+def picture(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGETS)) -> Picture:
+    """One band a world and reward: rewards at equal scale, and four metrics at equal reward, for every row and kind."""
+    everything = with_recorded(rows)
+    panels: dict[str, list[Mark]] = {}
+    for number, (world, reward_name) in enumerate(bands):
+        panels |= {title + "\u200b" * number: marks for title, marks in band(everything, world, reward_name).items()}
+    text = sentence(rows, bands)
+    alt = (
+        f"{len(bands)} rows of five panels; in each, one line per regularizer from the tilted optimum down to KL with σ²/α², "
+        "black bars for fixed points, dots for networks, squares for exact assistants, triangles for runs of four times "
+        f"the steps, with intervals over seeds. {text}"
+    )
+    return strips(panels, (TILT, *ROWS), KINDS, alt=alt, columns=1 + len(HEADS))
+
+
+def _number(found: Interval | None) -> str:
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else "not reached"
+
+
+def ranking(rows: Sequence[Row], world: str, reward_name: str) -> str:
+    """The rows by the excess KL of their networks, that of their fixed points in brackets, and the largest step."""
+    table = excess_table(rows, world, reward_name)
+    known = {name: value for name, _, value in table}
+    listed = sorted((e for e in table if e[1] or not math.isnan(e[2])), key=lambda e: e[1].mean if e[1] else math.inf)
+    if not listed:
+        return f"{world.capitalize()}, “{reward_name}”: nothing was run."
+    parts = [
+        f"{name} {_number(found)} ({'unknown' if math.isnan(value) else f'{value:.2f}'})"
+        for name, found, value in listed
+    ]
+    moves = {words: known[after] - known[before] for words, before, after in STEPS}
+    largest = max((words for words in moves if not math.isnan(moves[words])), key=lambda w: abs(moves[w]), default=None)
+    step = f"; the largest single step is {largest}, {moves[largest]:+.2f}" if largest else ""
+    target = TARGETS[world, reward_name]["middle"]
+    return f"{world.capitalize()}, “{reward_name}”, mean reward {target:.2f}, excess KL of networks (of fixed points): {', '.join(parts)}{step}."
+
+
+class Miss(NamedTuple):
+    """A row whose networks' mean reward is not the fixed point's at the same scale; gaps by kind."""
+
+    world: str
+    reward_name: str
+    name: str
+    known: float
+    found: Mapping[str, Interval]
+
+
+def misses(rows: Sequence[Row], bands: Sequence[tuple[str, str]]) -> tuple[list[Miss], int]:
+    """The misses at the middle aim by more than the networks' interval, and how many settings were compared."""
+    missed, compared = [], 0
+    for world, reward_name in bands:
+        for name in ROWS:
+            own = where(rows, world=world, reward_name=reward_name, regularizer=name, aim="middle")
+            line = line_of(rows, world, reward_name, name)
+            kinds = {kind: interval(row["reward"] for row in where(own, kind=kind)) for kind in (NETWORK, LONG, EXACT)}
+            found = {kind: value for kind, value in kinds.items() if value}
+            known = line.reward_at(own[0]["reward_scale"]) if line and own else math.nan
+            if NETWORK not in found or math.isnan(known):
+                continue
+            compared += 1
+            if not found[NETWORK].low <= known <= found[NETWORK].high:
+                missed.append(Miss(world, reward_name, name, known, found))
+    return missed, compared
+
+
+def gap_text(rows: Sequence[Row], bands: Sequence[tuple[str, str]]) -> str:
+    """Where networks and fixed points disagree, and whether longer runs or an exact assistant close the gap."""
+    missed, compared = misses(rows, bands)
+    text = f"At equal scale, the networks' mean reward misses the fixed point's by more than the interval in {len(missed)} of {compared} settings"
+    for kind, words in ((LONG, "four times the steps"), (EXACT, "an exact assistant")):
+        tried = [miss for miss in missed if kind in miss.found]
+        closed = [
+            miss
+            for miss in tried
+            if abs(miss.found[kind].mean - miss.known) < 0.5 * abs(miss.found[NETWORK].mean - miss.known)
+        ]
+        if tried:
+            names = "; ".join(
+                f"{m.name} under “{m.reward_name}”: {m.found[NETWORK].mean:.2f} → {m.found[kind].mean:.2f}, known {m.known:.2f}"
+                for m in tried
+            )
+            text += f"; {words} more than halve{'s' if kind == EXACT else ''} the gap in {len(closed)} of {len(tried)} ({names})"
+    return text + "."
+
+
+def sentence(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGETS)) -> str:
+    """The rows in order at matched reward, the largest step, and how well training reaches the fixed points."""
+    everything = with_recorded(rows)
+    return " ".join([*(ranking(everything, *where_) for where_ in bands), gap_text(everything, bands)])
+
+
+STUDY = Study(
+    name="score-vs-kl",
+    question="At equal mean reward, which makes the difference: weight over levels, distance, or frozen law?",
+    prediction="The weight over levels makes the largest difference: KL with w = σ²/α² ends farthest from the tilt of equal reward, "
+    "while the two squared-L2 rows and KL with w = 1 stay close to it and freezing the law costs little for squared L2. Pseudo-Huber "
+    "is in between; with its law differentiated it responds to the reward scale so abruptly that seeds scatter. Longer runs close the "
+    "gap of KL with w = 1, an exact assistant that of pseudo-Huber at weak rewards.",
+    settings=settings,
+    measure=measure,
+    picture=picture,
+    sentence=sentence,
+)

@@ -1,0 +1,116 @@
+"""The study of the assistant: its settings, its words and picture on made-up rows, and one tiny run."""
+
+import math
+
+import pytest
+import torch
+
+from distar_core.lab import STUDIES, values_of
+from distar_core.lab.assistant import (
+    DEFAULT,
+    EXACT,
+    KINDS,
+    STALE,
+    Kind,
+    known_state,
+    picture,
+    probe,
+    ring_generator,
+    sentence,
+)
+from distar_core.metrics import summarise
+from distar_core.toy import LEVELS, TOY_METHODS, reference
+
+STUDY = STUDIES["assistant"]
+TINY = {"assistant": DEFAULT, "regularizer": "score, pseudo-Huber", "updates": 2, "rate": 2e-3, "width": 96}
+
+
+def made_up(cosines=(0.0, 0.9), kl=0.3):
+    """Rows of two seeds for three assistants; cosines at the lower and the upper half of the levels."""
+    rows = []
+    for kind, lower, upper in ((DEFAULT, *cosines), (STALE, 0.0, 0.2), (EXACT, 1.0, 1.0)):
+        for name in ("score, pseudo-Huber", "KL, w = 1"):
+            for seed in range(2):
+                row = {"assistant": kind, "regularizer": name, "seed": float(seed)}
+                for k in range(len(LEVELS)):
+                    row |= {
+                        f"cosine_{k}": (lower if k < 4 else upper) + 0.01 * seed,
+                        f"error_{k}": 0.1,
+                        f"gap_{k}": 0.2,
+                    }
+                row |= {"cosine_half": 0.3 + 0.01 * seed, "kl": kl + 0.01 * seed, "modes": 7.0, "reward": 0.5}
+                rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("profile", ["ci", "fast", "full"])
+def test_settings_are_distinct_and_full_has_five_seeds(profile):
+    rows = STUDY.settings(profile)
+    assert len({tuple(row.items()) for row in rows}) == len(rows) <= 150
+    if profile == "full":
+        assert values_of(rows, "assistant") == list(KINDS)
+        assert len(values_of(rows, "seed")) >= 5
+
+
+def test_the_varied_assistants_differ_from_the_default_in_one_thing():
+    for name, kind in KINDS.items():
+        changed = sum(a != b for a, b in zip(kind, Kind(), strict=True))
+        assert changed == {DEFAULT: 0, "5 updates, rate · 3": 2}.get(name, 1)
+
+
+def test_the_sentence_follows_the_rows():
+    text = sentence(made_up())
+    assert "below 0.5 from σ = 0.1 up to σ = 0.44" in text
+    assert "50% of the squared gap" in text
+    assert f"4 for {DEFAULT}, 0 for {STALE}" in text
+    assert "toy default 0.30" in text or "toy default 0.31" in text
+    other = sentence(made_up(cosines=(0.8, 0.9), kl=math.nan))
+    assert "below 0.5 at no level" in other
+    assert "not finite for every seed" in other
+    assert "below 0.5 at σ = 0.72, 1.2, 2, 3.2" in sentence(made_up(cosines=(0.9, 0.1)))
+
+
+def test_the_picture_says_what_it_shows():
+    drawn = picture(made_up())
+    assert [axes.get_title() for axes in drawn.figure.axes] == [
+        "score, pseudo-Huber",
+        "KL, w = 1",
+        "where the score runs end",
+    ]
+    assert "cosine" in drawn.alt
+
+
+def test_the_known_generator_starts_close_to_the_reference():
+    points = ring_generator().mixture().sample(20_000, torch.Generator().manual_seed(0)).detach()
+    found = summarise(points, points[:, 0], reference())
+    assert found.kl < 0.02
+    assert found.spread == pytest.approx(0.244, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["score, pseudo-Huber", "KL, w = 1"])
+def test_with_the_exact_score_the_probe_finds_no_difference(name):
+    state = known_state(KINDS[EXACT], seed=0, steps=10)
+    with torch.no_grad():
+        state.roles.generator.module.shifts.add_(0.1)
+    one = probe(state, TOY_METHODS[name], 0.7, rows=64)
+    assert torch.equal(one.found, one.exact)
+    assert one.error == 0.0
+    assert one.gap > 0.001
+    assert all(parameter.grad is None for parameter in state.roles.generator.module.parameters())
+
+
+def test_an_assistant_that_still_is_the_reference_sees_nothing_and_errs_by_the_whole_gap():
+    state = known_state(KINDS[DEFAULT], seed=0, steps=10)
+    with torch.no_grad():
+        state.roles.generator.module.shifts.add_(0.1)
+    one = probe(state, TOY_METHODS["KL, w = 1"], 0.7, rows=64)
+    assert float(one.found.norm()) == 0.0
+    assert one.error == pytest.approx(one.gap)
+
+
+def test_measuring_a_tiny_run_fills_what_picture_and_sentence_read():
+    rows = [TINY | {"seed": seed, "steps": 4} for seed in (0, 1)]
+    rows = [row | STUDY.measure(row) for row in rows]
+    assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
+    assert sentence(rows)
+    assert picture(rows)

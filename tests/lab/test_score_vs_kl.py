@@ -1,0 +1,134 @@
+"""The study behind “score against KL, fairly”: settings, measures, and words and picture that follow the numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from distar_core.grid import kl_at_level, tilt_on_grid
+from distar_core.lab import score_vs_kl as study
+from distar_core.lab.score_vs_kl import DIFFERENTIATED, EXACT, FIXED, HUBER, L2, LONG, NETWORK
+from distar_core.metrics import KL_SIGMA, WINDOW, summarise
+from distar_core.report import START
+from distar_core.toy import REWARDS, reference
+
+METRICS = {
+    "reward": 0.6,
+    "modes": 5.0,
+    "spread": 0.24,
+    "off_support": 0.03,
+    "kl": 0.5,
+    "excess_kl": 0.1,
+    "residual": 0.0,
+}
+RING_SIDE = {"world": "ring", "reward_name": "side"}
+
+
+def run(kind: str, name: str, seed: float, *, aim: str = "middle", scale: float = 0.66, **found: float) -> dict:
+    keys = {"kind": kind, **RING_SIDE, "regularizer": name, "aim": aim, "reward_scale": scale, "seed": seed}
+    return keys | METRICS | found
+
+
+def test_settings_are_distinct_and_the_full_profile_has_five_seeds():
+    for profile in ("ci", "fast", "full"):
+        rows = study.settings(profile)
+        assert len({tuple(row.values()) for row in rows}) == len(rows)
+        assert all(list(row) == list(rows[0]) for row in rows)
+    full = study.settings("full")
+    for kind, rows in (
+        (kind, [row for row in full if row["kind"] == kind and row["regularizer"] != START])
+        for kind in (NETWORK, EXACT, LONG)
+    ):
+        settings = {(r["world"], r["reward_name"], r["regularizer"], r["reward_scale"]) for r in rows}
+        assert len(rows) == 5 * len(settings), kind
+        assert {row["seed"] for row in rows} == set(range(5))
+    assert {row["regularizer"] for row in full if row["kind"] in (EXACT, LONG)} == set(study.FOUR)
+
+
+def test_a_differentiated_row_changes_the_law_alone():
+    moving, frozen = study.method_of(L2 + DIFFERENTIATED, 0.4), study.method_of(L2, 0.4)
+    assert (moving.law, frozen.law) == ("differentiated", "frozen")
+    assert (moving.distance, moving.weight, moving.reward_scale) == (frozen.distance, frozen.weight, 0.4)
+
+
+def test_the_affine_maps_start_close_to_their_world():
+    """64 maps: the KL of their mixture to the reference is below 0.2, where one map a mode moved by one deviation has more."""
+    for mixture in (reference(), study.uneven()):
+        law = study.affine_start(mixture, seed=0).mixture()
+        points = law.sample(20_000, torch.Generator().manual_seed(0)).detach()
+        assert summarise(points, points[:, 0], mixture).kl < 0.2
+        shifted = points + torch.tensor([0.25, 0.0])
+        assert summarise(shifted, shifted[:, 0], mixture).kl > 0.25
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "steps"), [(EXACT, "KL, w = 1", 3), (FIXED, HUBER + DIFFERENTIATED, 2), (NETWORK, HUBER, 2)]
+)
+def test_measure_returns_what_picture_and_sentence_use(kind, name, steps):
+    setting = {"kind": kind, **RING_SIDE, "regularizer": name, "aim": "middle", "reward_scale": 0.3, "seed": 0.0}
+    found = study.measure(setting | {"steps": float(steps)})
+    assert set(METRICS) <= set(found)
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_excess_is_zero_for_a_tilt_and_the_difference_of_two_kls_elsewhere():
+    """A tilt has no excess (1e-9). For another mass KL to the tilt of equal reward is the KL to the reference less that of
+    the tilt: exact on clean masses, and to 0.01 with both blurred."""
+    mixture, values = reference(), REWARDS["side"](WINDOW.points)
+    own = WINDOW.mass(mixture.to(torch.float64).log_density)
+    values = values.reshape(own.shape)
+    tilt = tilt_on_grid(own, values, 0.9)
+    assert abs(study.measured(tilt, WINDOW, "side", mixture)) < 1e-9
+    other = tilt_on_grid(own, values + 0.5 * WINDOW.points[:, 1].reshape(own.shape), 0.9)
+    direct = study.measured(other, WINDOW, "side", mixture)
+    kl = kl_at_level(other, mixture, WINDOW, KL_SIGMA)
+    difference = study.excess_by_difference("ring", "side", float((other * values).sum()), kl)
+    assert direct > 0.15
+    assert difference == pytest.approx(direct, abs=0.01)
+
+
+def test_at_reward_is_linear_between_a_seeds_runs_and_says_when_it_does_not_know():
+    start = run(NETWORK, START, 0, aim="start", reward=0.0, modes=8.0)
+    rows = [start, run(NETWORK, L2, 0, reward=0.4, modes=6.0), run(NETWORK, L2, 1, reward=0.48, modes=5.0)]
+    rows += [run(NETWORK, L2, 0, aim="high", reward=0.6, modes=4.0)]
+    first, second = study.at_reward(rows, 0.5, "modes")
+    assert first == pytest.approx(5.0)
+    assert math.isnan(second)
+    assert math.isnan(study.at_reward(rows, 0.2, "modes")[0])
+
+
+def test_the_ranking_and_its_order_follow_the_numbers():
+    def rows(excess: float) -> list[dict]:
+        name = L2 + DIFFERENTIATED
+        return [
+            run(NETWORK, name, seed, aim=aim, reward=reward, excess_kl=excess)
+            for seed in range(3)
+            for aim, reward in (("middle", 0.49), ("high", 0.7))
+        ]
+
+    small, large = (study.sentence(rows(excess), [("ring", "side")]) for excess in (0.01, 5.0))
+    head = "excess KL of networks (of fixed points): "
+    assert f"{head}{L2 + DIFFERENTIATED} 0.01 [0.01, 0.01]" in small
+    assert f"{head}{L2} " in large
+    assert f"{L2 + DIFFERENTIATED} 5.00" in large
+    assert "the largest single step is" in small
+
+
+def test_the_verdict_on_longer_runs_follows_the_numbers():
+    """KL with w = 1 under “side” misses its fixed point at the middle aim in the recorded runs."""
+    near, far = (
+        study.sentence([run(LONG, "KL, w = 1", seed, reward=reward) for seed in range(3)], [("ring", "side")])
+        for reward in (0.5, 0.3)
+    )
+    assert "four times the steps more than halve the gap in 1 of 1" in near
+    assert "four times the steps more than halve the gap in 0 of 1" in far
+    assert "exact assistant" not in near
+
+
+def test_the_picture_has_a_line_of_five_panels_for_each_band():
+    rows = [run(kind, "KL, w = 1", seed) for kind in (LONG, EXACT) for seed in range(2)]
+    picture = study.picture(rows, [("ring", "side")])
+    assert len(picture.figure.axes) == 5
+    assert "Ring, “side”" in picture.alt
