@@ -3,11 +3,12 @@
 The CSV files of the full profile ship in distar_core/data/lab, and the notebooks draw from them.
 """
 
-from . import assistant, didr, landscape, score_vs_kl, stability
+from . import assistant, didr, huber_c, landscape, score_vs_kl, stability
 from .study import PROFILES, Row, Study, over_seeds, perform, read_rows, values_of, where
 
 STUDIES = {
-    study.name: study for study in (stability.STUDY, didr.STUDY, assistant.STUDY, landscape.STUDY, score_vs_kl.STUDY)
+    study.name: study
+    for study in (stability.STUDY, didr.STUDY, assistant.STUDY, landscape.STUDY, score_vs_kl.STUDY, huber_c.STUDY)
 }
 
 __all__ = ["PROFILES", "STUDIES", "Row", "Study", "over_seeds", "perform", "read_rows", "values_of", "where"]

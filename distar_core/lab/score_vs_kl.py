@@ -118,6 +118,9 @@ def train_affine(
     """A run without a learned assistant: affine maps, whose exact score stands in for it at every step.
 
     The rate is high and decays as a cosine, since a map has to cross the empty space between modes to move its mass.
+
+    Raises:
+        NonFiniteError: when a value becomes NaN or infinite, or a map flat to the last digit.
     """
     generator = affine_start(mixture, seed)
     optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
@@ -133,8 +136,13 @@ def train_affine(
         REWARDS[reward_name],
     )
     state = State(roles, SCHEDULE)
-    for record in post_train(state, method, no_conditions, steps=steps, seed=seed, batch=256):
-        check_finite(record)
+    try:
+        for record in post_train(state, method, no_conditions, steps=steps, seed=seed, batch=256):
+            check_finite(record)
+    except ValueError as error:
+        if "positive definite" not in str(error):
+            raise
+        raise NonFiniteError(f"a map became singular at step {state.step}") from error
     return state
 
 

@@ -1,0 +1,52 @@
+"""The study of pseudo-Huber's constant."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from distar_core.lab import huber_c as study
+
+
+def run(reward_name: str, c: float, strength: float, seed: float, **found: float) -> dict[str, Any]:
+    keys = {"reward_name": reward_name, "c": c, "strength": strength, "reward_scale": 1.0, "seed": seed}
+    return keys | {"reward": 0.66, "modes": 5.0, "spread": 0.24, "kl": 0.6, "diverged": 0.0} | found
+
+
+def made_up(modes_at_small_c: float, away: float) -> list[dict[str, Any]]:
+    bounded = [
+        run("mode", c, 0.0, seed, reward=0.67 + 0.01 * seed, modes=modes + 0.1 * seed)
+        for c, modes in ((0.005, modes_at_small_c), (5.0, 5.0))
+        for seed in range(3)
+    ]
+    return bounded + [run("linear", c, 0.0, seed, diverged=away) for c in (0.005, 5.0) for seed in range(3)]
+
+
+def test_settings_are_distinct_and_the_full_profile_has_five_seeds():
+    for profile in ("ci", "fast", "full"):
+        rows = study.settings(profile)
+        assert len({tuple(row.values()) for row in rows}) == len(rows)
+    assert len(study.settings("full")) <= 120
+    assert {row["seed"] for row in study.settings("full")} == set(range(5))
+
+
+def test_the_sentence_follows_the_numbers():
+    falling, rising = study.sentence(made_up(7.0, 1.0)), study.sentence(made_up(3.0, 0.0))
+    assert "effective modes: falls" in falling
+    assert "effective modes: rises" in rising
+    assert "spread, fullest mode: does not change beyond the intervals" in falling
+    assert "c = 0.005: 100%; c = 5: 100%" in falling
+    assert "c = 0.005: 0%; c = 5: 0%" in rising
+
+
+def test_the_picture_has_four_panels_and_survives_runs_that_are_lost():
+    rows = made_up(7.0, 1.0)
+    assert len(study.picture(rows).figure.axes) == 4
+    lost = [row | {"modes": math.nan} if row["seed"] == 0 else row for row in rows]
+    assert "effective modes" in study.picture(lost).alt
+
+
+def test_measure_returns_what_picture_and_sentence_use():
+    keys = {"reward_name": "linear", "c": 5.0, "strength": 0.0, "reward_scale": 0.1, "seed": 0.0, "steps": 2.0}
+    found = study.measure(keys)
+    assert {"reward", "modes", "spread", "kl", "diverged"} <= set(found)
