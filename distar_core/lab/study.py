@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -105,14 +106,15 @@ def perform(
     missing = [setting for setting in wanted if setting not in have]
     kept = len(wanted) - len(missing)
     tell(kept, len(wanted))
-    for done, (setting, found) in enumerate(in_parallel(partial(_measured, study.measure), missing), start=kept + 1):
-        row = setting | found
-        with open(path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow({key: _text(value) for key, value in row.items()})
-        tell(done, len(wanted))
+    with closing(in_parallel(partial(_measured, study.measure), missing)) as finished:
+        for done, (setting, found) in enumerate(finished, start=kept + 1):
+            row = setting | found
+            with open(path, "a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(row))
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow({key: _text(value) for key, value in row.items()})
+            tell(done, len(wanted))
     rows = read_rows(study.name, path)
     of_profile = [row for setting in wanted for row in rows if {key: row[key] for key in keys} == setting]
     _write_rows(path, of_profile + [row for row in rows if row not in of_profile])
