@@ -16,6 +16,7 @@ from ..grid import Grid, GridScore, kl_between, tilt_of_reward
 from ..methods import METHODS, Method
 from ..metrics import KL_SIGMA, WINDOW, summarise
 from ..mixture import LinearReward
+from ..report import START, of, read_runs
 from ..toy import LOOP, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, on_levels, reference, sample, toy_state
 from ..training import post_train
 from .study import Row, Study, over_seeds, values_of, where
@@ -97,9 +98,16 @@ def picture(rows: Sequence[Row]) -> Picture:
     }
     alt = (
         f"KL to the tilted optimum of equal mean reward against mean reward, logarithmic height, one panel per reward, one "
-        f"marker per method and strength, with intervals over {len(values_of(rows, 'seed'))} seeds. {sentence(rows)}"
+        f"marker per method and strength, with intervals over {len(values_of(rows, 'seed'))} seeds; a thin line at the "
+        f"distance of the generator that all runs start from. {sentence(rows)}"
     )
-    return figures.lines(panels, alt=alt, xlabel="mean reward", ylabel="excess KL (nats)", log="y", width=3.6)
+    labels = {"xlabel": "mean reward", "ylabel": "excess KL (nats)"}
+    return figures.lines(panels, alt=alt, log="y", width=3.6, guides=(start_kl(),), **labels)
+
+
+def start_kl() -> float:
+    """KL to the reference of the distilled generator, blurred, in nats: what the network already gets wrong."""
+    return of(read_runs(), "mode", START)[0].summary.kl
 
 
 def sentence(rows: Sequence[Row]) -> str:
@@ -119,7 +127,9 @@ def sentence(rows: Sequence[Row]) -> str:
             for name in order
         ]
         parts.append(f"Under “{reward}”, excess KL in nats by rising scale: {'; '.join(words)}")
-    return ". ".join(parts) + "."
+    return (
+        ". ".join([*parts, f"The generator that all runs start from is {start_kl():.2f} nats from the reference"]) + "."
+    )
 
 
 STUDY = Study(
