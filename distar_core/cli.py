@@ -1,18 +1,31 @@
-"""The command line: distar demo | train | doctor | bench."""
+"""The command line: distar demo | train | doctor | lab | bench."""
 
 from __future__ import annotations
 
 import json
+import math
+import shlex
+import shutil
+import signal
+import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .methods import Method
+    from .toy import ToyReward
 
 app = typer.Typer(
     help="Diff-Instruct*: post-training of one-step generators, held to closed-form truth.",
@@ -22,10 +35,40 @@ app = typer.Typer(
 console = Console()
 
 
-def fail(error: Exception) -> typer.Exit:
+def fail(message: object, code: int = 1) -> typer.Exit:
     """Print one sentence about what went wrong and give the exit to raise."""
-    Console(stderr=True).print(f"distar: {error}", highlight=False, markup=False, soft_wrap=True)
-    return typer.Exit(1)
+    Console(stderr=True).print(f"distar: {message}", highlight=False, markup=False, soft_wrap=True)
+    return typer.Exit(code)
+
+
+def say(line: str) -> None:
+    """Print a line as it is: paths keep their brackets, and a command is not broken."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def stoppable(describe: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM end with one sentence, "stopped by SIGINT" and what `describe` adds, and exit code 130 or 143.
+
+    What is under way is unwound first; a second signal does not cut that short.
+    """
+
+    def interrupt(number: int, _: Any) -> None:
+        for every in previous:
+            signal.signal(every, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as caught:
+        number = signal.Signals(*(caught.args or (signal.SIGINT,)))
+        raise fail(f"stopped by {number.name} {describe()}", 128 + number) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def print_table(rows: list[list[str]], title: str) -> None:
@@ -36,6 +79,14 @@ def print_table(rows: list[list[str]], title: str) -> None:
     for row in rows[1:]:
         table.add_row(*map(escape, row))
     console.print(table)
+
+
+SHORT_HEADS = {"reward scale": "scale", "mean reward": "reward", "off support": "off data", "kl": "KL"}
+KEPT = {
+    "distil": "while distilling; nothing is kept",
+    "post-train": "while post-training, after {done} of {total} runs; none of the runs is kept, only {folder}/01_start.png",
+    "draw": "while drawing; {folder}/runs.csv is kept, but there is no page",
+}
 
 
 @app.command()
@@ -51,32 +102,40 @@ def demo(
     from .report import gap_sentence, read_points, read_runs, result_table, reward_names, sentences
 
     if profile not in PROFILES:
-        raise fail(ValueError(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}"))
+        raise fail(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
     started = time.perf_counter()
     columns = (
-        TextColumn("{task.description:>13}"),
-        BarColumn(),
+        TextColumn("{task.description:>10}"),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:>10}"),
+        TextColumn("{task.fields[rate]:>12}"),
         TimeElapsedColumn(),
+        TextColumn("elapsed"),
     )
     units = {"distil": "steps/s", "post-train": "runs/min"}
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
+    tasks: dict[str, Any] = {}
+    latest = Step("distil", 0, 0)
+
+    def kept() -> str:
+        return f"{KEPT[latest.stage].format(folder=folder, **latest._asdict())}; the same command starts over"
+
+    with stoppable(kept), Progress(*columns, console=console) as bars:
 
         def tell(step: Step) -> None:
+            nonlocal latest
             if step.stage == "first picture":
-                console.print(
-                    f"first picture after {time.perf_counter() - started:.0f} s: {folder / '01_start.png'}",
-                    markup=False,
-                )
+                seconds = time.perf_counter() - started
+                console.print(f"first picture after {seconds:.0f} s: {folder / '01_start.png'}", markup=False)
                 return
+            latest = step
             if step.stage not in tasks:
                 tasks[step.stage] = (bars.add_task(step.stage, total=step.total, rate=""), time.perf_counter())
             task, since = tasks[step.stage]
-            per_second = step.done / max(time.perf_counter() - since, 1e-9)
-            known = time.perf_counter() - since > 2
-            rate = f"{per_second * (60 if 'min' in units[step.stage] else 1):.0f} {units[step.stage]}" if known else ""
+            seconds = time.perf_counter() - since
+            unit = units.get(step.stage)
+            rate = ""
+            if unit and seconds > 2:
+                rate = f"{step.done / seconds * (60 if 'min' in unit else 1):.0f} {unit}"
             bars.update(task, completed=step.done, rate=rate)
 
         try:
@@ -85,51 +144,169 @@ def demo(
             raise fail(error) from error
     rows = read_runs(folder / "runs.csv")
     for name in reward_names(rows):
-        print_table(result_table(rows, name, compact=True), f"reward “{name}”, mean over seeds (ranges: see the page)")
+        head, *body = result_table(rows, name, compact=True)
+        short = [SHORT_HEADS.get(word, word) for word in head]
+        print_table([short, *body], f"Reward “{name}”, mean over seeds; the page explains the columns")
     for line in [*sentences(rows), gap_sentence(rows, read_points())]:
         console.print(f"• {line}", highlight=False, markup=False)
-    console.print(f"done in {time.perf_counter() - started:.0f} s; open {page}", markup=False)
+    say(f"done in {time.perf_counter() - started:.0f} s; open {page}")
+
+
+def command_to_resume(folder: Path, settings: Mapping[str, Any], save_every: int) -> str:
+    """The shell command that goes on with the run in a folder; settings by the names of their options."""
+    words = ["distar" if shutil.which("distar") else sys.argv[0], "train", str(folder)]
+    for name, value in {**settings, "save-every": save_every}.items():
+        words += [f"--{name}", str(value)]
+    return shlex.join([*words, "--resume"])
+
+
+def settings_in(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder, by the names of their options; empty where the folder does not tell."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        method = config["method"]
+        return {
+            "method": method["name"],
+            "reward": config["reward"],
+            "reward-scale": method["reward_scale"],
+            "steps": config["steps"],
+            "seed": config["seed"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def refuse_other_settings(folder: Path, here: Mapping[str, Any], save_every: int) -> None:
+    """Raise ValueError if a run is to be resumed with settings that are not its own."""
+    there = settings_in(folder)
+    differing = [name for name in there if there[name] != here[name]]
+    if differing:
+        what = " and ".join(f"--{name} {there[name]}, not {here[name]}" for name in differing)
+        why = " (the learning rate decays over --steps)" if "steps" in differing else ""
+        raise ValueError(
+            f"the run in {folder} has {what}{why}; start a new run in another folder, or go on with this one: "
+            f"{command_to_resume(folder, there, save_every)}"
+        )
 
 
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="Folder of the run.")],
-    method: Annotated[str, typer.Option(help="A method, for example di-star or diff-instruct++.")] = "di-star",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="reward-only, diff-instruct, diff-instruct++ (di++), sim, diff-instruct* (di-star), diff-instruct*-out "
+            "(di-star-out), dmd or didr-proxy. In a shell a name with a star needs quotes, its alias in brackets "
+            "does not."
+        ),
+    ] = "di-star",
     reward: Annotated[str, typer.Option(help="A toy reward: mode, side, off-data or linear.")] = "mode",
     reward_scale: Annotated[float, typer.Option(help="Strength of the reward.")] = 0.8,
-    steps: Annotated[int, typer.Option(min=1, help="Generator steps.")] = 800,
+    steps: Annotated[int, typer.Option(min=1, help="Generator steps; the learning rate decays over them.")] = 800,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
-    resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's checkpoint, with the same settings.")
+    ] = False,
 ) -> None:
-    """Post-train the distilled 2D generator with one method; stops and resumes."""
-    import torch
-
+    """Post-train the distilled 2D generator with one method; stops with Ctrl-C and resumes."""
     from .methods import find_method
-    from .runs import Interrupted, NonFiniteError, run
-    from .toy import LOOP, REWARDS, distilled, no_conditions, on_levels, reference, sample, toy_state
+    from .runs import CHECKPOINT, Interrupted, NonFiniteError
+    from .toy import REWARDS, on_levels
 
     if reward not in REWARDS:
-        raise fail(ValueError(f"reward {reward!r} is unknown; known are {', '.join(REWARDS)}"))
-    torch.set_num_threads(1)
+        raise fail(f"reward {reward!r} is unknown; known are {', '.join(REWARDS)}")
+    if not math.isfinite(reward_scale):
+        raise fail(f"--reward-scale {reward_scale} is not finite; choose a number")
     try:
         row = on_levels(find_method(method))
+        if row.reward_at == "every_level":
+            raise ValueError(f"method {row.name} needs a closed-form tilt, which no toy reward has; use didr-proxy")
         if row.reward_at == "nowhere":
-            console.print(f"method {row.name} has no reward; --reward and --reward-scale are not used", markup=False)
+            say(f"method {row.name} has no reward; --reward and --reward-scale are not used")
         else:
             row = replace(row, reward_scale=reward_scale)
-        state = toy_state(distilled(reference()), reference(), REWARDS[reward], seed=seed, steps=steps)
-        options = {"steps": steps, "seed": seed, **LOOP}
-        settings = {"reward": reward}
-        for record in run(
-            state, row, no_conditions, folder, resume=resume, save_every=save_every, settings=settings, **options
-        ):
-            if record.step >= 0 and (record.step + 1) % 100 == 0:
-                mean = float(REWARDS[reward](sample(state, 4000)).mean())
-                console.print(f"step {record.step + 1:5d}   mean reward {mean:.3f}   {1 / record.seconds:.0f} steps/s")
-    except (ValueError, TypeError, OSError, Interrupted, NonFiniteError) as error:
+        settings = {
+            "method": row.name,
+            "reward": reward,
+            "reward-scale": row.reward_scale,
+            "steps": steps,
+            "seed": seed,
+        }
+        if resume and (folder / CHECKPOINT).exists():
+            refuse_other_settings(folder, settings, save_every)
+        train_toy(folder, row, REWARDS[reward], steps=steps, seed=seed, save_every=save_every, resume=resume)
+    except Interrupted as stop:
+        command = command_to_resume(folder, settings, save_every)
+        raise fail(f"{stop} with: {command}", 130 if "SIGINT" in str(stop) else 143) from stop
+    except NonFiniteError as error:
+        raise fail(f"{error} (--resume keeps the settings: choose a lower --reward-scale in a new folder)") from error
+    except (ValueError, TypeError, OSError) as error:
         raise fail(error) from error
-    console.print(f"log and checkpoint are in {folder}", markup=False)
+    say(f"log, checkpoint and a picture of the samples before and after are in {folder}: open {folder / 'samples.png'}")
+
+
+def train_toy(
+    folder: Path, method: Method, reward: ToyReward, *, steps: int, seed: int, save_every: int, resume: bool
+) -> None:
+    """Distil, post-train with checkpoints and draw; or go on from the folder's checkpoint. Raises as runs.run."""
+    import torch
+
+    from .runs import CHECKPOINT, require_writable, run
+    from .toy import LOOP, distilled, new_generator, no_conditions, reference, sample, toy_state
+
+    torch.set_num_threads(1)
+    with stoppable(lambda: "while distilling; nothing is kept, the same command starts over"):
+        if resume:
+            generator = new_generator(reference())  # its weights come from the checkpoint
+        else:
+            if (folder / CHECKPOINT).exists():
+                raise FileExistsError(f"folder {folder} already holds a run; add --resume, or choose another folder")
+            require_writable(folder)
+            say("distilling the reference into a one-step generator")
+            generator = distilled(reference())
+    state = toy_state(generator, reference(), reward, seed=seed, steps=steps)
+    options = {"steps": steps, "seed": seed, **LOOP}
+    finished_before = True
+    for record in run(
+        state,
+        method,
+        no_conditions,
+        folder,
+        resume=resume,
+        save_every=save_every,
+        settings={"reward": reward.name},
+        **options,
+    ):
+        finished_before = False
+        if record.step >= 0 and (record.step + 1) % 100 == 0:
+            mean = float(reward(sample(state, 4000)).mean())
+            say(f"step {record.step + 1:5d}   mean reward {mean:.3f}   {1 / record.seconds:.0f} steps/s")
+    if finished_before:
+        say(
+            f"the run in {folder} is finished: all {steps} steps are done; the learning rate decays over --steps, so a "
+            "longer run is a new run in another folder"
+        )
+    with stoppable(lambda: "while drawing; the run is finished, and the same command with --resume draws its picture"):
+        start = distilled(reference()) if resume else generator
+        before = sample(toy_state(start, reference(), reward, seed=seed, steps=steps), 4000)
+        draw_samples(folder / "samples.png", before, sample(state, 4000), method, reward, steps)
+
+
+def draw_samples(path: Path, before: Tensor, after: Tensor, method: Method, reward: ToyReward, steps: int) -> None:
+    """The samples [N, 2] of the distilled generator and of the trained one over the reference's modes."""
+    from .figures import clouds
+    from .report import START
+    from .toy import reference
+
+    rewarded = method.reward_at != "nowhere"
+    panels = {START: before, method.name: after}
+    notes = {START: "before", method.name: f"{steps} steps"}
+    alt = f"Samples of the distilled generator before and after {steps} steps of {method.name}, over the reference's modes"
+    if rewarded:
+        notes = {name: f"{note}, reward {float(reward(panels[name]).mean()):.2f}" for name, note in notes.items()}
+        alt += f"; darker shading is more reward “{reward.name}”; mean rewards: {'; '.join(notes.values())}"
+    clouds(panels, reference(), reward=reward if rewarded else None, notes=notes, alt=f"{alt}.").save(path)
 
 
 @app.command()
@@ -139,8 +316,51 @@ def doctor() -> None:
 
     findings = examine()
     print_table([["what", "found", "verdict"], *([f.what, f.found, f.verdict] for f in findings)], "distar doctor")
+    for remedy in dict.fromkeys(finding.remedy for finding in findings if finding.remedy):
+        say(remedy)
     if any(finding.fatal for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def lab(
+    name: Annotated[
+        str, typer.Argument(help="An experiment, for example stability; without a name they are listed.")
+    ] = "",
+    profile: Annotated[
+        str, typer.Option(help="ci (seconds), fast (minutes) or full (the notebooks' figures).")
+    ] = "fast",
+    folder: Annotated[Path, typer.Option(help="Where CSV and figure go; runs that are there are kept.")] = Path("lab"),
+) -> None:
+    """Run one of the experiments behind the notebooks; stops and goes on where it stopped."""
+    from .lab import STUDIES, perform
+
+    if not name:
+        print_table(
+            [["name", "asks"], *([study.name, study.question] for study in STUDIES.values())], "distar lab NAME"
+        )
+        return
+    if name not in STUDIES:
+        raise fail(ValueError(f"experiment {name!r} is unknown; known are {', '.join(STUDIES)}"))
+    study = STUDIES[name]
+    console.print(f"{study.question}\nWe predicted: {study.prediction}", highlight=False, markup=False)
+    started = time.perf_counter()
+    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("elapsed"))
+    with (
+        stoppable(lambda: f"after {bars.tasks[0].completed} runs, which are kept; the same command goes on"),
+        Progress(*columns, console=console) as bars,
+    ):
+        task = bars.add_task("runs")
+        try:
+            rows = perform(
+                study, profile, folder, tell=lambda done, total: bars.update(task, completed=done, total=total)
+            )
+        except (ValueError, OSError, RuntimeError) as error:
+            raise fail(error) from error
+    console.print(f"We found: {study.sentence(rows)}", highlight=False, markup=False)
+    console.print(
+        f"{folder / name}.csv and .png, after {time.perf_counter() - started:.0f} s", highlight=False, markup=False
+    )
 
 
 @app.command()

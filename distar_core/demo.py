@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +18,22 @@ from torch import Tensor
 
 from .frontier import AIMS, Point, aims, read_points, scale_for
 from .metrics import Summary, summarise
+from .parallel import in_parallel
 from .report import START, UNLEASHED, write_page
-from .roles import PushForward
 from .runs import check_finite, require_writable
-from .toy import LOOP, REWARDS, TOY_METHODS, distil, motion, no_conditions, reference, sample, spread_out, toy_state
+from .toy import (
+    LOOP,
+    REWARDS,
+    TOY_METHODS,
+    ToyGenerator,
+    distil,
+    motion,
+    no_conditions,
+    reference,
+    sample,
+    spread_out,
+    toy_state,
+)
 from .training import post_train
 
 UNBOUNDED = (("score, pseudo-Huber", 1.0), ("score, pseudo-Huber", 4.0), ("KL, w = 1", 4.0))
@@ -78,7 +89,7 @@ class Run(NamedTuple):
     motions: dict[str, Tensor]
 
 
-def perform(job: Job, generator: PushForward) -> Run:
+def perform(job: Job, generator: ToyGenerator) -> Run:
     """Train one run from the distilled generator; single-threaded, so its numbers do not depend on the cores."""
     torch.set_num_threads(1)
     mixture, reward = reference(), REWARDS[job.reward_name]
@@ -124,19 +135,9 @@ def plan(profile: Profile, points: Sequence[Point]) -> list[Job]:
     return sorted(jobs, key=lambda job: not job.watched)
 
 
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def perform_all(jobs: Sequence[Job], generator: PushForward, workers: int | None = None) -> Iterator[Run]:
-    """Perform jobs, one single-threaded process per core, and yield the runs as they finish."""
-    pool = ProcessPoolExecutor(min(workers or cores(), len(jobs)), mp_context=get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(perform, job, generator) for job in jobs]):
-            yield future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def perform_all(jobs: Sequence[Job], generator: ToyGenerator, workers: int | None = None) -> Generator[Run, None, None]:
+    """The runs of all jobs as they finish; closing it ends the processes, see in_parallel."""
+    return in_parallel(partial(perform, generator=generator), jobs, workers)
 
 
 def write_runs(folder: Path, runs: Sequence[Run], start: dict[str, Summary]) -> None:
@@ -170,7 +171,7 @@ def _rounded(values: dict[str, float]) -> dict[str, str]:
 
 
 class Progress(NamedTuple):
-    """What the demo tells while it works."""
+    """What the demo tells while it works: a stage ("distil", "first picture", "post-train", "draw") and how far it is."""
 
     stage: str
     done: int
@@ -185,16 +186,18 @@ def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = 
 
     Args:
         folder: where everything goes; created if need be, files of an earlier demo are replaced.
-        tell: called after every distillation step, run and picture.
+        tell: called at the start of every stage, and after every distillation step, run and set of pictures.
 
     Raises:
         PermissionError: if the folder cannot be written.
+        RuntimeError: if a process that performs runs dies, or a run becomes NaN or infinite.
     """
     from . import pictures
 
     require_writable(folder)
     torch.set_num_threads(1)
     mixture = reference()
+    tell(Progress("distil", 0, profile.distil_steps))
     for step, distilled in enumerate(distil(mixture, steps=profile.distil_steps), start=1):
         tell(Progress("distil", step, profile.distil_steps))
         generator = distilled
@@ -205,14 +208,23 @@ def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = 
     tell(Progress("first picture", 1, 1))
     start = {name: summarise(points, REWARDS[name](points), mixture) for name in (*profile.rewards, "linear")}
     jobs = plan(profile, read_points())
-    runs = []
-    for run in perform_all(jobs, generator):
-        runs.append(run)
-        tell(Progress("post-train", len(runs), len(jobs)))
+    runs: list[Run] = []
+    tell(Progress("post-train", 0, len(jobs)))
+    with closing(perform_all(jobs, generator)) as performed:
+        for run in performed:
+            runs.append(run)
+            tell(Progress("post-train", len(runs), len(jobs)))
     order = [*REWARDS, *TOY_METHODS]
     runs.sort(key=lambda run: (*(order.index(name) for name in run.job[:2]), run.job.reward_scale, run.job.seed))
+    # a page of an earlier demo must not stand above the numbers of this one
+    (folder / "index.html").unlink(missing_ok=True)
     write_runs(folder, runs, start)
-    for name in profile.rewards:
+    sets = len(profile.rewards) + 1
+    tell(Progress("draw", 0, sets))
+    for done, name in enumerate(profile.rewards, start=1):
         watched = {run.job.regularizer: run for run in runs if run.job.watched and run.job.reward_name == name}
         pictures.watched(folder, mixture, REWARDS[name], points, watched)
-    return write_page(folder)
+        tell(Progress("draw", done, sets))
+    page = write_page(folder)
+    tell(Progress("draw", sets, sets))
+    return page

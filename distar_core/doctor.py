@@ -23,15 +23,17 @@ PACKAGES = {
     "accelerate": "models",
     "open_clip_torch": "models",
 }
+EXTRAS = {"notebooks": "for the notebooks", "models": "for the SDXL part, which comes later"}
 
 
 class Finding(NamedTuple):
-    """One line of the examination; fatal means that the demo cannot run."""
+    """One line of the examination and, where something is to be done, how; fatal means that the demo cannot run."""
 
     what: str
     found: str
     verdict: str
     fatal: bool = False
+    remedy: str = ""
 
 
 def memory_gib() -> float | None:
@@ -51,9 +53,12 @@ def examine() -> list[Finding]:
         try:
             findings.append(Finding(name, version(name), "fine"))
         except PackageNotFoundError:
-            fix = f'pip install -e ".[{extra}]"' if extra else "pip install -e ."
-            need = "needed by the notebooks or later chapters only" if extra else "needed"
-            findings.append(Finding(name, "missing", f"{need}: {fix}", fatal=not extra))
+            install = f"{sys.executable} -m pip install -e"
+            if extra:
+                remedy = f'{EXTRAS[extra]}: {install} ".[{extra}]"'
+                findings.append(Finding(name, "not installed", "not needed yet", remedy=remedy))
+            else:
+                findings.append(Finding(name, "missing", "needed", fatal=True, remedy=f"to run anything: {install} ."))
     findings.append(_torchvision())
     memory = memory_gib()
     if memory is not None:
@@ -66,14 +71,14 @@ def examine() -> list[Finding]:
 
 def _torchvision() -> Finding:
     if find_spec("torchvision") is None:
-        return Finding("torch with torchvision", "not installed", "nothing to check")
+        return Finding("torch with torchvision", "not installed", "not needed yet")
     try:
         import torchvision
 
         return Finding("torch with torchvision", f"{torchvision.__version__} loads", "fine")
     except Exception as error:
-        fix = "install torch and torchvision from the same place (make clean, then make test)"
-        return Finding("torch with torchvision", type(error).__name__, fix)
+        remedy = "install torch and torchvision from the same place: make clean, then make test"
+        return Finding("torch with torchvision", type(error).__name__, "do not fit together", remedy=remedy)
 
 
 def _accelerator() -> Finding:
@@ -83,5 +88,5 @@ def _accelerator() -> Finding:
         properties = torch.cuda.get_device_properties(0)
         return Finding("accelerator", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB", "fine")
     if torch.backends.mps.is_available():
-        return Finding("accelerator", "Apple GPU", "not used: everything here runs on the CPU")
-    return Finding("accelerator", "none", "not needed: everything here runs on the CPU")
+        return Finding("accelerator", "Apple GPU", "not used, the CPU does it")
+    return Finding("accelerator", "none", "not needed, the CPU does it")

@@ -296,6 +296,28 @@ def true_gradients(setting: Setting, distance: PlainDistance, unit: str, count: 
     return TrueGradients(*[gradient(objective, setting.generator) for objective in objectives])
 
 
+def squared_gaps(p: GaussianMixture, q: GaussianMixture, sigmas: Tensor, count: int = 2001) -> Tensor:
+    """E_{p_t} ‖s_p − s_q‖², in score units, at levels x_t = x_0 + sigma eps; sigmas [T] -> [T]."""
+    found = []
+    for sigma in sigmas:
+        own, other = (law.diffuse(VarianceExploding(), sigma) for law in (p, q))
+        x, cell = grid(own, count)
+        gap = own.score(x) - other.score(x)
+        found.append(cell * (own.log_density(x).exp() * gap.square().sum(-1)).sum())
+    return torch.stack(found)
+
+
+def kl_divergences(p: GaussianMixture, q: GaussianMixture, sigmas: Tensor, count: int = 2001) -> Tensor:
+    """KL(p_t ‖ q_t) in nats at levels x_t = x_0 + sigma eps; sigmas [T] -> [T]."""
+    found = []
+    for sigma in sigmas:
+        own, other = (law.diffuse(VarianceExploding(), sigma) for law in (p, q))
+        x, cell = grid(own, count)
+        log_density = own.log_density(x)
+        found.append(cell * (log_density.exp() * (log_density - other.log_density(x))).sum())
+    return torch.stack(found)
+
+
 class Nodes(NamedTuple):
     """Points (k, z, eps) with probabilities: an expectation over the generator's and the level's noise as a sum.
 

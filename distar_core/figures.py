@@ -61,6 +61,7 @@ class Arrow(NamedTuple):
 ARROWS = {
     "reward": Arrow("#c849a9", "#c849a9", 0.014),
     "regularizer": Arrow("#92dadd", "black", 0.011),
+    "guidance": Arrow("#fbf0b6", "black", 0.009),
     "sum": Arrow("black", "black", 0.004),
 }
 RC: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
@@ -150,8 +151,14 @@ def clouds(
     notes: Mapping[str, str] | None = None,
     columns: int = 3,
     half_width: float = 3.4,
+    groups: Mapping[str, Tensor] | None = None,
 ) -> Picture:
-    """Sample clouds side by side on equal axes: title -> points [N, 2]; notes are printed below the titles."""
+    """Sample clouds side by side on equal axes: title -> points [N, 2]; notes are printed below the titles.
+
+    Args:
+        groups: name -> which of the points belong to it, [N] true or false for every panel; each group has a colour and
+            a marker of its own, and fewer points are drawn.
+    """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure, grid = new_figure(columns, rows)
@@ -161,7 +168,19 @@ def clouds(
         draw_world(axes, mixture, reward, half_width=half_width)
         style = STYLES.get(title, STYLES["distilled generator"])
         shown = points[:1500]
-        axes.plot(shown[:, 0], shown[:, 1], ".", color=style.color, markersize=2.2, alpha=0.55, zorder=2)
+        if groups is None:
+            axes.plot(shown[:, 0], shown[:, 1], ".", color=style.color, markersize=2.2, alpha=0.55, zorder=2)
+        for (name, member), look in zip((groups or {}).items(), CYCLE, strict=False):
+            axes.plot(
+                *points[:800][member[:800]].T,
+                look.marker,
+                color=look.color,
+                markersize=3,
+                markeredgewidth=0,
+                alpha=0.6,
+                zorder=2,
+                label=name,
+            )
         axes.set_title(title + (f"\n{notes[title]}" if notes and title in notes else ""))
         outside = float((points.abs() > half_width).any(1).double().mean())
         if outside > 0.005:
@@ -169,12 +188,12 @@ def clouds(
             axes.text(
                 0, 0.15 - half_width, f"{outside:.0%} are outside", ha="center", va="bottom", fontsize=9, bbox=box
             )
-    _legend(figure, reward)
+    _legend(figure, reward, grid.flat[0].get_legend_handles_labels()[0])
     return Picture(figure, alt)
 
 
 def pull_picture(
-    panels: Mapping[str, tuple[Tensor, Tensor, Tensor]],
+    panels: Mapping[str, tuple[Tensor, ...]],
     mixture: GaussianMixture,
     *,
     alt: str,
@@ -185,14 +204,16 @@ def pull_picture(
     """At each dot the way the reward moves it, the way the regularizer moves it, and their sum, on one scale.
 
     Args:
-        panels: title -> (dots [N, 2], the reward's motion [N, 2], the regularizer's motion [N, 2]).
+        panels: title -> (dots [N, 2], the reward's motion [N, 2], the regularizer's motion [N, 2]), and a fourth, the
+            motion by guidance as a term of its own, if any panel has one.
         backgrounds: title -> cloud of samples [M, 2] drawn faintly.
         half_width: of the window, which grows until it holds every arrow.
     """
     figure, grid = new_figure(len(panels), width=3.4, height=3.7)
     moves = {
-        title: {"reward": by_reward, "regularizer": by_regularizer, "sum": by_reward + by_regularizer}
-        for title, (_, by_reward, by_regularizer) in panels.items()
+        title: dict(zip(("reward", "regularizer", "guidance"), motions, strict=False))
+        | {"sum": torch.stack(motions).sum(0)}
+        for title, (_, *motions) in panels.items()
     }
     longest = max(1e-12, *(float(move.norm(dim=1).max()) for parts in moves.values() for move in parts.values()))
     scale = longest / 1.3
@@ -220,7 +241,8 @@ def pull_picture(
             )
         axes.plot(*dots.T, "o", color="white", markeredgecolor="black", markersize=3.5, zorder=4)
         axes.set_title(title)
-    _legend(figure, reward, grid.flat[0].get_legend_handles_labels()[0])
+    most = max(grid.flat, key=lambda axes: len(axes.get_legend_handles_labels()[0]))
+    _legend(figure, reward, most.get_legend_handles_labels()[0])
     return Picture(figure, alt)
 
 
@@ -643,4 +665,30 @@ def strips(
         axes.tick_params(labelsize=9)
         axes.locator_params(axis="x", nbins=4)
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=max(1, len(handles)), frameon=False)
+    return Picture(figure, alt)
+
+
+def carried(
+    panels: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    alt: str,
+    mixtures: Mapping[str, GaussianMixture] | None = None,
+    half_width: float = 3.0,
+) -> Picture:
+    """The same curves and numbered points before and after a map: title -> (curves [L, P, 2], points [K, 2]).
+
+    Args:
+        mixtures: title -> a mixture whose contours are drawn behind.
+    """
+    figure, grid = new_figure(len(panels), width=3.3, height=3.5)
+    for axes, (title, (curves, points)) in zip(grid.flat, panels.items(), strict=True):
+        if mixtures and title in mixtures:
+            draw_world(axes, mixtures[title], half_width=half_width)
+        else:
+            _window(axes, half_width)
+        axes.plot(*curves.permute(2, 1, 0), color=BLUE, linewidth=0.8, zorder=2)
+        for number, point in enumerate(points.tolist(), start=1):
+            box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "black", "linewidth": 0.6}
+            axes.text(*point, str(number), ha="center", va="center", fontsize=8, bbox=box, zorder=4)
+        axes.set_title(title)
     return Picture(figure, alt)

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from .grid import Divergence, Grid, fixed_point, tilt_on_grid
-from .metrics import summarise
+from .metrics import Summary, summarise
 from .toy import LEVELS, REWARDS, reference
 
 GRID = Grid(half_width=5.2, count=119)
@@ -38,18 +39,21 @@ DIVERGENCES = {
 
 @dataclass(frozen=True)
 class Point:
-    """One distribution of the frontier: which reward, which regularizer, how strong the reward, and its Summary."""
+    """One distribution of the frontier: which reward, which regularizer, how strong the reward, and what came of it.
+
+    A point that the solver did not bring to rest is not trusted: between its neighbours the truth is not known.
+    """
 
     reward_name: str
     regularizer: str
     reward_scale: float
-    reward: float
-    entropy: float
-    modes: float
-    kl: float
-    off_support: float
-    spread: float
+    summary: Summary
     residual: float
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the solver came to rest."""
+        return self.residual < TRUSTED
 
 
 def compute_point(reward_name: str, regularizer: str, scale: float, *, steps: int = 900) -> Point:
@@ -63,18 +67,19 @@ def compute_point(reward_name: str, regularizer: str, scale: float, *, steps: in
         result = fixed_point(mixture, reward, DIVERGENCES[regularizer], scale, LEVELS, GRID, steps=steps)
         mass, residual = result.mass, result.residual
     summary = summarise(GRID.points, values, mixture, mass=mass, grid=GRID)
-    return Point(reward_name, regularizer, scale, **summary._asdict(), residual=residual)
+    return Point(reward_name, regularizer, scale, summary, residual)
 
 
 def write_points(path: Path, points: Iterable[Point]) -> None:
     """Append points to a CSV file as they come; the header is written when the file is new."""
     new = not path.exists()
     with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Point.__dataclass_fields__))
+        writer = csv.writer(file)
         if new:
-            writer.writeheader()
+            writer.writerow(["reward_name", "regularizer", "reward_scale", *Summary._fields, "residual"])
         for point in points:
-            writer.writerow({k: v if isinstance(v, str) else f"{v:.6g}" for k, v in asdict(point).items()})
+            numbers = (point.reward_scale, *point.summary, point.residual)
+            writer.writerow([point.reward_name, point.regularizer, *(f"{number:.6g}" for number in numbers)])
             file.flush()
 
 
@@ -83,12 +88,15 @@ def read_points(path: Path | None = None) -> list[Point]:
     source = path or files("distar_core") / "data" / "fixed_points.csv"
     text = source.read_text(encoding="utf-8")
     return [
-        Point(row["reward_name"], row["regularizer"], **{k: float(v) for k, v in row.items() if k not in NAMES})
+        Point(
+            row["reward_name"],
+            row["regularizer"],
+            float(row["reward_scale"]),
+            Summary.read(row),
+            float(row["residual"]),
+        )
         for row in csv.DictReader(text.splitlines())
     ]
-
-
-NAMES = ("reward_name", "regularizer")
 
 
 def curve(points: Iterable[Point], reward_name: str, regularizer: str) -> list[Point]:
@@ -97,14 +105,24 @@ def curve(points: Iterable[Point], reward_name: str, regularizer: str) -> list[P
     return sorted(chosen, key=lambda point: point.reward_scale)
 
 
+def known_reward(points: Iterable[Point], reward_name: str, regularizer: str, scale: float) -> float:
+    """The fixed point's mean reward at a reward scale, by log-linear interpolation; nan where it is not known."""
+    along = curve(points, reward_name, regularizer)
+    rewards = [point.summary.reward if point.trusted else math.nan for point in along]
+    scales = [point.reward_scale for point in along]
+    return float(np.interp(math.log(scale), np.log(scales), rewards, left=math.nan, right=math.nan))
+
+
 def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, target: float) -> float:
-    """The reward scale at which the fixed point has the mean reward `target`, by log-linear interpolation.
+    """A reward scale to aim with: where the line through the trusted fixed points, log-linear, has mean reward `target`.
+
+    An aim claims nothing, so it may lie where the truth is not known: `known_reward` there is nan.
 
     Raises:
-        ValueError: if the table's curve does not reach the target.
+        ValueError: if the trusted points do not reach the target.
     """
-    along = [point for point in curve(points, reward_name, regularizer) if point.residual < TRUSTED]
-    rewards = [point.reward for point in along]
+    along = [point for point in curve(points, reward_name, regularizer) if point.trusted]
+    rewards = [point.summary.reward for point in along]
     if not along or not rewards[0] <= target <= rewards[-1]:
         span = f"{rewards[0]:.3f} to {rewards[-1]:.3f}" if along else "nothing"
         raise ValueError(

@@ -45,6 +45,12 @@ class Grid:
         """The normalised mass of exp(log_density) in each cell, [count, count]."""
         return log_density(self.points).softmax(0).reshape(self.count, self.count)
 
+    def sample(self, mass: Tensor, count: int, rng: torch.Generator) -> Tensor:
+        """`count` points drawn from a mass [count, count], spread evenly within their cells; [count, 2]."""
+        cells = torch.multinomial(mass.flatten(), count, replacement=True, generator=rng)
+        within = torch.rand(count, 2, generator=rng, dtype=torch.float64) - 0.5
+        return self.points[cells] + self.spacing * within
+
     def histogram(self, samples: Tensor) -> tuple[Tensor, float]:
         """Mass of samples [n, 2] by cell, [count, count], normalised inside the window, and the share outside it."""
         cell = ((samples.double() + self.half_width) / self.spacing).round()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -32,16 +33,14 @@ class Summary(NamedTuple):
     off_support: float
     spread: float
 
+    @classmethod
+    def read(cls, row: Mapping[str, str]) -> Summary:
+        """The summary in a row of a CSV file, which has a column for each field."""
+        return cls(*(float(row[name]) for name in cls._fields))
+
 
 KL_SIGMA = 0.15
 WINDOW = Grid(half_width=6.0, count=241)
-
-
-def occupancy(points: Tensor, means: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Share of the nearest mode: points [N, n], means [K, n], weights [N] summing to 1 -> [K]."""
-    nearest = torch.cdist(points, means.to(points)).argmin(1)
-    weights = points.new_full((len(points),), 1 / len(points)) if weights is None else weights
-    return weights.new_zeros(len(means)).index_add(0, nearest, weights)
 
 
 def entropy(shares: Tensor) -> float:
@@ -72,7 +71,7 @@ def summarise(
     nearest = distances.argmin(1)
     deviations = reference.variances.double().mean(-1).sqrt()
     on_support = (distances <= 3 * deviations).any(1)
-    shares = occupancy(points, means, weights)
+    shares = torch.bincount(nearest, weights, minlength=len(means))
     inside = on_support & (nearest == shares.argmax())
     if float(weights[inside].sum()) > 0:
         share = weights[inside] / weights[inside].sum()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import figures
-from .frontier import TILT, TRUSTED, Point, curve
+from .frontier import TILT, Point, curve
 from .mixture import GaussianMixture
 from .report import KNOWN_SPREAD, REGULARIZERS, START, Row, of, reward_names
 from .toy import TOY_METHODS, ToyReward
@@ -39,8 +39,9 @@ def clouds_alt(name: str) -> str:
 def pulls_alt(name: str) -> str:
     """What the pull picture under a reward shows."""
     return (
-        f"At fourteen samples chosen far apart, per method and under the reward “{name}”: an orange arrow for the reward's pull, a blue one for "
-        "the regularizer's, a black one for their sum; orange points to the reward, blue mostly against it."
+        f"At fourteen samples chosen far apart, per method and under the reward “{name}”: a wide pink arrow for the reward's pull, an "
+        "outlined turquoise one for the regularizer's, a thin black one for their sum; pink points to the reward, turquoise "
+        "mostly against it."
     )
 
 
@@ -107,11 +108,11 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures
     lines = []
     for label in (TILT, *REGULARIZERS):
         along = curve(points, name, label)
-        # a line stops at a point that the solver did not bring to rest
-        heights = {m: [getattr(p, m) if p.residual < TRUSTED else math.nan for p in along] for m in AXES}
-        lines.append(figures.Curve(label, [p.reward for p in along], heights))
+        # a line stops where the truth is not known
+        heights = {m: [getattr(p.summary, m) if p.trusted else math.nan for p in along] for m in AXES}
+        lines.append(figures.Curve(label, [p.summary.reward for p in along], heights))
     dots = [
-        figures.Dot(row.regularizer, row.reward, {metric: getattr(row, metric) for metric in AXES})
+        figures.Dot(row.regularizer, row.summary.reward, row.summary._asdict())
         for label in (START, *TOY_METHODS)
         for row in of(rows, name, label)
     ]
@@ -121,8 +122,8 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures
         "method, fastest for KL with w = σ²/α² in the middle panel; spread in the fullest mode is on the right. Lines are fixed "
         "points of four regularizers and the tilted optimum, markers trained runs."
     )
-    farthest = max((dot.values["kl"] for dot in dots if math.isfinite(dot.values["kl"])), default=2.0)
-    limits = {"modes": (0.0, 8.4), "kl": (-0.1, 1.2 * farthest), "spread": (0.0, 0.45)}
+    tops = {m: 1.2 * max((d.values[m] for d in dots if math.isfinite(d.values[m])), default=1.0) for m in AXES}
+    limits = {"modes": (0.0, 8.4), "kl": (-0.1, tops["kl"]), "spread": (0.0, tops["spread"])}
     return figures.frontier(lines, dots, AXES, limits=limits, guides=guide, alt=alt)
 
 

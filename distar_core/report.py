@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frontier import TRUSTED, Point, curve, read_points
+from .frontier import Point, known_reward, read_points
+from .metrics import Summary
 from .toy import REWARDS, TOY_METHODS
 
 START = "distilled generator"
@@ -38,13 +39,8 @@ class Row:
     reward_scale: float
     seed: float
     steps: float
-    reward: float
-    entropy: float
-    modes: float
-    kl: float
-    off_support: float
-    spread: float
     seconds: float
+    summary: Summary
 
 
 class Metric(NamedTuple):
@@ -75,12 +71,14 @@ def read_runs(path: Path | None = None) -> list[Row]:
     source = path or files("distar_core") / "data" / "runs_full.csv"
     text = source.read_text(encoding="utf-8")
     return [
-        Row(row["reward_name"], row["regularizer"], *(float(row[key] or "nan") for key in NUMBERS))
+        Row(
+            row["reward_name"],
+            row["regularizer"],
+            **{key: float(row[key] or "nan") for key in ("aim", "reward_scale", "seed", "steps", "seconds")},
+            summary=Summary.read(row),
+        )
         for row in csv.DictReader(text.splitlines())
     ]
-
-
-NUMBERS = [name for name in Row.__dataclass_fields__ if name not in ("reward_name", "regularizer")]
 
 
 def of(rows: Iterable[Row], reward_name: str, regularizer: str) -> list[Row]:
@@ -98,16 +96,16 @@ def at_reward(rows: Sequence[Row], reward_name: str, regularizer: str, target: f
     chosen = of(rows, reward_name, regularizer)
     values = []
     for seed in sorted({row.seed for row in chosen}):
-        points = sorted(start + [row for row in chosen if row.seed == seed], key=lambda row: row.reward)
-        rewards = [row.reward for row in points]
-        inside = rewards[0] <= target <= rewards[-1]
-        heights = [getattr(row, metric) for row in points]
-        values.append(float(np.interp(target, rewards, heights)) if inside else math.nan)
+        own = start + [row for row in chosen if row.seed == seed]
+        along = sorted((row.summary for row in own), key=lambda summary: summary.reward)
+        rewards = [summary.reward for summary in along]
+        heights = [getattr(summary, metric) for summary in along]
+        values.append(float(np.interp(target, rewards, heights, left=math.nan, right=math.nan)))
     return values
 
 
 class Verdict(NamedTuple):
-    """One metric of one regularizer against another at matched reward; values are by seed."""
+    """One metric of one regularizer against another at matched reward; values are by seed, nan where not known."""
 
     metric: str
     outcome: str
@@ -116,31 +114,33 @@ class Verdict(NamedTuple):
 
 
 def compare(rows: Sequence[Row], reward_name: str, first: str, second: str, target: float) -> list[Verdict]:
-    """For each metric whether `first` is "better" than `second` in every pair of seeds, "worse", "undecided" when the
-    seeds overlap, or "not reached" when some seed does not get to the reward."""
+    """For each metric whether `first` is "better" than `second` in every pair of seeds, "worse", or "undecided": the
+    seeds overlap, or a value is not known."""
     verdicts = []
     for metric in METRICS:
         a = at_reward(rows, reward_name, first, target, metric)
         b = at_reward(rows, reward_name, second, target, metric)
-        if not a or not b or any(math.isnan(value) for value in a + b):
-            outcome = "not reached"
+        pairs = [(cost(metric, one), cost(metric, other)) for one in a for other in b]
+        # a comparison with nan is false, so a value that is not known decides nothing
+        if pairs and all(one < other for one, other in pairs):
+            outcome = "better"
+        elif pairs and all(one > other for one, other in pairs):
+            outcome = "worse"
         else:
-            costs_a, costs_b = [cost(metric, v) for v in a], [cost(metric, v) for v in b]
-            outcome = (
-                "better" if max(costs_a) < min(costs_b) else "worse" if min(costs_a) > max(costs_b) else "undecided"
-            )
+            outcome = "undecided"
         verdicts.append(Verdict(metric, outcome, a, b))
     return verdicts
 
 
 def shown(metric: str, values: Sequence[float]) -> str:
-    """Mean and range over seeds, as text."""
+    """Mean and range over seeds, as text, with the number of seeds whose value is not known (nan)."""
     style = METRICS[metric].format if metric in METRICS else ".3f"
-    finite = [value for value in values if not math.isnan(value)]
-    if not finite:
-        return "not reached"
-    mean = format(sum(finite) / len(finite), style)
-    return f"{mean} [{format(min(finite), style)}, {format(max(finite), style)}]"
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "not known"
+    text = f"{sum(known) / len(known):{style}} [{min(known):{style}}, {max(known):{style}}]"
+    missing = len(values) - len(known)
+    return f"{text}, not known for {missing} of {len(values)} seeds" if missing else text
 
 
 def reward_names(rows: Iterable[Row]) -> list[str]:
@@ -158,12 +158,12 @@ def common_targets(rows: Sequence[Row], reward_name: str, first: str, second: st
     if not of(rows, reward_name, first) or not of(rows, reward_name, second):
         return []
     tops = [
-        max(row.reward for row in of(rows, reward_name, regularizer) if row.seed == seed)
+        max(row.summary.reward for row in of(rows, reward_name, regularizer) if row.seed == seed)
         for regularizer in (first, second)
         for seed in {row.seed for row in of(rows, reward_name, regularizer)}
     ]
     top = math.floor(100 * min(tops)) / 100
-    start = [row.reward for row in of(rows, reward_name, START)]
+    start = [row.summary.reward for row in of(rows, reward_name, START)]
     aims = targets(rows, reward_name)
     reached = [aim for aim in aims if aim <= top]
     missed = len(reached) < len(aims) and top > max([*reached, *start], default=math.inf)
@@ -280,17 +280,15 @@ class Gap(NamedTuple):
 def truth_gaps(rows: Sequence[Row], points: Sequence[Point]) -> list[Gap]:
     """Trained networks against fixed points: outside means farther from the range over seeds than 0.01.
 
-    known is nan between points of the table that the solver did not bring to rest.
+    known is nan where the table of fixed points does not say.
     """
     gaps = []
     for name in reward_names(rows):
         for regularizer in REGULARIZERS:
             chosen = of(rows, name, regularizer)
-            along = curve(points, name, regularizer)
-            rewards = [point.reward if point.residual < TRUSTED else math.nan for point in along]
             for scale in sorted({row.reward_scale for row in chosen}):
-                known = float(np.interp(math.log(scale), [math.log(point.reward_scale) for point in along], rewards))
-                trained = [row.reward for row in chosen if row.reward_scale == scale]
+                known = known_reward(points, name, regularizer, scale)
+                trained = [row.summary.reward for row in chosen if row.reward_scale == scale]
                 outside = known < min(trained) - 0.01 or known > max(trained) + 0.01
                 gaps.append(Gap(name, regularizer, scale, trained, known, outside))
     return gaps
@@ -344,15 +342,14 @@ def result_table(rows: Sequence[Row], reward_name: str, *, compact: bool = False
     heads = list(METRICS) if compact else [metric.words for metric in METRICS.values()]
     table = [["regularizer", "reward scale", "mean reward", *(head.replace("_", " ") for head in heads)]]
     for row in of(rows, reward_name, START):
-        cells = [format(getattr(row, metric), METRICS[metric].format) for metric in METRICS]
-        table.append([START, "–", f"{row.reward:.3f}", *cells])
+        cells = [format(getattr(row.summary, metric), METRICS[metric].format) for metric in METRICS]
+        table.append([START, "–", f"{row.summary.reward:.3f}", *cells])
     for regularizer in TOY_METHODS:
         chosen = of(rows, reward_name, regularizer)
         for scale in sorted({row.reward_scale for row in chosen}):
-            seeds = [row for row in chosen if row.reward_scale == scale]
-            cells = [cell(metric, [getattr(row, metric) for row in seeds]) for metric in METRICS]
-            scale_text = "any" if regularizer == UNLEASHED else f"{scale:g}"
-            table.append([regularizer, scale_text, cell("reward", [row.reward for row in seeds]), *cells])
+            seeds = [row.summary for row in chosen if row.reward_scale == scale]
+            cells = [cell(metric, [getattr(seed, metric) for seed in seeds]) for metric in ("reward", *METRICS)]
+            table.append([regularizer, "any" if regularizer == UNLEASHED else f"{scale:g}", *cells])
     return table
 
 
@@ -361,11 +358,24 @@ def unbounded_sentence(rows: Sequence[Row]) -> str:
     parts = []
     for regularizer, scale in dict.fromkeys((r.regularizer, r.reward_scale) for r in rows if r.reward_name == "linear"):
         if regularizer != START:
-            rewards = [row.reward for row in of(rows, "linear", regularizer) if row.reward_scale == scale]
+            rewards = [row.summary.reward for row in of(rows, "linear", regularizer) if row.reward_scale == scale]
             away = f"runs away (mean reward above {min(rewards):.0f} when the run ends)"
             rest = f"ends at mean reward {shown('', rewards)}"
             parts.append(f"{regularizer} at scale {scale:g} {away if min(rewards) > 100 else rest}")
     return "Under the linear reward x₁/2, " + "; ".join(parts) + "."
+
+
+def arrivals(rows: Sequence[Row], reward_name: str) -> str:
+    """Where the runs in the pictures were aimed and where each ended: seed 0 of the middle aim."""
+    aims = targets(rows, reward_name)
+    aim = aims[len(aims) // 2]
+    ends = [
+        f"{row.summary.reward:.2f} ({row.regularizer})"
+        for regularizer in REGULARIZERS
+        for row in of(rows, reward_name, regularizer)
+        if (row.seed, row.aim) == (0, aim)
+    ]
+    return f"Each regularizer was aimed at mean reward {aim:.2f}; the runs ended at {', '.join(ends)}."
 
 
 def _html_table(table: Sequence[Sequence[str]], kind: str = "numbers") -> str:
@@ -402,7 +412,7 @@ def write_page(folder: Path) -> Path:
     sections = [
         f"<p>One distilled one-step generator, post-trained for {steps} steps under a reward, with {seeds} seeds a "
         "setting. Each regularizer's reward scale was chosen by its known fixed point, so that all of them aim for the "
-        "same mean rewards: what each reached stands above its panel. Methods are compared below at equal mean reward, never at equal reward scale.</p>",
+        "same mean rewards; what each reached stands in the tables. Methods are compared below at equal mean reward, never at equal reward scale.</p>",
         "<h2>Where we start</h2>",
         _html_figure(
             "01_start.png",
@@ -418,9 +428,9 @@ def write_page(folder: Path) -> Path:
             _html_figure(
                 f"02_clouds_{name}.png",
                 pictures.clouds_alt(name),
-                "Seed 0 of the middle aim. Without a leash every sample runs to where the reward is highest. The regularizers "
-                "were aimed at the same mean reward (what each reached stands above its panel): look at how many modes survive, how wide they "
-                "are, and what lies between them.",
+                "Seed 0 of the middle aim. Without a leash every sample runs to where the reward is highest. "
+                f"{html.escape(arrivals(rows, name))} Look at how many modes survive, how wide they are, and what lies "
+                "between them.",
             ),
             _html_figure(
                 f"animation_{name}.gif",
@@ -430,9 +440,9 @@ def write_page(folder: Path) -> Path:
             _html_figure(
                 f"03_pulls_{name}.png",
                 pictures.pulls_alt(name),
-                "Every method of the family is one vector per sample. At each dot: where the reward moves it (orange), "
-                "where the regularizer moves it (blue), and the sum (black), each averaged over noise at the end of the "
-                "run, on one scale in all panels. Where a run has come to rest, orange and blue cancel. Pseudo-Huber answers "
+                "Every method of the family is one vector per sample. At each dot: where the reward moves it (wide, pink), "
+                "where the regularizer moves it (outlined, turquoise), and the sum (thin, black), each averaged over noise at "
+                "the end of the run, on one scale in all panels. Where a run has come to rest, pink and turquoise cancel. Pseudo-Huber answers "
                 "even a small gap, the assistant's error included, with a sizeable pull, so its black arrows stay long and "
                 "point every way. Arrows are minus the pulls, the direction of descent; the dots are chosen far apart.",
             ),
@@ -440,8 +450,8 @@ def write_page(folder: Path) -> Path:
                 f"04_frontier_{name}.png",
                 alts[f"04_frontier_{name}.png"],
                 "Lines are the truth: the density at which each method rests when it starts from the reference, solved on a grid. "
-                "Black dashes: the tilted optimum p_ref exp(α r)/Z, which has the smallest KL to the reference, on clean samples, "
-                "at each mean reward; for modes and spread it is a landmark, not a bound. Markers are trained runs, one a seed; open markers lie beyond the axis. "
+                "Black dashes: the tilted optimum p_ref · exp(reward_scale · r)/Z, which has the smallest KL to the reference, on clean samples, "
+                "at each mean reward; for modes and spread it is a landmark, not a bound. Markers are trained runs, one a seed; open markers lie beyond the axis, or have no spread because no sample is in a mode. "
                 "Grey lines mark the reference.",
             ),
             _html_table(result_table(rows, name)),
@@ -467,8 +477,13 @@ def write_page(folder: Path) -> Path:
         f"<p>{html.escape(unbounded_sentence(rows))}</p>",
         "<h2>What exactly was run</h2>",
         _html_table(method_table()),
-        "<p>Reward scales are in the table of results. The weights, noise levels and huber_c = 0.05 are our defaults; we found no "
-        "published values for Diff-Instruct*. Diff-Instruct* is the score divergence with pseudo-Huber, Diff-Instruct++ integral KL; the assistant is trained with weight σ². In eps-units with w = 1 on log-spaced levels, squared L2 is the drop in KL up to a constant, but for the frozen law: that is why its line lies on the tilt. Everything on this page is computed from <code>runs.csv</code> and <code>distances.csv</code> "
+        "<p>Reward scales are in the tables of results. The weights, noise levels and huber_c = 0.05 are our defaults; we found no "
+        "published values for Diff-Instruct*. Diff-Instruct* is the score divergence with pseudo-Huber, Diff-Instruct++ integral KL; the assistant is trained with weight σ².</p>",
+        "<p>Why does the line of squared L2 lie on the tilted optimum? In eps-units, with w = 1 on log-spaced levels, its loss is "
+        "a constant times a drop in KL: the KL at the lowest noise level minus the KL at the highest. Little KL is left at "
+        "the highest. So the loss is nearly KL itself, and the tilted optimum is what KL asks for. One thing differs: the "
+        "sampling law is frozen.</p>",
+        "<p>Everything on this page is computed from <code>runs.csv</code> and <code>distances.csv</code> "
         "in this folder and from the fixed points that ship with the package. Again, or larger: "
         "<code>distar demo --profile full</code>.</p>",
     ]

@@ -1,13 +1,19 @@
 """The command line: what it prints, and how it refuses."""
 
 import json
+import os
+import shlex
+import shutil
+import signal
+from importlib.resources import files
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from distar_core import bench, cli, doctor, toy
+from distar_core import bench, cli, demo, doctor, toy
 from distar_core.cli import app
+from distar_core.methods import ALIASES, METHODS
 
 
 @pytest.fixture
@@ -31,12 +37,16 @@ def test_doctor_lists_what_is_there():
 
 def test_doctor_says_how_to_mend_and_keeps_its_brackets(monkeypatch):
     monkeypatch.setitem(doctor.PACKAGES, "no-such-package", "models")
-    monkeypatch.setattr(cli, "console", Console(width=200))
+    monkeypatch.setattr(cli, "console", Console(width=80))
     result = CliRunner().invoke(app, ["doctor"])
-    assert 'pip install -e ".[models]"' in result.output
+    assert ' -m pip install -e ".[models]"\n' in result.output
+    (row,) = [line for line in result.output.splitlines() if "no-such-package" in line]
+    assert "not needed yet" in row
     assert result.exit_code == 0, "extras are not fatal"
     monkeypatch.setitem(doctor.PACKAGES, "no-such-package", "")
-    assert CliRunner().invoke(app, ["doctor"]).exit_code == 1
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert " -m pip install -e .\n" in result.output
 
 
 def test_an_unknown_profile_benchmark_method_or_reward_is_one_sentence(distar, tmp_path):
@@ -45,6 +55,8 @@ def test_an_unknown_profile_benchmark_method_or_reward_is_one_sentence(distar, t
         (("bench", "sdxl"), "benchmark 'sdxl' is unknown; known is toy"),
         (("train", tmp_path / "a", "--method", "ppo"), "method 'ppo' is unknown; known are reward-only"),
         (("train", tmp_path / "a", "--reward", "nice"), "reward 'nice' is unknown; known are mode"),
+        (("train", tmp_path / "a", "--reward-scale", "inf"), "--reward-scale inf is not finite"),
+        (("train", tmp_path / "a", "--method", "didr"), "no toy reward has; use didr-proxy"),
     ):
         result = distar(*words)
         assert result.exit_code == 1
@@ -56,11 +68,14 @@ def test_an_unknown_profile_benchmark_method_or_reward_is_one_sentence(distar, t
 def test_train_stops_at_its_steps_and_resumes_only_what_exists(distar, tmp_path):
     words = ("train", tmp_path / "run", "--steps", 4, "--save-every", 2)
     assert distar(*words).exit_code == 0
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.safetensors", "config.json", "log.csv"}
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"checkpoint.safetensors", "config.json", "log.csv", "samples.png"}
     again = distar(*words)
     assert again.exit_code == 1
     assert "already holds a run" in said(again)
-    assert distar(*words, "--resume").exit_code == 0
+    finished = distar(*words, "--resume")
+    assert finished.exit_code == 0
+    assert "is finished: all 4 steps are done; the learning rate decays over --steps" in said(finished)
     missing = distar("train", tmp_path / "typo", "--resume")
     assert missing.exit_code == 1
     assert "there is no checkpoint" in said(missing)
@@ -91,23 +106,125 @@ def test_a_folder_with_brackets_is_named_as_it_is(distar, monkeypatch, tmp_path)
     assert "run[red]" in said(result)
 
 
-def test_a_resume_that_cannot_work_is_refused(distar, tmp_path):
+def test_what_cannot_work_is_refused_before_the_distillation(distar, monkeypatch, tmp_path):
+    run = tmp_path / "run"
+    assert distar("train", run, "--steps", 2).exit_code == 0
+    shutil.copytree(run, tmp_path / "broken")
+    (tmp_path / "broken" / "checkpoint.safetensors").write_bytes(b"garbage")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(toy, "distilled", lambda mixture: pytest.fail("the distillation came first"))
+    for words, expected in (
+        ((run, "--steps", 2), "already holds a run; add --resume"),
+        ((run, "--steps", 3, "--seed", 5, "--resume"), "has --steps 2, not 3 and --seed 0, not 5 (the learning rate"),
+        ((run, "--steps", 2, "--method", "dmd", "--resume"), "has --method diff-instruct*, not dmd"),
+        ((tmp_path / "broken", "--steps", 2, "--resume"), "truncated or no safetensors file"),
+        ((tmp_path / "typo", "--resume"), "there is no checkpoint"),
+        ((tmp_path / "file" / "run", "--steps", 2), "cannot be written"),
+    ):
+        refused = distar("train", *words)
+        assert refused.exit_code == 1
+        assert expected in said(refused)
+        assert "Traceback" not in said(refused)
+        assert refused.stderr.count("distar: ") == 1
+
+
+def test_settings_that_the_folder_does_not_tell_are_left_to_the_checkpoint(distar, tmp_path):
     words = ("train", tmp_path / "run", "--steps", 2)
     assert distar(*words).exit_code == 0
-    other = distar("train", tmp_path / "run", "--steps", 2, "--seed", 5, "--resume")
-    assert other.exit_code == 1
-    assert "seed is 5 here but 0 in checkpoint" in said(other)
-    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"garbage")
-    broken = distar(*words, "--resume")
-    assert broken.exit_code == 1
-    assert "truncated or no safetensors file" in said(broken)
-    (tmp_path / "file").write_text("mine")
-    unwritable = distar("train", tmp_path / "file" / "run", "--steps", 2)
-    assert unwritable.exit_code == 1
-    assert "cannot be written" in said(unwritable)
-    for result in (other, broken, unwritable):
-        assert "Traceback" not in said(result)
-        assert result.stderr.count("distar:") == 1
+    (tmp_path / "run" / "config.json").unlink()
+    refused = distar(*words, "--seed", 5, "--resume")
+    assert refused.exit_code == 1
+    assert "seed is 5 here but 0 in checkpoint" in said(refused)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_names_the_command_that_goes_on(distar, monkeypatch, tmp_path, number, code):
+    words = ("--method", "diff-instruct*", "--reward-scale", 0.3, "--steps", 4, "--seed", 4)
+    assert distar("train", tmp_path / "whole", *words).exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(toy, "no_conditions", lambda step, rows: os.kill(os.getpid(), number) if step == 1 else None)
+        stopped = distar("train", tmp_path / "a run", *words)
+    assert stopped.exit_code == code
+    sentence, command = stopped.stderr.rstrip().split(" with: ")
+    assert f"stopped by {number.name} after step 1;" in sentence
+    assert "'diff-instruct*'" in command
+    resumed = distar(*shlex.split(command)[1:])
+    assert resumed.exit_code == 0, said(resumed)
+    end, expected = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("a run", "whole"))
+    assert end == expected
+
+
+def test_a_stop_outside_the_loop_is_one_sentence(distar, monkeypatch, tmp_path):
+    def stop(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(cli, "draw_samples", stop)
+    drawing = distar("train", tmp_path / "run", "--steps", 2)
+    monkeypatch.setattr(toy, "distilled", stop)
+    distilling = distar("train", tmp_path / "other", "--steps", 2)
+    for result, expected in ((drawing, "the run is finished"), (distilling, "nothing is kept")):
+        assert result.exit_code == 130
+        assert result.stderr.startswith("distar: stopped by SIGINT while ")
+        assert expected in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("distil", "nothing is kept"),
+        ("post-train", "after 1 of 4 runs; none of the runs is kept"),
+        ("draw", "runs.csv is kept"),
+    ],
+)
+def test_a_stopped_demo_says_what_is_kept(monkeypatch, tmp_path, stage, expected, number, code):
+    def stop(folder, profile, tell):
+        tell(demo.Progress(stage, 1, 4))
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(demo, "run_demo", stop)
+    result = CliRunner().invoke(app, ["demo", "--folder", str(tmp_path)])
+    assert result.exit_code == code
+    assert result.stderr.startswith(f"distar: stopped by {number.name} while ")
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_tables_and_bars_of_the_demo_fit_80_columns(monkeypatch, tmp_path):
+    def finished(folder, profile, tell):
+        for stage, total in (("distil", 2500), ("post-train", 480), ("draw", 4)):
+            tell(demo.Progress(stage, total, total))
+        shutil.copy(str(files("distar_core") / "data" / "runs_full.csv"), folder / "runs.csv")
+        return folder / "index.html"
+
+    monkeypatch.setattr(demo, "run_demo", finished)
+    monkeypatch.setattr(cli, "console", Console(width=80))
+    result = CliRunner().invoke(app, ["demo", "--folder", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    rows = [line.split("│")[1:-1] for line in result.output.splitlines() if line.startswith("│")]
+    assert len(rows) > 40
+    assert all(len(row) == 7 and all(cell.strip() for cell in row) for row in rows), "a row was wrapped"
+    assert "…" not in result.output
+    for stage in ("distil", "post-train", "draw"):
+        (bar,) = [line for line in result.output.splitlines() if line.strip().startswith(stage)]
+        assert bar.rstrip().endswith("elapsed")
+
+
+def test_the_help_of_train_names_the_methods_and_their_quotes(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    result = CliRunner().invoke(app, ["train", "--help"], terminal_width=400)
+    for name in {*METHODS, *ALIASES} - {"didr"}:
+        assert name in result.output
+    assert "needs quotes" in result.output
+
+
+def test_the_picture_of_a_run_says_what_it_shows(distar, tmp_path):
+    assert distar("train", tmp_path / "run", "--steps", 2).exit_code == 0
+    picture = (tmp_path / "run" / "samples.png").read_bytes()
+    assert b"Samples of the distilled generator before and after 2 steps of diff-instruct*" in picture
 
 
 @pytest.mark.parametrize("option", ["--steps", "--save-every"])

@@ -3,9 +3,11 @@
 import csv
 import re
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
+from distar_core import demo, pictures
 from distar_core.demo import PROFILES, UNBOUNDED, perform_all, plan, run_demo
 from distar_core.frontier import read_points
 from distar_core.report import REGULARIZERS, UNLEASHED
@@ -24,10 +26,11 @@ def test_the_demo_leaves_what_it_promises(tmp_path):
     shown = re.findall(r'(?:src|href)="([^"]+)"', page.read_text("utf-8"))
     assert len(shown) >= 7
     assert all((page.parent / name).is_file() for name in shown)
-    stages = [progress.stage for progress in told]
-    assert stages[:4] == ["distil"] * 4
-    assert stages[4] == "first picture", "the first picture must not wait for the runs"
-    assert told[-1].done == told[-1].total == len(plan(TINY, read_points()))
+    stages = list(dict.fromkeys(progress.stage for progress in told))
+    assert stages == ["distil", "first picture", "post-train", "draw"], "the first picture must not wait for the runs"
+    totals = {"distil": TINY.distil_steps, "post-train": len(plan(TINY, read_points())), "draw": 2}
+    for stage, total in totals.items():
+        assert [told_of.done for told_of in told if told_of.stage == stage] == list(range(total + 1)), stage
     with open(page.parent / "runs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["regularizer"] for row in rows} >= {*REGULARIZERS, UNLEASHED}
@@ -41,6 +44,17 @@ def test_numbers_depend_neither_on_the_cores_nor_on_the_order():
     assert one == two
     other = {run.job: str(run.summary) for run in perform_all(jobs, distilled(reference(), seed=1, steps=4), workers=2)}
     assert one != other
+
+
+def test_a_page_of_an_earlier_demo_does_not_stand_above_new_numbers(tmp_path, monkeypatch):
+    (tmp_path / "index.html").write_text("earlier")
+    monkeypatch.setattr(demo, "perform_all", lambda jobs, generator: (run for run in ()))
+    monkeypatch.setattr(demo, "write_page", lambda folder: pytest.fail("stopped too late"))
+    monkeypatch.setattr(pictures, "watched", stop := Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path, TINY)
+    stop.assert_called_once()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["01_start.png", "distances.csv", "runs.csv"]
 
 
 def test_the_plan_covers_rewards_seeds_and_strengths():

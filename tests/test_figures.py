@@ -90,7 +90,7 @@ def test_methods_can_be_told_apart_without_colour_vision(kind):
 @pytest.mark.parametrize("kind", DICHROMATS)
 def test_pulls_can_be_told_apart_and_from_the_methods_without_colour_vision(kind):
     """The sum is black as the tilted optimum is, and never in one picture with it."""
-    pulls = [figures.ARROWS[name].color for name in ("reward", "regularizer")]
+    pulls = [figures.ARROWS[name].color for name in ("reward", "regularizer", "guidance")]
     leashes = [style.color for name, style in figures.STYLES.items() if name.startswith(("KL", "score"))]
     assert smallest_distance([*pulls, "black", *leashes], kind) > 20
     assert len({arrow.width for arrow in figures.ARROWS.values()}) == len(figures.ARROWS)
@@ -124,6 +124,31 @@ def test_every_arrow_ends_inside_the_window(dot):
         assert high == pytest.approx(3.4), "a window that holds everything stays as it is"
 
 
+def legend_of(picture):
+    return [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
+
+
+def test_guidance_is_a_third_arrow_in_the_panels_that_have_it():
+    dots, one = POINTS[:3], torch.tensor([[1.0, 0.0]]).expand(3, 2)
+    picture = figures.pull_picture({"in": (dots, one, one), "out": (dots, one, one, 2 * one)}, ring(), alt=ALT)
+    assert legend_of(picture) == ["reward", "regularizer", "guidance", "sum"]
+    found = [[q for q in axes.collections if isinstance(q, Quiver)] for axes in picture.figure.axes]
+    assert [len(quivers) for quivers in found] == [3, 4]
+    np.testing.assert_allclose(found[1][3].U / found[0][2].U, 2)
+
+
+def test_groups_of_a_cloud_differ_in_colour_and_marker():
+    right = POINTS[:, 0] > 0
+    picture = figures.clouds({"a": POINTS, "b": POINTS}, ring(), alt=ALT, groups={"right": right, "left": ~right})
+    assert legend_of(picture) == ["right", "left"]
+    for axes in picture.figure.axes:
+        first, second = axes.lines
+        assert len(first.get_xdata()) == right.sum()
+        assert len(second.get_xdata()) == (~right).sum()
+        assert first.get_marker() != second.get_marker()
+        assert first.get_color() != second.get_color()
+
+
 def test_the_animation_rests_on_its_last_frame_and_its_panels_stay_in_place(tmp_path):
     clouds = [POINTS, POINTS + 0.1, POINTS + 0.2]
     figures.animate({"KL, w = 1": clouds}, ring(), tmp_path / "a.gif", alt=ALT, reward=REWARDS["mode"], captions="abc")
@@ -135,10 +160,6 @@ def test_the_animation_rests_on_its_last_frame_and_its_panels_stay_in_place(tmp_
             durations.append(film.info["duration"])
     assert durations[-1] >= 2000
     assert max(durations[:-1]) <= 125
-
-
-def legend_of(picture):
-    return [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
 
 
 def test_the_shading_is_named_where_there_is_one():
@@ -191,3 +212,14 @@ def test_paths_are_one_line_a_point_with_named_marks_on_them():
     assert legend_of(picture) == ["early", "the end"]
     assert ALT.encode() in picture.png()
     assert legend_of(figures.paths({"a": positions}, ring(), alt=ALT)) == []
+
+
+def test_bars_stand_beside_the_truth_on_equal_axes():
+    picture = figures.bars({"a": [1.0, -2.0], "b": [0.0, 3.0]}, [0.5, -1.0], ["m", "s"], alt=ALT, ylabel="gradient")
+    for axes, values in zip(picture.figure.axes, ([1.0, -2.0], [0.0, 3.0]), strict=True):
+        assert [bar.get_height() for bar in axes.patches] == values
+        (dashes,) = [c for c in axes.collections if len(c.get_segments()) == 2]
+        assert [float(segment[0, 1]) for segment in dashes.get_segments()] == [0.5, -1.0]
+        assert axes.patches[0].get_hatch(), "not by colour alone"
+    assert len({axes.get_ylim() for axes in picture.figure.axes}) == 1
+    assert legend_of(picture) == ["this form", "truth"]

@@ -14,7 +14,6 @@ from distar_core.metrics import (
     WINDOW,
     bootstrap_interval,
     entropy,
-    occupancy,
     paired_interval,
     summarise,
 )
@@ -27,14 +26,13 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_occupancy_by_hand() -> None:
-    means = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
-    points = torch.tensor([[0.1, 0.2], [-3.0, 0.0], [9.0, 1.0], [1.0, 8.0]])
-    assert occupancy(points, means).tolist() == [0.5, 0.25, 0.25]
-    weighted = occupancy(points, means, torch.tensor([0.1, 0.2, 0.3, 0.4]))
-    assert weighted.tolist() == pytest.approx([0.3, 0.3, 0.4])
-    # Types may differ: means follow the points.
-    assert occupancy(points.double(), means).dtype == torch.float64
+def test_modes_by_hand() -> None:
+    """The share of each nearest mode, at any distance: a half and two quarters."""
+    modes = GaussianMixture.isotropic(
+        torch.ones(3) / 3, torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0]]), torch.full((3,), 0.1)
+    )
+    points = torch.tensor([[0.1, 0.2], [-3.0, 0.0], [3.5, 1.0], [1.0, 3.5]])
+    assert summarise(points, points[:, 0], modes).entropy == pytest.approx(1.5 * math.log(2))
 
 
 @pytest.mark.parametrize(

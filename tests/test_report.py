@@ -10,18 +10,22 @@ import pytest
 
 from distar_core import report
 from distar_core.frontier import Point, read_points
+from distar_core.metrics import Summary
 from distar_core.report import STAR, START, Row
 
 RIVAL = "KL, w = 1"
-BLANK = Row("mode", START, *[math.nan] * 3, steps=math.nan, reward=0.3, entropy=2.0, modes=8.0, kl=0.0,
-            off_support=0.03, spread=0.25, seconds=math.nan)  # fmt: skip
+BLANK = Row(
+    "mode", START, *[math.nan] * 5, Summary(reward=0.3, entropy=2.0, modes=8.0, kl=0.0, off_support=0.03, spread=0.25)
+)
 
 
 def run(regularizer, seed, reward, modes, spread=0.25, off_support=0.05, kl=1.0, aim=0.6):
-    return replace(
-        BLANK, regularizer=regularizer, aim=aim, reward_scale=1.0, seed=float(seed), steps=10.0, reward=reward, modes=modes,
-        spread=spread, off_support=off_support, kl=kl, seconds=1.0,
-    )  # fmt: skip
+    summary = Summary(reward, math.log(modes), modes, kl, off_support, spread)
+    return Row("mode", regularizer, aim, reward_scale=1.0, seed=float(seed), steps=10.0, seconds=1.0, summary=summary)
+
+
+def changed(row, **numbers):
+    return replace(row, summary=row.summary._replace(**numbers))
 
 
 ROWS = [
@@ -44,7 +48,24 @@ def test_a_verdict_needs_every_seed():
     assert verdicts == {"modes": "better", "spread": "worse", "off_support": "undecided", "kl": "undecided"}
     swapped = {v.metric: v.outcome for v in report.compare(ROWS, "mode", RIVAL, STAR, 0.7)}
     assert swapped == {"modes": "worse", "spread": "better", "off_support": "undecided", "kl": "undecided"}
-    assert {v.outcome for v in report.compare(ROWS, "mode", STAR, RIVAL, 0.9)} == {"not reached"}
+    assert {v.outcome for v in report.compare(ROWS, "mode", STAR, RIVAL, 0.9)} == {"undecided"}
+    assert {v.outcome for v in report.compare(ROWS, "mode", STAR, "no such leash", 0.7)} == {"undecided"}
+
+
+def test_a_value_that_is_not_known_is_undecided_and_said_to_be():
+    """No sample in any mode leaves no spread: for one seed, then for all."""
+    rows = [changed(row, spread=math.nan) if row.regularizer == STAR and row.seed == 0 else row for row in ROWS]
+    verdicts = {v.metric: v.outcome for v in report.compare(rows, "mode", STAR, RIVAL, 0.7)}
+    assert verdicts == {"modes": "better", "spread": "undecided", "off_support": "undecided", "kl": "undecided"}
+    found = report.outcomes(rows, "mode", RIVAL, 0.7)
+    assert found["loses on"] == ""
+    assert (
+        "spread within the fullest mode (0.20 [0.20, 0.20], not known for 1 of 3 seeds against" in found["undecided on"]
+    )
+    rows = [changed(row, spread=math.nan) if row.regularizer == STAR else row for row in ROWS]
+    head, *body = report.verdict_table(rows)
+    (against_rival,) = [dict(zip(head, line, strict=True)) for line in body if RIVAL in line]
+    assert "spread within the fullest mode (not known against 0.24" in against_rival["undecided on"]
 
 
 def test_one_overlapping_seed_undoes_a_win():
@@ -63,7 +84,7 @@ def test_sentences_say_what_the_table_says_and_change_with_it():
     text = " ".join(report.sentences(ROWS))
     assert "wins on effective number of modes (6.6 [6.5, 6.7] against 5.8 [5.8, 5.9])" in text
     assert "loses on spread within the fullest mode" in text
-    worse = [replace(row, modes=2.0) if row.regularizer == STAR else row for row in ROWS]
+    worse = [changed(row, modes=2.0) if row.regularizer == STAR else row for row in ROWS]
     assert "loses on effective number of modes" in " ".join(report.sentences(worse))
     win, loss = report.one_win_one_loss(ROWS, "mode")
     assert "wins on" in win
@@ -75,7 +96,7 @@ def test_sentences_say_what_the_table_says_and_change_with_it():
 
 
 def point(scale, reward, residual=0.0):
-    return Point("mode", STAR, scale, reward, 2.0, 7.0, 0.1, 0.0, 0.25, residual)
+    return Point("mode", STAR, scale, BLANK.summary._replace(reward=reward), residual)
 
 
 def test_gaps_to_the_truth_are_found_and_the_unknown_is_not_guessed():
@@ -104,10 +125,16 @@ def test_the_readme_says_what_the_shipped_run_says():
     readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
     results = report.readme_results(shipped(), read_points())
     assert report.with_results(readme, results) == readme, "run python -m distar_core.report FOLDER"
-    changed = [replace(row, modes=row.modes / 2) for row in shipped()]
-    assert report.with_results(readme, report.readme_results(changed, read_points())) != readme
+    halved = [changed(row, modes=row.summary.modes / 2) for row in shipped()]
+    assert report.with_results(readme, report.readme_results(halved, read_points())) != readme
     with pytest.raises(ValueError, match="no place for results"):
         report.with_results("no marks", results)
+
+
+def test_the_page_says_where_the_runs_in_its_pictures_ended():
+    rows = [*ROWS, run(STAR, 0, 0.4, modes=7.0, aim=0.5), run(STAR, 0, 0.9, modes=2.0, aim=0.8)]
+    ends = "0.50 (KL, w = σ²/α²), 0.70 (KL, w = 1), 0.70 (score, pseudo-Huber)"
+    assert report.arrivals(rows, "mode") == f"Each regularizer was aimed at mean reward 0.60; the runs ended at {ends}."
 
 
 class Images(HTMLParser):

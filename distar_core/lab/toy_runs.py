@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -52,6 +53,17 @@ def train(
     for record in post_train(state, method, labels_in_turn(mixture), steps=steps, seed=seed, **loop):
         check_finite(record)
     return state
+
+
+@contextmanager
+def flat_components_diverge() -> Iterator[None]:
+    """Raise NonFiniteError when a component of an exact.AffineGenerator became flat: its law has no density then."""
+    try:
+        yield
+    except ValueError as error:
+        if "positive definite" not in str(error):
+            raise
+        raise NonFiniteError("a component of the generator became flat") from error
 
 
 def outcome(state: State, reward_name: str, *, mixture: GaussianMixture | None = None) -> dict[str, float]:

@@ -26,7 +26,7 @@ from dataclasses import replace
 import torch
 
 from distar_core import figures, pictures, post_train, report, toy
-from distar_core.course import check, profile
+from distar_core.course import check, predict, profile, reveal
 from distar_core.frontier import read_points
 from distar_core.metrics import summarise
 
@@ -78,10 +78,10 @@ figures.clouds(
 # - **b** spread over the two or three modes nearest to the reward
 # - **c** in one point
 #
-# Write your letter down before you run on.
+# Put your letter in place of the question mark, and run the cell, before you run on. It stays on this machine.
 
 # %% tags=["predict"]
-my_prediction = "?"
+predict("00.a", "?")
 
 # %% [markdown]
 # This is all you write to train. `post_train` is the library's only training loop; you hand it a **method**, which says what
@@ -100,7 +100,8 @@ def train(name, reward_scale):
 
 # %%
 alone = train("reward only", reward_scale=0.82)
-print(f"you predicted {my_prediction}; now look")
+at_best = (toy.sample(alone, 2000) - reference.means[0]).norm(dim=1)
+reveal("00.a", f"half of the samples lie within {at_best.median():.2f} of the reward's best point")
 
 # %% tags=["figure", "hide-input"]
 figures.clouds(
@@ -204,15 +205,15 @@ figures.pull_picture(
     reference,
     reward=reward,
     backgrounds=clouds,
-    alt="Fourteen samples in each of two panels. KL leash: short orange arrows to the reward, blue ones of about equal"
-    " length against them, hardly any sum. Score leash: blue arrows longer than the orange ones, in many directions,"
-    " and long black sums.",
+    alt="Fourteen samples in each of two panels. KL leash: short pink arrows to the reward, turquoise ones of about"
+    " equal length against them, hardly any sum. Score leash: turquoise arrows longer than the pink ones, in many"
+    " directions, and long black sums.",
 )
 
 # %% [markdown]
-# Orange is the reward, blue the leash, black their sum, on one scale in both panels. With KL, orange and blue nearly cancel,
-# and black is too short to see: this run has nearly come to rest. With the score leash they do not cancel dot by dot: black
-# stays long and points in many directions.
+# Pink is the reward, outlined turquoise the leash, thin black their sum, on one scale in both panels. With KL, pink and
+# turquoise nearly cancel, and black is too short to see: this run has nearly come to rest. With the score leash they do not
+# cancel dot by dot: black stays long and points in many directions.
 #
 # That is pseudo-Huber's nature. It hardly cares how large a disagreement is: with our constant 0.05, one of length 0.1
 # already counts nine tenths as much as the largest. So small ones, mistakes of the assistant among them, pull almost at full
@@ -294,13 +295,12 @@ for sigma in (0.2, 0.7, 2.0):
 # > - **c** it shrinks to a point
 
 # %% tags=["predict"]
-my_second_prediction = "?"
+predict("00.2", "?")
 
 # %%
 points = toy.sample(train("KL, w = 1", reward_scale=2.0), 2000)
 found = summarise(points, reward(points), reference)
-print(f"you predicted {my_second_prediction}")
-print(f"reward {found.reward:.2f}   modes {found.modes:.1f}   spread {found.spread:.2f}")
+reveal("00.2", f"reward {found.reward:.2f}   modes {found.modes:.1f}   spread {found.spread:.2f}")
 
 # %% [markdown]
 # Answer **b**: still KL, and the width is back. The spot came from the weight: *which* levels a method listens to matters as

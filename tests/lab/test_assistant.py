@@ -12,6 +12,7 @@ from distar_core.lab.assistant import (
     KINDS,
     STALE,
     Kind,
+    error_by_level,
     known_state,
     picture,
     probe,
@@ -114,3 +115,15 @@ def test_measuring_a_tiny_run_fills_what_picture_and_sentence_read():
     assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
     assert sentence(rows)
     assert picture(rows)
+
+
+def test_the_error_on_a_grid_is_that_of_the_probe():
+    state = known_state(KINDS[DEFAULT], seed=0, steps=10)
+    with torch.no_grad():
+        state.roles.generator.module.shifts.mul_(0.9)
+        state.roles.assistant.module.network.body.layers[-1].bias.fill_(0.1)
+    on_grid = error_by_level(state, draws=100_000)
+    assert list(on_grid) == list(LEVELS)
+    for sigma in (LEVELS[2], LEVELS[5]):
+        sampled = probe(state, TOY_METHODS["KL, w = 1"], sigma, rows=20_000)
+        assert on_grid[sigma] == pytest.approx((sampled.error, sampled.gap), rel=0.05)
