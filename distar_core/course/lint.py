@@ -12,6 +12,8 @@ from statistics import median
 import nbformat
 from nbformat import NotebookNode
 
+from .build import EDITIONS
+
 TAGS = {"setup", "exercise", "check", "solution", "instructor", "predict", "figure", "hide-input"}
 SECTIONS = ("What you can now say", "Quiz", "Exercises", "Where this comes from")
 BOX = ("**Goals.**", "**Before you start.**", "**Time.**")
@@ -107,8 +109,8 @@ def problems(notebook: NotebookNode, name: str) -> list[str]:
 
 
 def lint(folder: Path) -> list[str]:
-    """The problems of every notebook in a folder and below."""
-    paths = [path for path in sorted(folder.rglob("[0-9]*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+    """The problems of the student and solution editions in a folder."""
+    paths = [path for place in EDITIONS.values() for path in sorted((folder / place).glob("[0-9]*.ipynb"))]
     return [problem for path in paths for problem in problems(nbformat.read(path, as_version=4), path.name)]
 
 
