@@ -256,7 +256,8 @@ def averaged_samples(state: State, count: int = 20_000, seed: int = 1234) -> Ten
 
 
 def _by_level(rows: Sequence[Row], what: str) -> list[Interval]:
-    return [over_seeds(rows, f"{what}_{k}") for k in range(len(LEVELS))]
+    kept = _finite(rows, f"{what}_0")
+    return [over_seeds(kept, f"{what}_{k}") for k in range(len(LEVELS))]
 
 
 def _level_line(kind: str, rows: Sequence[Row]) -> Line:
@@ -274,7 +275,9 @@ def picture(rows: Sequence[Row]) -> Picture:
     ends = []
     shown = where(rows, regularizer=values_of(rows, "regularizer")[0])
     for kind in values_of(shown, "assistant"):
-        of_kind = where(shown, assistant=kind)
+        of_kind = _finite(where(shown, assistant=kind), "kl")
+        if len(of_kind) < 2:
+            continue
         reward, kl = over_seeds(of_kind, "reward"), over_seeds(of_kind, "kl")
         style = DRAWN.get(kind, OTHERS)._replace(line="")
         label = kind if kind in DRAWN else "other assistants"
@@ -300,15 +303,22 @@ def picture(rows: Sequence[Row]) -> Picture:
     return drawn
 
 
+def _finite(rows: Sequence[Row], key: str) -> list[Row]:
+    """The rows whose run got as far as this column."""
+    return [row for row in rows if math.isfinite(row[key])]
+
+
 def _number(rows: Sequence[Row], key: str, digits: int = 2) -> str:
-    found = over_seeds(rows, key)
-    if not math.isfinite(found.mean):
-        return "not finite for every seed"
-    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    kept = _finite(rows, key)
+    if len(kept) < 2:
+        return "diverged"
+    found = over_seeds(kept, key)
+    text = f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return text if len(kept) == len(rows) else f"{text} ({len(kept)} of {len(rows)} seeds, the rest diverged)"
 
 
 def failing_levels(rows: Sequence[Row]) -> list[float]:
-    """The noise levels at which the mean cosine is below one half, from the worst on."""
+    """The noise levels at which the mean cosine over the seeds is below one half, from the worst on."""
     means = {sigma: over_seeds(rows, f"cosine_{k}").mean for k, sigma in enumerate(LEVELS)}
     return sorted((sigma for sigma, mean in means.items() if not mean >= 0.5), key=lambda sigma: means[sigma])
 
@@ -319,7 +329,9 @@ def _levels_in_words(levels: Sequence[float]) -> str:
     bottom, top = min(levels), max(levels)
     inside = [sigma for sigma in LEVELS if bottom <= sigma <= top]
     if len(inside) == len(levels) and bottom == LEVELS[0]:
-        return "at every level" if top == LEVELS[-1] else f"from σ = {bottom:.2g} up to σ = {top:.2g}"
+        if top == LEVELS[-1]:
+            return "at every level"
+        return f"from σ = {bottom:.2g} up to σ = {top:.2g}" if top > bottom else f"at σ = {bottom:.2g}"
     return "at σ = " + ", ".join(f"{sigma:.2g}" for sigma in sorted(levels))
 
 
@@ -329,7 +341,7 @@ def sentence(rows: Sequence[Row]) -> str:
     top = len(LEVELS) - 1
     for name in values_of(rows, "regularizer"):
         default = where(rows, regularizer=name, assistant=DEFAULT)
-        error, seen = (sum(over_seeds(default, f"{what}_{k}").mean for k in range(3)) for what in ("error", "gap"))
+        error, seen = (sum(level.mean for level in _by_level(default, what)[:3]) for what in ("error", "gap"))
         parts.append(
             f"{name}, the toy's assistant, half-way: cosine with the exact gradient {_number(default, 'cosine_half')}, below "
             f"0.5 {_levels_in_words(failing_levels(default))} ({_number(default, 'cosine_0')} at σ = {LEVELS[0]:.2g}, "
@@ -345,15 +357,16 @@ def sentence(rows: Sequence[Row]) -> str:
     }
     most, fewest = max(good.values()), min(good.values())
     if most > fewest:
-        named = {count: ", ".join(kind for kind in good if good[kind] == count) for count in (most, fewest)}
+        named = {count: " and ".join(kind for kind in good if good[kind] == count) for count in (most, fewest)}
         parts.append(
-            f"{name}: levels of {len(LEVELS)} with a cosine above 0.5: {most} for {named[most]}, {fewest} for {named[fewest]}"
+            f"{name}: levels of {len(LEVELS)} whose cosine is surely above 0.5: {most} for {named[most]}; {fewest} for "
+            f"{named[fewest]}"
         )
     ends = [
-        f"{kind} {_number(of_kind, 'kl')} with {_number(of_kind, 'modes', 1)} modes at reward "
-        f"{over_seeds(of_kind, 'reward').mean:.2f}"
+        f"{kind} {_number(of_kind, 'kl')} with {_number(_finite(of_kind, 'kl'), 'modes', 1)} modes at reward "
+        f"{over_seeds(_finite(of_kind, 'kl'), 'reward').mean:.2f}"
         for kind in (EXACT, GENEROUS, DEFAULT, STALE)
-        if (of_kind := where(first, assistant=kind))
+        if len(_finite(of_kind := where(first, assistant=kind), "kl")) > 1
     ]
     parts.append(f"{name}, KL to the reference at the end: " + "; ".join(ends))
     return ". ".join(parts) + "."

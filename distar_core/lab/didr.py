@@ -101,8 +101,9 @@ def picture(rows: Sequence[Row]) -> Picture:
         f"marker per method and strength, with intervals over {len(values_of(rows, 'seed'))} seeds; a thin line at the "
         f"distance of the generator that all runs start from. {sentence(rows)}"
     )
-    labels = {"xlabel": "mean reward", "ylabel": "excess KL (nats)"}
-    return figures.lines(panels, alt=alt, log="y", width=3.6, guides=(start_kl(),), **labels)
+    return figures.lines(
+        panels, alt=alt, xlabel="mean reward", ylabel="excess KL (nats)", log="y", width=3.6, guides=(start_kl(),)
+    )
 
 
 def start_kl() -> float:

@@ -84,6 +84,8 @@ def picture(rows: Sequence[Row]) -> Picture:
     panels: dict[str, list[Line]] = {}
     for metric, title in METRICS.items():
         known = [(c, found) for c in constants if (found := matched(rows, c, metric))]
+        if not known:
+            continue
         means, lows, highs = ([getattr(found, part) for _, found in known] for part in ("mean", "low", "high"))
         label = f"“mode” at mean reward {TARGET:g}"
         panels[title] = [Line(label, [c for c, _ in known], means, lows, highs)]

@@ -188,6 +188,10 @@ def settings(profile: str) -> list[Row]:
             }
         )
 
+    add(NETWORK, "uneven", "side", START, "start", 0.0, 0, steps)
+    for (world, reward, name), scales in SCALES.items():
+        for scale in sorted({*scales, *BETWEEN.get((world, reward, name), ())})[:: 1 if profile == "full" else 3]:
+            add(FIXED, world, reward, name, "line", scale, 0, grid_steps)
     for seed in range(seeds):
         for (world, reward, name), scales in SCALES.items():
             for aim, scale in list(zip(SHARES, scales, strict=True))[:aims]:
@@ -197,10 +201,6 @@ def settings(profile: str) -> list[Row]:
             add(LONG, "ring", "side", name, "middle", middle["side"], seed, long_steps)
             for reward in middle if profile != "ci" else ("side",):
                 add(EXACT, "ring", reward, name, "middle", middle[reward], seed, exact_steps)
-    add(NETWORK, "uneven", "side", START, "start", 0.0, 0, steps)
-    for (world, reward, name), scales in SCALES.items():
-        for scale in sorted({*scales, *BETWEEN.get((world, reward, name), ())})[:: 1 if profile == "full" else 3]:
-            add(FIXED, world, reward, name, "line", scale, 0, grid_steps)
     return rows if profile != "ci" else rows[:: len(rows) // 8]
 
 
@@ -322,18 +322,25 @@ def line_of(rows: Sequence[Row], world: str, reward_name: str, name: str) -> Lin
     return Line(columns["reward_scale"], columns["reward"], {metric: columns[metric] for metric in METRICS})
 
 
-def at_reward(rows: Sequence[Row], target: float, metric: str, reach: float = 0.1) -> list[float]:
-    """A metric of networks at a mean reward: one value a seed, linear between the start and its runs; nan for a seed
-    without a run within `reach` of the target, or none beyond it."""
+def at_reward(rows: Sequence[Row], target: float, metric: str, reach: float = 0.1, gap: float = 0.3) -> list[float]:
+    """A metric of networks at a mean reward: one value a seed, linear between the start and its runs.
+
+    A seed is not known (nan) there if none of its runs goes so far, or if none is within `reach` of the target and the
+    two to interpolate between are more than `gap` apart.
+    """
     start = [row for row in rows if row["regularizer"] == START]
     runs = [row for row in rows if row["regularizer"] != START]
     values = []
     for seed in sorted({row["seed"] for row in runs}):
-        own = [row for row in runs if row["seed"] == seed]
+        own = [row for row in runs if row["seed"] == seed and math.isfinite(row["reward"])]
         along = sorted(start + own, key=lambda row: row["reward"])
+        below, above = ([row for row in along if (row["reward"] > target) == side] for side in (False, True))
         near = any(abs(row["reward"] - target) < reach for row in own)
-        rewards, heights = [row["reward"] for row in along], [row[metric] for row in along]
-        values.append(float(np.interp(target, rewards, heights, left=math.nan, right=math.nan)) if near else math.nan)
+        if not below or not above or not (near or above[0]["reward"] - below[-1]["reward"] < gap):
+            values.append(math.nan)
+            continue
+        rewards, heights = ([row[key] for row in (below[-1], above[0])] for key in ("reward", metric))
+        values.append(float(np.interp(target, rewards, heights)))
     return values
 
 

@@ -63,12 +63,21 @@ def test_the_sentence_follows_the_rows():
     text = sentence(made_up())
     assert "below 0.5 from σ = 0.1 up to σ = 0.44" in text
     assert "50% of the squared gap" in text
-    assert f"4 for {DEFAULT}, 0 for {STALE}" in text
+    assert f"4 for {DEFAULT}; 0 for {STALE}" in text
     assert "toy default 0.30" in text or "toy default 0.31" in text
     other = sentence(made_up(cosines=(0.8, 0.9), kl=math.nan))
     assert "below 0.5 at no level" in other
-    assert "not finite for every seed" in other
+    assert "toy default 0.3" not in other
     assert "below 0.5 at σ = 0.72, 1.2, 2, 3.2" in sentence(made_up(cosines=(0.9, 0.1)))
+
+
+def test_runs_that_diverged_are_left_out_and_counted():
+    rows = made_up()
+    third = [row | {"seed": 2.0, "kl": math.inf, "cosine_half": math.nan, "cosine_0": math.nan} for row in rows[::2]]
+    text = sentence(rows + third)
+    assert "(2 of 3 seeds, the rest diverged)" in text
+    assert "nan" not in text
+    assert picture(rows + third)
 
 
 def test_the_picture_says_what_it_shows():

@@ -44,6 +44,9 @@ def test_the_picture_has_four_panels_and_survives_runs_that_are_lost():
     assert len(study.picture(rows).figure.axes) == 4
     lost = [row | {"modes": math.nan} if row["seed"] == 0 else row for row in rows]
     assert "effective modes" in study.picture(lost).alt
+    far = [row | {"reward": 0.35} for row in rows]
+    assert len(study.picture(far).png()) > 1000
+    assert "No c reached" in study.sentence(far)
 
 
 def test_measure_returns_what_picture_and_sentence_use():
