@@ -12,8 +12,8 @@
 # **In this notebook you write the score of a mixture, add noise to it in closed form, and turn it into a denoiser and a
 # sampler.**
 #
-# > **Goals.** Compute density and score of a mixture. Add noise to it without sampling. Convert between score, noise and
-# > clean sample. Say what is visible at which noise level.
+# > **Goals.** Compute the score of a mixture. Add noise to it without sampling. Convert between score, noise and clean
+# > sample. Say what is visible at which noise level.
 # >
 # > **Before you start.** Notebook 00. You can differentiate a logarithm, and you know what a Gaussian is. Nothing about
 # > diffusion is needed.
@@ -53,8 +53,9 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## A score is an arrow uphill
 #
-# The reference is the ring of notebook 00: eight clumps, each with deviation 0.25. At every point of a lattice stands its
-# score. Before you run the cell: where do you expect the longest arrows?
+# The reference is the ring of notebook 00: eight clumps, or modes, each with standard deviation 0.25 (“deviation” from here
+# on). At every point of a lattice stands its score, all shortened by one factor. Before you run the cell: where do you expect
+# the longest arrows?
 
 # %% tags=["figure", "hide-input"]
 reference, schedule = toy.reference(), VarianceExploding()
@@ -64,12 +65,13 @@ figures.arrows(
     reference,
     longest=1.2,
     alt="Arrows on a lattice over eight clumps on a ring. Nearly every arrow points to the nearest clump. They are longest"
-    " in the corners, long towards the empty middle, and hardly visible inside a clump.",
+    " in the corners, long around the empty middle, and hardly visible inside a clump.",
 )
 
 # %% [markdown]
-# The arrows point towards the nearest clump. They are longest in the corners, far from all clumps, and vanish at the top of
-# one. So a long arrow does not mean much density. It means that the density changes by a large *factor* on the way.
+# The arrows point towards the nearest clump. They are longest in the corners, far from all clumps. They vanish at the top of
+# one, and in the exact middle, where eight pulls cancel. So a long arrow does not mean much density. It means that the
+# density grows by a large *factor* in a small step along it.
 #
 # That is the definition. The **score** of a density p is the gradient of its logarithm in x:
 #
@@ -104,9 +106,9 @@ figures.lines(
 # One round Gaussian N(μ, s²) has the log-density −‖x − μ‖²/(2s²) plus a constant. Its score is (μ − x)/s², an arrow to the
 # mean, longer with distance. In one dimension it is a straight line.
 #
-# A mixture has components k with weights w_k. The **responsibility** r_k(x) is the probability that a point found at x was
-# drawn from component k: w_k N_k(x), divided by the sum of all w_j N_j(x). Differentiate the logarithm of that sum; since
-# ∇N_k = N_k (μ_k − x)/s², you get
+# A mixture has components k with weights w_k (shares, not the w of a leash); here all have the same deviation s. The
+# **responsibility** r_k(x) is the probability that a point found at x was drawn from component k: w_k N_k(x), divided by the
+# sum of all w_j N_j(x). Differentiate the logarithm of that sum; since ∇N_k = N_k (μ_k − x)/s², you get
 #
 # $$\text{score}(x) = \sum_k r_k(x)\,\frac{\mu_k - x}{s^2},$$
 #
@@ -193,11 +195,11 @@ by_hand = checked_score(points.detach(), reference.weights, reference.means, 0.2
 print(f"largest difference to autograd: {float((by_hand - by_autograd).abs().max()):.0e}")
 
 # %% [markdown]
-# They agree to rounding. (Claim 2 in `tests/claims` does the same for the library's mixture.)
+# They agree.
 #
 # ## Add noise
 #
-# No sample ever falls far from the clumps, so nobody can learn a score there. Noise mends this. Diffusion models look at
+# Hardly a sample falls far from the clumps, so a score cannot be learned there. Noise mends this. Diffusion models look at
 #
 # $$x_t = \alpha_t\,x_0 + \sigma_t\,\varepsilon, \qquad \varepsilon \sim N(0, I).$$
 #
@@ -265,6 +267,7 @@ print(f"largest difference of the densities: {float((by_formula.exp() - by_integ
 predict("01.a", "?")
 
 # %%
+# the pass is the highest point midway between two modes
 radius, eighth = torch.linspace(0, 2.6, 2601)[:, None], torch.tensor(torch.pi / 8)
 to_mode, to_pass = radius * torch.tensor([1.0, 0.0]), radius * torch.stack([eighth.cos(), eighth.sin()])
 for sigma in (0.2, 0.4, 0.7, 1.0, 1.3, 1.4, 1.5):
@@ -288,9 +291,8 @@ figures.clouds(
 )
 
 # %% [markdown]
-# Eight clumps, a ring, one cloud: answer **c**. In the printed rows
-# the *pass* is the highest point midway between two modes. At σ = 0.7 it has 96 % of the highest density: a ring with hardly a
-# dent. From 1.4 on, the centre is highest, where the clean ring has nothing at all.
+# Eight clumps, a ring, one cloud: answer **c**. At σ = 0.7 the density on the pass between two modes is 96 % of the highest: a
+# ring with hardly a dent. From 1.4 on, the centre is highest, where the clean ring has next to nothing.
 #
 # Your two functions together give the score at *every* noise level.
 #
@@ -334,16 +336,17 @@ figures.arrows(
 )
 
 # %% [markdown]
-# Answer **c**. A component's score is (μ − x)/(s² + σ²): its length is divided by the *variance*, which grows from 0.10 to 4.06.
-# The panels are stretched by the factor in the title. At σ = 0.2 each arrow knows its clump.
-# At 0.7 it knows only the ring. At 2 it knows only where the middle is. Times σ, in the
-# eps-units of exercise 00.1, the lengths are 4.9, 3.2 and 1.5.
+# Answer **c**. A component's score is (μ − x)/(s² + σ²): it is divided by the *variance*, which grows from 0.10 to 4.06, forty
+# times. The longest arrow shrinks 33 times, because at σ = 2 it aims at the mean of several clumps, farther away. At σ = 0.2
+# each arrow knows its clump. At 0.7 it knows only the ring. At 2 it knows only where the middle is. Times σ, in the eps-units
+# of exercise 00.1, the lengths are 4.9, 3.2 and 1.5.
 #
 # ### Three faulty generators
 #
-# This decides what a leash made of scores can feel. Three generators each have a fault: every mode too narrow, 0.15 in place
-# of 0.25; one mode with twice the share of each other; one mode lost. How large is the gap between their score and the
-# reference's, as a root mean square over their own x_t? All are mixtures, so the mean is a sum on a grid.
+# The noise level decides what a leash made of scores can feel. Three generators each have a fault: every mode too narrow, 0.15
+# in place of 0.25; one mode with twice the share of any other; one mode lost. How large is the gap between
+# their score and the reference's, as a root mean square over their own x_t? All densities are known, so the mean is a sum on a
+# grid. Guess first: which fault shows most at σ = 0.05, which at σ = 2?
 
 # %%
 centres, width = reference.means, torch.full((8,), 0.25)
@@ -357,7 +360,7 @@ faulty = {
 
 def gap_size(generator, sigma):
     own, ref = generator.diffuse(schedule, sigma), reference.diffuse(schedule, sigma)
-    x, cell = exact.grid(own, 161)
+    x, cell = exact.grid(own, 161)  # points that cover the law of x_t, and the area that belongs to each
     gap = sigma * (own.score(x) - ref.score(x))
     return float((cell * own.log_density(x).exp() * gap.square().sum(-1)).sum().sqrt())
 
@@ -380,12 +383,13 @@ figures.lines(
 
 # %% [markdown]
 # The wrong width shows best at σ = 0.15 (0.47) and is gone at σ = 2 (0.009). The wrong share is almost invisible at σ = 0.05
-# (0.008), shows best at 0.7 (0.14), and is still there at 2 (0.09). Even a lost mode
-# hardly shows at 0.05 (0.02).
+# (0.008), shows best at 0.7 (0.14), and is still there at 2 (0.09). Even a lost mode hardly shows at 0.05 (0.02). In eps-units
+# every gap goes to 0 with σ, so compare the faults at one σ: at 0.05 the wrong width shows 0.275, fourteen times as much as
+# the lost mode.
 #
 # Why this blindness at low noise? Inside a clump one component alone is responsible, so its weight cancels: double it, and the
-# score stays. Weights matter only where components overlap, and noise makes them overlap. (Claim 26.) So a method that
-# listens to low noise only hardly notices when modes are lost. Remember this when you hear that scores keep diversity.
+# score stays. Weights matter only where components overlap, and noise makes them overlap. So a method that listens at low
+# noise alone feels a lost mode far less than a wrong width. Remember this when you hear that scores keep diversity.
 
 # %% [markdown] tags=["instructor"]
 # **Ask here:** “Which of the three faults would a KL divergence on clean samples notice?” All: KL compares densities, and the
@@ -396,8 +400,8 @@ figures.lines(
 # %% [markdown]
 # ## With a pencil
 #
-# From here to notebook 06 one Gaussian goes with you, on paper. Noise: x_t = x₀ + σε. The generator is x₀ = m + s z, so x₀ has
-# the law N(m, s²); m = 1 and s = ½ where numbers are wanted.
+# From here to notebook 06 one Gaussian goes with you, on paper. Noise: x_t = x₀ + σε. The generator is x₀ = m + s z, with z
+# standard normal, so x₀ has the law N(m, s²); m = 1 and s = ½ where numbers are wanted.
 #
 # > **Exercise 01.4** · derive · difficulty 2 of 5 · importance 5 of 5 · 5 minutes
 # >
@@ -439,7 +443,8 @@ checked_pencil = check("01.4", pencil_score)
 # ## Learning a score from noise
 #
 # SDXL is a network that learned a score. How, if nobody can tell it the right answer? Whoever makes x_t knows the ε that went
-# into it. The picture shows 400 pairs (x_t, −ε/σ) in one dimension, at σ = 0.7, and the exact score of x_t.
+# into it. In notebook 00 a score was −ε̂/σ, so try −ε/σ. The picture shows 400 pairs (x_t, −ε/σ) for the two clumps on the
+# line, at σ = 0.7, and the exact score of x_t.
 
 # %%
 rng, sigma = torch.Generator().manual_seed(0), 0.7
@@ -474,8 +479,8 @@ figures.lines(
 # $$\nabla \log p_t(x_t) = \mathbb{E}\left[-\varepsilon/\sigma \mid x_t\right].$$
 #
 # Why? The density of x_t is p_t(x_t) = ∫ p(x₀) N(x_t; αx₀, σ²I) dx₀. Its gradient brings down −(x_t − αx₀)/σ² under the
-# integral, and that is −ε/σ. Divide by p_t(x_t): on the left stands the score, on the right the average of −ε/σ over all x₀
-# that could be behind x_t.
+# integral, and that is −ε/σ. Divide by p_t(x_t): on the left stands the score. On the right, by Bayes, p(x₀) N(…)/p_t(x_t)
+# is the law of x₀ given x_t, so there stands the average of −ε/σ over all x₀ that could be behind x_t.
 #
 # And a network trained with squared error learns the mean of its targets, given its input. So minimise
 # E‖network(x_t) + ε/σ‖², and what comes out is the score. This is **denoising score matching**.
@@ -494,9 +499,9 @@ for sigma in (0.1, 0.5, 1.0, 4.0):
     print(f"σ = {sigma}: no network has a loss below {0.5**2 / (0.5**2 + sigma**2):.3f}, in eps-units")
 
 # %% [markdown]
-# Found from noise alone. But the loss is 0.2, and cannot be less: given x_t, nobody knows ε, only its mean. Times σ²,
-# in eps-units, this **floor** is s²/(s² + σ²) for the pencil: almost 1 at low noise, almost 0 at high noise. So never compare
-# losses across noise levels.
+# Found from noise alone. The loss is 0.2, and cannot be less: given x_t, nobody knows ε, only its mean. Times σ²,
+# in eps-units, this **floor** is s²/(s² + σ²) for the pencil: the variance 1 of ε, less σ²/(s² + σ²), the mean square of σ
+# times your line. It is almost 1 at low noise, almost 0 at high. So never compare losses across noise levels.
 #
 # ## The score is a denoiser
 #
@@ -530,8 +535,9 @@ figures.arrows(
 )
 
 # %% [markdown]
-# At σ = 0.2 the guess lies in a clump. At σ = 2 two thirds of the guesses are “off the data”, farther than three deviations from
-# every mode. That is no failure: the mean of several clumps lies between them. On pictures such a mean is a blurry image.
+# At σ = 0.2 nearly every guess lies in a clump. At σ = 2 two thirds of the guesses are “off the data”, farther than three
+# deviations from every mode. That is no failure: the mean of several clumps lies between them. On pictures such a mean is a
+# blurry image.
 #
 # ### Three languages
 #
@@ -544,7 +550,7 @@ figures.arrows(
 # | score | −σ score | (x_t + σ² score)/α | score |
 #
 # The library has `schedule.convert(value, x_t, t, source=..., target=...)` for this (claim 1). But an *error* is
-# stretched on the way. SDXL predicts ε̂. If that is wrong by δ, x̂₀ is wrong by (σ/α)δ.
+# stretched on the way. SDXL predicts ε̂, at times t from 0 to 999. If ε̂ is wrong by δ, x̂₀ is wrong by −(σ/α)δ.
 
 # %% tags=["figure", "hide-input"]
 sdxl, times = scaled_linear_schedule(), torch.arange(1000)
@@ -569,8 +575,8 @@ figures.lines(
 )
 
 # %% [markdown]
-# From ε̂ to x̂₀ the gain is 1.16 at t = 399 and 14.6 at t = 999. The released one-step SDXL of Diff-Instruct\* takes its step at
-# t = 399, as the model it starts from does. At 999 every error of its network would come out almost fifteen times larger.
+# From ε̂ to x̂₀ the gain is 1.16 at t = 399 and 14.6 at t = 999. The released one-step SDXL of Diff-Instruct\* takes its step
+# at t = 399, as the model it starts from does. At 999 every error in ε̂ would come out almost fifteen times as large in x̂₀.
 #
 # > **Exercise 01.5** · debug · difficulty 3 of 5 · importance 3 of 5 · 8 minutes
 # >
@@ -597,9 +603,9 @@ for sigma in (0.002, 0.03, 0.1, 1.0):
 # <details><summary>Answer</summary>
 #
 # The line with the subtraction, `again = ...`. x_t and x₀ are almost equal, so their difference has few correct digits.
-# bfloat16 keeps eight significant bits: storing x_t moves it by up to 0.4 %, and the division by σ magnifies that. The result is
-# 62 % wrong at σ = 0.002, and 1.7 % at 0.1. Cure: keep the ε that was drawn, as the library
-# does. float16 has three bits more, so it does better here.
+# bfloat16 keeps eight significant bits: storing x_t moves it by up to 0.4 %, and the division by σ magnifies that. The result
+# is 62 % wrong at σ = 0.002, and 1.7 % at 0.1. Cure: keep the ε that was drawn, as the library does. float16 has three bits
+# more, so it does better here.
 #
 # </details>
 #
@@ -607,13 +613,13 @@ for sigma in (0.002, 0.03, 0.1, 1.0):
 #
 # A denoiser answers with a mean. How do you get a *sample*? By many small steps. Start far out, at x = σz with a large σ, where
 # x_t is practically Gaussian. Lower σ a little, and move x so that it has the law of the new x_t. One way to do this without
-# fresh noise is the **probability flow** (here for α = 1):
+# fresh noise is the **probability flow** (here for α = 1; p_σ is the density of x_t):
 #
 # $$\frac{dx}{d\sigma} = -\sigma\,\nabla \log p_\sigma(x).$$
 #
-# As σ falls, x walks uphill. The pencil shows that this is right: with the score −(x − m)/(s² + σ²), x − m changes in
-# proportion to √(s² + σ²), which is the deviation of x_t. From far out, z is sent to m + s z: the pencil's generator. On the
-# ring, with your score:
+# As σ falls, x walks uphill. Check it with the pencil: with the score −(x − m)/(s² + σ²), x − m changes in proportion to
+# √(s² + σ²), which is the deviation of x_t. From far out, z is sent to m + s z: the pencil's generator. On the ring, with your
+# score:
 
 
 # %%
@@ -649,7 +655,7 @@ figures.paths(
 #
 # ### Predict: the flow in one step
 #
-# Each step costs one call of the score; on SDXL that is one run of a huge network. Be bold: from σ = 10 to 0 in *one* step.
+# Each step costs one call of the score; on SDXL that is one run of a huge network. Go from σ = 10 to 0 in *one* step.
 # Where do 2000 dots go?
 #
 # - **a** to the eight modes, but blurred
@@ -665,20 +671,20 @@ reveal("01.b", f"the dots lie {ends[1].norm(dim=1).mean():.2f} from the middle o
 
 # %% [markdown]
 # Answer **b**. Work it out: the step is x + (0 − σ)(−σ score) = x + σ² score. That is Tweedie's formula. One step of the flow
-# *is* the denoiser, and at σ = 10 the mean over all that is possible is the middle.
+# *is* the denoiser, and at σ = 10 the mean over all that is possible lies near the middle.
 #
 # The generator of notebook 00 also makes a sample in one call. It was *distilled*: trained with squared error to send each z
-# where the flow ends. (A regression, with no reward and no leash: there are no pulls to draw.)
+# where the flow ends. (A regression: no reward, no leash, no pulls to draw.)
 
 # %%
 generator = toy.distilled(reference, steps=profile().distil_steps)
 with torch.no_grad():
     panels = {f"flow, {steps} step{'s' * (steps > 1)}": end for steps, end in ends.items()}
     panels["distilled, 1 call"] = generator(z, None)
-aim = toy.ode_map(z, reference)
+aim = toy.ode_map(z, reference)  # the flow in 48 second-order steps: what the generator learned from
 for name, end in panels.items():
     off, far = summarise(end, end[:, 0], reference).off_support, (end - aim).norm(dim=1).median()
-    print(f"{name:18s} off the data {off:6.1%}   median distance to the end of the exact flow {far:.2f}")
+    print(f"{name:18s} off the data {off:6.1%}   median distance to the end of an accurate flow {far:.2f}")
 
 # %% tags=["figure", "hide-input"]
 figures.clouds(
@@ -691,7 +697,8 @@ figures.clouds(
 
 # %% [markdown]
 # Four steps leave 28 % off the data, sixteen 2.2 %, the distilled generator with its one call 2.7 %. So a one-step generator
-# does not take one step of the flow. It learns where the flow *ends*, and skips the way.
+# does not take one step of the flow. It learns where the flow *ends*, and skips the way. Squared error does not blur it as it
+# blurs the denoiser: behind x_t there are many x₀, but for each z there is one end.
 #
 # Skipping the way also skips the score: such a generator has samples, and no score of its own that a leash could compare. You
 # know how to get it: noise its samples, and learn from the noise. That is the assistant of notebook 02.
@@ -716,7 +723,8 @@ figures.clouds(
 # 1. A score is the gradient of the log-density; a mixture's is the average of its components' scores, weighted by
 #    responsibilities. Noise turns the means into αμ and the variance into α²s² + σ².
 # 2. The score is the mean of −ε/σ given x_t. So a network learns it from noise, and it is a denoiser in another unit.
-# 3. Low noise shows the shape of each mode and is blind to their shares; high noise shows where the mass lies, and no shape.
+# 3. Low noise shows the shape of each mode and is almost blind to their shares; high noise shows where the mass lies, and no
+#    shape.
 #
 # ## Quiz
 #
@@ -724,13 +732,15 @@ figures.clouds(
 #    <details><summary>Answer</summary>All of it. The logarithm turns the factor into a summand, and the gradient drops
 #    it.</details>
 # 2. A component N(2, 0.5²) and x_t = 0.8 x₀ + 0.6 ε. Mean and variance of x_t?
-#    <details><summary>Answer</summary>Mean 1.6; variance 0.64 · 0.25 + 0.36 = 0.52. The deviation is 0.72, not 0.4 + 0.6.</details>
+#    <details><summary>Answer</summary>Mean 1.6; variance 0.64 · 0.25 + 0.36 = 0.52. The deviation is 0.72, not
+#    0.4 + 0.6.</details>
 # 3. A generator on the ring has lost one mode. Why is its score at σ = 0.05 almost right *at its own samples*?
 #    <details><summary>Answer</summary>They sit in the other modes, and there one component alone is responsible. The lost
-#    mode is felt where it would overlap with others, best at σ = 0.5.</details>
-# 4. For the pencil, a network has the loss 0.97 at σ = 0.1 and 0.10 at σ = 4, in eps-units. Where is it better?
+#    mode is felt where it would overlap with others, in eps-units best at σ = 0.5.</details>
+# 4. For the pencil, a network has the loss 0.97 at σ = 0.1 and 0.10 at σ = 4, in eps-units. Where is its ε̂ closer to
+#    the best possible one?
 #    <details><summary>Answer</summary>At σ = 0.1. The floors are 0.962 and 0.015, so it is 0.008 above the best possible loss
-#    there, and 0.085 at σ = 4.</details>
+#    there, and 0.085 at σ = 4; the excess is the mean squared distance to the best ε̂.</details>
 # 5. At σ = 10 a denoiser answers with a point in the empty middle of the ring. Is it broken?
 #    <details><summary>Answer</summary>No. It answers with the mean of the clean samples that could be behind x_t: almost all of
 #    them.</details>
@@ -742,10 +752,10 @@ figures.clouds(
 #
 # ## Where this comes from, and what next
 #
-# Scores without a normalising constant: Hyvärinen, JMLR 6, 2005. Denoising score matching: Vincent, Neural Computation 23, 2011.
-# Tweedie's formula: Efron, JASA 106, 2011. Probability flow: Song and others, arXiv 2011.13456; in the form used here: Karras
-# and others, arXiv 2206.00364. One step at t = 399: the released inference settings of Diff-Instruct\* (arXiv 2410.20898), and
-# of DMD2 (arXiv 2405.14867).
+# Scores without a normalising constant: Hyvärinen, JMLR 6, 2005. Denoising score matching: Vincent, Neural Computation 23,
+# 2011. Tweedie's formula: Efron, JASA 106, 2011. Probability flow: Song and others, arXiv 2011.13456, equation 13; in the form
+# used here: Karras and others, arXiv 2206.00364, equation 1. One step at t = 399: the released inference settings of
+# Diff-Instruct\* (arXiv 2410.20898), and of DMD2 (arXiv 2405.14867).
 #
 # In `tests/claims`: claims 1 (conversions), 2 (mixtures), 26 (blindness to weights), and 4: the mean of −ε/σ given x_t is the
 # first step of Theorem 3.1 of Diff-Instruct\*, as we reconstructed it.

@@ -89,6 +89,25 @@ WRONG = {
         (lambda x, w, mu, s: (shares(x, w, mu, s / math.sqrt(2)) @ mu - x) / s**2, "lack the 2"),
         (lambda x, w, mu, s: (shares(x, w, mu, math.sqrt(s)) @ mu - x) / s**2, "s² belongs"),
         (lambda x, w, mu, s: (shares(x, w.exp(), mu, s) @ mu - x) / s**2, "added w"),
+        (
+            lambda x, w, mu, s: torch.einsum(
+                "bk,bkn->bn", torch.softmax(w.log() - torch.cdist(x, mu) / (2 * s**2), 1), (mu - x[:, None]) / s**2
+            ),
+            "not squared",
+        ),
+        (
+            lambda x, w, mu, s: (torch.softmax(w.log() + torch.cdist(x, mu) ** 2 / (2 * s**2), 1) @ mu - x) / s**2,
+            "lost its minus",
+        ),
+        (
+            lambda x, w, mu, s: sum(
+                (torch.log(w) - ((x[:, None] - mu) / s).pow(2).sum(2) / 2).log_softmax(1)[:, k, None]
+                * (mu[k] - x)
+                / s**2
+                for k in range(len(w))
+            ),
+            "not log_softmax",
+        ),
         (naive, "not finite"),
         (lambda x, w, mu, s: shares(x, w, mu, s), "shape"),
     ),
@@ -108,6 +127,7 @@ WRONG = {
         (lambda m, s, sigma: (-1 / math.hypot(s, sigma) ** 2, -m / math.hypot(s, sigma) ** 2), "zero at x = m"),
         (lambda m, s, sigma: (-(s**-2), m * s**-2), "before the noise"),
         (lambda m, s, sigma: (-1 / (s * s + 2 * s * sigma + sigma * sigma), m / (s + sigma) ** 2), "added deviations"),
+        (lambda m, s, sigma: (-2 / (s * s + sigma * sigma), 2 * m / (s * s + sigma * sigma)), "too many"),
         (lambda m, s, sigma: (-1 / math.hypot(s, sigma), m / math.hypot(s, sigma)), "leave out the root"),
         (lambda m, s, sigma: (-(sigma**-2), m * sigma**-2), "for sure"),
         (lambda m, s, sigma: -1 / (s**2 + sigma**2), "values are wanted"),

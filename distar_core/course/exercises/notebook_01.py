@@ -76,7 +76,7 @@ _MIXTURE = Exercise(
         ),
         Mistake(
             _with_shares(lambda offsets, log_joint, weights, deviation: (log_joint - weights.log()).softmax(1)),
-            "the mixture's weights are missing: log w belongs into the responsibilities.",
+            "the mixture's weights are missing: log w belongs in the responsibilities.",
         ),
         Mistake(
             _with_shares(lambda offsets, log_joint, weights, deviation: weights.expand_as(log_joint)),
@@ -105,6 +105,22 @@ _MIXTURE = Exercise(
                 ).softmax(1)
             ),
             "a Gaussian's exponent is −‖x − μ‖²/(2 s²); your responsibilities lack the 2.",
+        ),
+        Mistake(
+            _with_shares(
+                lambda offsets, log_joint, weights, deviation: (
+                    weights.log() - offsets.norm(dim=-1) / (2 * deviation**2)
+                ).softmax(1)
+            ),
+            "the distance in your responsibilities is not squared.",
+        ),
+        Mistake(
+            _with_shares(lambda offsets, log_joint, weights, deviation: (2 * weights.log() - log_joint).softmax(1)),
+            "your exponent lost its minus: as it stands, the farthest component is the most responsible.",
+        ),
+        Mistake(
+            _with_shares(lambda offsets, log_joint, weights, deviation: log_joint.log_softmax(1)),
+            "these are the logarithms of the responsibilities: take softmax, not log_softmax.",
         ),
         Mistake(
             _with_shares(
@@ -229,6 +245,10 @@ _PENCIL = Exercise(
         Mistake(
             lambda m, s, sigma: (-0.5 / (s**2 + sigma**2), 0.5 * m / (s**2 + sigma**2)),
             "a factor 2 is lost: the derivative of (x − m)²/2 is x − m.",
+        ),
+        Mistake(
+            lambda m, s, sigma: (-2 / (s**2 + sigma**2), 2 * m / (s**2 + sigma**2)),
+            "a factor 2 too many: a Gaussian's exponent is −(x − m)²/(2v), with a 2 below.",
         ),
         Mistake(
             lambda m, s, sigma: (m / (s**2 + sigma**2), -1 / (s**2 + sigma**2)),
