@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,8 +127,9 @@ def _legend(figure: Figure, reward: Reward | None, handles: Sequence[Artist] = (
     if reward is not None:
         handles = [*handles, Patch(color=SHADES(0.5), alpha=0.35, label="shading: reward")]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-        figure.set_figheight(figure.get_figheight() + 0.4)
+        columns = min(len(handles), max(1, int(figure.get_figwidth() / 1.3)))  # an entry is about 1.3 inches wide
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+        figure.set_figheight(figure.get_figheight() + 0.15 + 0.25 * math.ceil(len(handles) / columns))
 
 
 def draw_world(axes: Axes, mixture: GaussianMixture, reward: Reward | None = None, *, half_width: float = 3.4) -> None:
@@ -481,7 +483,9 @@ def lines(
         for axes in grid.flat:
             axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     if handles:
-        columns = min(len(handles), max(2, 2 * len(panels)))
+        # about eleven characters fit into an inch, and a sample of the line takes six
+        widest = max(map(len, handles)) + 6
+        columns = max(1, min(len(handles), int(11 * width * len(panels) / widest)))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
     return Picture(figure, alt)
 

@@ -223,3 +223,48 @@ def test_bars_stand_beside_the_truth_on_equal_axes():
         assert axes.patches[0].get_hatch(), "not by colour alone"
     assert len({axes.get_ylim() for axes in picture.figure.axes}) == 1
     assert legend_of(picture) == ["this form", "truth"]
+
+
+def test_strips_put_every_mark_on_the_line_of_its_row():
+    kinds = {"known": figures.Style("black", "|", ""), "run": figures.Style(figures.BLUE, "o", "")}
+    marks = [
+        figures.Mark("b", 2.0, "known"),
+        figures.Mark("b", 2.5, "run", 2.4, 2.7),
+        figures.Mark("a", math.nan, "known"),
+    ]
+    picture = figures.strips({"one": marks, "two": [], "three": marks}, ["a", "b"], kinds, alt=ALT, columns=2)
+    first, second, third, spare = picture.figure.axes
+    (known,) = [line for line in first.lines if line.get_marker() == "|"]
+    assert known.get_xydata().tolist() == [[2.0, 1.0]]
+    (run,) = [line for line in first.lines if line.get_marker() == "o"]
+    assert abs(run.get_ydata()[0] - 1) < 0.5
+    assert run.get_xdata().tolist() == [2.5]
+    (bar,) = [c for c in first.collections if len(c.get_segments())]
+    assert bar.get_segments()[0][:, 0].tolist() == [2.4, 2.7]
+    assert [label.get_text() for label in third.get_yticklabels()] == ["a", "b"]
+    assert {label.get_text() for label in second.get_yticklabels()} == {""}
+    assert not spare.get_visible()
+    assert first.get_ylim()[0] > first.get_ylim()[1], "the first row is on top"
+    assert legend_of(picture) == ["known", "run"]
+
+
+def test_lines_may_have_labels_and_scales_of_their_own_a_panel():
+    line = figures.Line("a", [1.0, 2.0], [3.0, 4.0])
+    picture = figures.lines(
+        {"one": [line], "two": [line]}, alt=ALT, xlabel=["σ", "reward"], ylabel=["y", "z"], log=["x", ""]
+    )
+    assert [axes.get_xlabel() for axes in picture.figure.axes] == ["σ", "reward"]
+    assert [axes.get_xscale() for axes in picture.figure.axes] == ["log", "linear"]
+
+
+def test_carried_curves_and_numbers_are_where_the_map_puts_them():
+    curves, points = torch.rand(3, 7, 2), torch.tensor([[0.5, 1.0], [-1.0, 0.0]])
+    picture = figures.carried({"z": (curves, points), "x": (2 * curves, 2 * points)}, alt=ALT, mixtures={"x": ring()})
+    before, after = picture.figure.axes
+    for axes, scale in ((before, 1.0), (after, 2.0)):
+        assert len(axes.lines) == 3
+        assert np.allclose(axes.lines[1].get_xydata(), scale * curves[1])
+        assert [text.get_text() for text in axes.texts] == ["1", "2"]
+        assert np.allclose(axes.texts[0].get_position(), scale * points[0])
+    assert not before.collections
+    assert after.collections, "the mixture's contours"

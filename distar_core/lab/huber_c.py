@@ -18,7 +18,7 @@ from .toy_runs import train_and_summarise
 # c in eps-units -> reward scales under "mode", chosen by fixed points so that mean rewards reach from about .5 to .8
 SCALES = {0.005: (0.7, 0.9, 1.1), 0.05: (0.6, 0.82, 1.0), 0.5: (0.27, 0.47, 0.72), 5.0: (0.031, 0.066, 0.12)}
 TIMES = (1.0, 2.0, 4.0)
-TARGET = 0.66
+TARGET = 0.6  # a mean reward that every seed of the full profile reaches with every c
 
 
 def settings(profile: str) -> list[Row]:
@@ -75,6 +75,20 @@ def runaways(rows: Sequence[Row], c: float, strength: float) -> float:
     return sum(row["diverged"] for row in own) / len(own)
 
 
+def threshold(rows: Sequence[Row]) -> str:
+    """Whether one reward scale separates what is held from what runs away under the linear reward, whatever c is."""
+    linear = where(rows, reward_name="linear")
+    held = max((row["reward_scale"] for row in linear if not row["diverged"]), default=None)
+    lost = min((row["reward_scale"] for row in linear if row["diverged"]), default=None)
+    if lost is None:
+        return f"No run was lost, up to a scale of {held:.3g}."
+    if held is None or held >= lost:
+        return f"No one scale separates the two: a run was lost at {lost:.3g}" + (
+            "." if held is None else f", and one held at {held:.3g}."
+        )
+    return f"By scale alone: every run was held up to {held:.3g} and lost from {lost:.3g} on, whatever c."
+
+
 METRICS = {"modes": "effective modes", "spread": "spread, fullest mode", "excess_kl": "excess KL (nats)"}
 
 
@@ -87,11 +101,11 @@ def picture(rows: Sequence[Row]) -> Picture:
         if not known:
             continue
         means, lows, highs = ([getattr(found, part) for _, found in known] for part in ("mean", "low", "high"))
-        label = f"“mode” at mean reward {TARGET:g}"
+        label = f"“mode”, reward {TARGET:g}"
         panels[title] = [Line(label, [c for c, _ in known], means, lows, highs)]
     panels["share of runaways"] = [
         Line(
-            f"linear, {TIMES[int(strength)]:g} times the middle scale",
+            f"linear, {TIMES[int(strength)]:g} × scale",
             constants,
             [runaways(rows, c, strength) for c in constants],
         )
@@ -102,7 +116,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         "excess KL at matched mean reward under the bounded reward, and the share of runaways under the linear one, one "
         f"line per strength. {sentence(rows)}"
     )
-    return lines(panels, alt=alt, xlabel="c in eps-units", ylabel=list(panels), log="x", markers=True, width=2.5)
+    return lines(panels, alt=alt, xlabel="c in eps-units", ylabel=[""] * len(panels), log="x", markers=True, width=2.5)
 
 
 def _trend(found: Sequence[Interval]) -> str:
@@ -135,7 +149,7 @@ def sentence(rows: Sequence[Row]) -> str:
         )
         for c in constants
     )
-    return f"{bounded} Runaways under the linear reward, by rising scale: {shares}."
+    return f"{bounded} Runaways under the linear reward, by rising scale: {shares}. {threshold(rows)}"
 
 
 STUDY = Study(

@@ -152,23 +152,19 @@ def at_reward(rows: Sequence[Row], cfg_scale: float, reward: float, key: str) ->
     return math.nan
 
 
-def matched(rows: Sequence[Row]) -> str:
-    """Label accuracy and spread without and with guidance at one mean reward, the largest that all scales reach."""
+def matched(rows: Sequence[Row], shares: Sequence[float] = (0.2, 0.9)) -> str:
+    """Label accuracy and spread without and with guidance at equal mean rewards, shares of the largest all reach."""
     inside = where(rows, placement="inside")
-    tops = [
-        max(
-            over_seeds(where(inside, cfg_scale=c, reward_scale=r), "reward").mean
-            for r in values_of(inside, "reward_scale")
+    cfgs, rewards = values_of(inside, "cfg_scale"), values_of(inside, "reward_scale")
+    top = min(max(over_seeds(cell(rows, r, c), "reward").mean for r in rewards) for c in cfgs)
+    parts = []
+    for share in shares:
+        found = "; ".join(
+            f"cfg_scale {c:g}: {at_reward(rows, c, share * top, 'label'):.2f}, {at_reward(rows, c, share * top, 'spread'):.2f}"
+            for c in cfgs
         )
-        for c in values_of(inside, "cfg_scale")
-    ]
-    reward = 0.9 * min(tops)
-    found = "; ".join(
-        f"cfg_scale {c:g}: p(own label) {at_reward(rows, c, reward, 'label'):.2f}, spread "
-        f"{at_reward(rows, c, reward, 'spread'):.2f}"
-        for c in values_of(inside, "cfg_scale")
-    )
-    return f"At a mean reward of {reward:.2f}, interpolated: {found}."
+        parts.append(f"At a mean reward of {share * top:.2f}, interpolated, p(own label) and spread are: {found}.")
+    return " ".join(parts)
 
 
 def _shown(rows: list[Row], key: str) -> str:
@@ -177,7 +173,7 @@ def _shown(rows: list[Row], key: str) -> str:
 
 
 def sentence(rows: Sequence[Row]) -> str:
-    """In how many pairs of scales each raises or lowers what the other is for, the corners, and the label in conflict."""
+    """In how many pairs of scales each raises or lowers what the other is for, and the label in conflict."""
     inside = where(rows, placement="inside")
     rewards = [scale for scale in values_of(inside, "reward_scale") if scale]
     cfgs = [scale for scale in values_of(inside, "cfg_scale") if scale]
@@ -185,18 +181,12 @@ def sentence(rows: Sequence[Row]) -> str:
     by_guidance = [_apart(cell(rows, r, c), cell(rows, r, 0.0), "reward") for r, c in both]
     by_reward = [_apart(cell(rows, r, c), cell(rows, 0.0, c), "label") for r, c in both]
     saved = [_apart(cell(rows, r, c), cell(rows, r, 0.0), "label") for r, c in both]
-    r, c = max(rewards), max(cfgs)
-    corners = {"neither": (0.0, 0.0), "reward only": (r, 0.0), "guidance only": (0.0, c), "both": (r, c)}
+    c = max(cfgs)
     parts = [
         f"Of {len(both)} pairs of scales, both on and guidance inside: guidance raises the mean reward in "
         f"{by_guidance.count(1)} and lowers it in {by_guidance.count(-1)}; it raises p(own label) in {saved.count(1)} and "
         f"lowers it in {saved.count(-1)}; the reward raises p(own label) in {by_reward.count(1)} and lowers it in "
-        f"{by_reward.count(-1)} (no overlap of the intervals over seeds).",
-        f"At the largest scales, {r:g} and {c:g}, p(own label), reward and spread: "
-        + "; ".join(
-            f"{name} {', '.join(_shown(cell(rows, *pair), key) for key in PANELS)}" for name, pair in corners.items()
-        )
-        + ".",
+        f"{by_reward.count(-1)} (no overlap of the intervals over seeds)."
     ]
     held = [
         f"reward_scale {r:g}: {_shown(cell(rows, r, 0.0), 'label_left')} and {_shown(cell(rows, r, c), 'label_left')}"
@@ -224,8 +214,14 @@ def sentence(rows: Sequence[Row]) -> str:
             )
             + "."
         )
-    diverged = sum(row["diverged"] for row in rows)
-    parts.append(f"{diverged:.0f} of {len(rows)} runs diverged." if diverged else "No run diverged.")
+    diverged = [row for row in rows if row["diverged"]]
+    at = ", ".join(f"{scale:g}" for scale in sorted(set(values_of(diverged, "reward_scale"))))
+    parts.append(
+        f"{len(diverged)} of {len(rows)} runs diverged (a hundredth of a label's samples beyond a coordinate of 6), at "
+        f"reward_scale {at}."
+        if diverged
+        else "No run diverged."
+    )
     return " ".join(parts)
 
 

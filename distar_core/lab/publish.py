@@ -33,10 +33,12 @@ def page(records: Mapping[str, Sequence[Row]]) -> str:
         study = STUDIES[name]
         seeds = max(len(values_of(rows, "seed")), 1)
         minutes = sum(row["seconds"] for row in rows) / 60
+        total = len(study.settings("full"))
+        count = f"{len(rows)} runs" if len(rows) == total else f"{len(rows)} of {total} runs so far"
         # a figure's words end with the sentence, which stands below it
         alt = study.picture(rows).alt.replace(study.sentence(rows), "").strip()
         parts.append(
-            f"## {name}\n\n{study.question}\n\n`distar lab {name} --profile full` ({len(rows)} runs, {seeds} seeds, about "
+            f"## {name}\n\n{study.question}\n\n`distar lab {name} --profile full` ({count}, {seeds} seeds, about "
             f"{minutes:.0f} core-minutes on a shared machine)\n\n![{alt}](figures/{figure_name(name)})\n\n"
             f"**Predicted.** {study.prediction}\n\n**Found.** {study.sentence(rows)}\n"
         )

@@ -377,6 +377,7 @@ KINDS = {
     EXACT: Style(RED, "s", ""),
     LONG: Style(ORANGE, "^", ""),
 }
+SHOWN = {LONG: "network, four times the steps"}
 HEADS = {
     "excess_kl": "excess KL (nats)",
     "modes": "effective modes",
@@ -424,14 +425,17 @@ def picture(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGET
     everything = with_recorded(rows)
     panels: dict[str, list[Mark]] = {}
     for number, (world, reward_name) in enumerate(bands):
-        panels |= {title + "\u200b" * number: marks for title, marks in band(everything, world, reward_name).items()}
+        for title, marks in band(everything, world, reward_name).items():
+            # panels go by title, so that equal titles need a difference that is not seen
+            panels[title + "\u200b" * number] = [mark._replace(kind=SHOWN.get(mark.kind, mark.kind)) for mark in marks]
     text = sentence(rows, bands)
     alt = (
-        f"{len(bands)} rows of five panels; in each, one line per regularizer from the tilted optimum down to KL with σ²/α², "
+        f"{len(bands)} row{'s' * (len(bands) > 1)} of five panels; in each, one line per regularizer from the tilted optimum down to KL with σ²/α², "
         "black bars for fixed points, dots for networks, squares for exact assistants, triangles for runs of four times "
         f"the steps, with intervals over seeds. {text}"
     )
-    return strips(panels, (TILT, *ROWS), KINDS, alt=alt, columns=1 + len(HEADS))
+    kinds = {SHOWN.get(kind, kind): style for kind, style in KINDS.items()}
+    return strips(panels, (TILT, *ROWS), kinds, alt=alt, columns=1 + len(HEADS))
 
 
 def _number(found: Interval | None) -> str:

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Theorem 3.1, step by step
 #
-# **In this notebook you derive the gradient that Diff-Instruct\* trains with, measure what each misplaced stop-gradient costs,
-# and write the whole method in sixty lines.**
+# **In this notebook you derive the gradient that Diff-Instruct\* trains with, measure what each misplaced stop-gradient
+# costs, and write the whole method in sixty lines.**
 #
 # > **Goals.** Derive the loss of Theorem 3.1 in three steps, and test each. Say what is detached in it, and why. Say what the
 # > “frozen law” costs. Write Diff-Instruct\* in plain PyTorch.
@@ -49,7 +49,7 @@ settings = profile()
 #
 # Test a theorem where the truth is known. The **generator** here picks one of three maps on the line and returns
 # x₀ = m_k + s_k z. So θ has six numbers: three shifts m and three scales s. The **reference** is a mixture of two Gaussians.
-# There is one noise level: x_t = x₀ + σ ε, σ = 0.7. Densities and **scores**, the slopes of the log-density, are formulas.
+# There is one noise level t: x_t = x₀ + σ ε, σ = 0.7. Densities and **scores**, the slopes of the log-density, are formulas.
 
 # %%
 setting = exact.line_setting(VarianceExploding(), 0.7)
@@ -57,6 +57,8 @@ distance = exact.huber(0.3)
 law, target, sigma = setting.frozen_law(), setting.target(), setting.sigma
 x = torch.linspace(-4.0, 4.5, 400)[:, None]
 gap = sigma * (law.score(x) - target.score(x))
+for name in ("weights", "shifts", "scales"):
+    print(f"generator's {name}:", getattr(setting.generator, name).flatten().tolist())
 
 # %% tags=["figure", "hide-input"]
 pairs = (("generator", law), ("reference", target))
@@ -77,8 +79,8 @@ figures.lines(
 )
 
 # %% [markdown]
-# The generator has too much on the left and too little on the right, so its score is too low in between. Right: the **gap** y,
-# the difference of the scores in eps-units (times σ, as in notebook 00), and the **distance** d(y) = √(y² + c²) − c,
+# The generator has too much on the left and too little on the right, so its score is too low in between. Right: the **gap**
+# y, the difference of the scores in eps-units (times σ, as in notebook 00), and the **distance** d(y) = √(y² + c²) − c,
 # pseudo-Huber with c = 0.3. Its mean is the **score divergence**:
 #
 # $$D(\theta)=\mathbb E_{x_t\sim p_{\theta,t}}\; d\big(\sigma\,(s_\theta(x_t)-s_{\mathrm{ref}}(x_t))\big).$$
@@ -106,8 +108,8 @@ figures.lines(
 )
 
 # %% [markdown]
-# The whole curve moves. ∂s_θ(x)/∂θ is how far it moves at a *fixed* x, per change of θ. With networks nobody has this. The
-# **assistant** s_ψ learns one curve, that of today's θ; how it would change with θ it cannot say.
+# The curve bends, here up and there down. ∂s_θ(x)/∂θ is how far it moves at a *fixed* x, per change of θ. With networks
+# nobody has this. The **assistant** s_ψ learns one curve, that of today's θ; how it would change with θ it cannot say.
 #
 # **The question of Theorem 3.1.** What is the gradient of D with the law held fixed? Write sg[θ] for “θ as a constant”:
 #
@@ -126,8 +128,8 @@ print("m₁ m₂ m₃:", true.frozen[:3].numpy().round(6), "  s₁ s₂ s₃:", 
 # Diffusion models are trained on noised *data*. Diff-Instruct\* does not noise data, nor samples of the reference: x_t is a
 # noised sample *of the generator*.
 #
-# **Predict 04.a.** Do it anyway: draw x₀ from the reference, add noise, put x_t into the loss that we derive below. Which
-# gradient reaches the generator?
+# **Predict 04.a.** Do it anyway: draw x₀ from the reference, add noise, put x_t into the loss that we derive below. It
+# holds two score networks with constant weights, asked at x_t. Which gradient reaches the generator?
 #
 # - **a** the right one, as both laws cover the line
 # - **b** the right one with a bias
@@ -151,9 +153,9 @@ elsewhere = exact.gradient((mass * values).sum(), setting.generator)
 print(f"D with the reference's law: relative error {exact.relative_error(elsewhere, true.frozen):.2f}")
 
 # %% [markdown]
-# Answer **c**. The weights inside the scores are constants, so the only road from the loss to θ is x_t = g_θ(z) + σ ε, and
-# reference samples are not on it. One may *define* D with the reference's law, as the last line does on the grid. That is
-# another objective: its gradient is 66 % off, and no loss below computes it.
+# Answer **c**. The only road from the loss to θ is x_t = g_θ(z) + σ ε, and reference samples are not on it. One may *define*
+# D with the reference's law, as the last line does on the grid. That is another objective: its gradient is 66 % off (the
+# length of the difference over that of the truth), and no loss below computes it.
 
 # %% [markdown] tags=["instructor"]
 # **Misconceptions of this section.** “The noisy data are data.” No: no picture enters; prompts do, in text to image. “The
@@ -164,8 +166,8 @@ print(f"D with the reference's law: relative error {exact.relative_error(elsewhe
 # %% [markdown]
 # ## Three steps
 #
-# **Step (i): the score is a mean.** A sample and its noise make one arrow, −ε/σ, the score of x_t *given* x₀. It points back to
-# x₀. Many pairs (x₀, ε) lead to about the same x_t:
+# **Step (i): the score is a mean.** *Given* x₀, x_t is Gaussian, with mean x₀ and variance σ². So its score is
+# −(x_t − x₀)/σ² = −ε/σ, an arrow back to x₀: the **conditional score**. Many pairs (x₀, ε) lead to about the same x_t:
 
 # %% tags=["figure"]
 z = (torch.randn(100_000, generator=rng), torch.randn(100_000, 1, generator=rng))
@@ -192,9 +194,9 @@ figures.lines(
 )
 
 # %% [markdown]
-# Single arrows scatter widely; their mean at each x_t *is* the score: s_θ(x) = E[−ε/σ given x_t = x]. So **the braces**
-# {s_θ(x_t) + ε/σ} have mean zero at every x_t, and still have it after multiplication by any vector that depends on x_t
-# alone. This is **score projection**: for every u,
+# Single arrows scatter widely; their mean at each x_t *is* the score: s_θ(x) = E[−ε/σ given x_t = x]. For p_θ,t is a mean of
+# Gaussians, one for each x₀, and its slope the mean of density times arrow; divide by p_θ,t (notebook 01). So **the braces** {s_θ(x_t) + ε/σ} have mean zero at every x_t, and still have it after multiplication by any vector
+# that depends on x_t alone. This is **score projection**: for every u,
 #
 # $$\mathbb E\big[u(x_t)^\top\{s_\theta(x_t)+\varepsilon/\sigma\}\big]=0 .\qquad\text{(i)}$$
 #
@@ -217,8 +219,7 @@ def projection(u, score, x_t, noise, sigma):
 checked_projection = check("04.1", projection)
 
 # %% [markdown] tags=["solution"]
-# **Solution.** Products of shape [N], then their mean and `std/√N`. The sign is the place to err: the conditional score is
-# −ε/σ, and it is subtracted.
+# **Solution.** The sign is the place to err: the conditional score is −ε/σ, and it is subtracted.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -228,7 +229,7 @@ checked_projection = check("04.1", projection)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `products.mean()` and `products.std() / len(products) ** 0.5`. The noise is divided by σ.
+# `products.mean()` and `products.std() / len(products) ** 0.5`.
 #
 # </details>
 #
@@ -246,18 +247,18 @@ for name, u in kicks.items():
     print(f"u = {name:7s} generator {own}   by quadrature {abs(exactly):.0e}   reference {reference}")
 
 # %% [markdown]
-# The generator's samples give zero: within about two error bars, and to rounding by quadrature (claim 4 in tests/claims). Over
-# the reference's samples −ε/σ averages to the *reference's* score, and the result is many error bars from zero.
+# The generator's samples give zero: within about two error bars, and to rounding by quadrature (claim 4 in tests/claims).
+# Over the reference's samples −ε/σ averages to the *reference's* score, and the result is many error bars from zero.
 #
-# **Step (ii): differentiate.** Equation (i) holds for every θ, so its derivative is zero. Hold u fixed as a function. Then θ
-# sits in s_θ and in x_t, and the product rule gives a term for each. The two cancel:
+# **Step (ii): differentiate.** Equation (i) holds for every θ, so its derivative is zero. Hold u fixed as a function; its
+# argument x_t still moves. Then θ sits in s_θ and in x_t, and the chain rule gives a term for each. They add to zero:
 #
 # $$\underbrace{\mathbb E\big[u(x_t)^\top\partial_\theta s_\theta(x_t)\big]}_{\text{wanted, unknown}}=
 # -\,\partial_\theta\,\underbrace{\mathbb E\big[u(x_t)^\top\{s_{\mathrm{sg}[\theta]}(x_t)+\varepsilon/\sigma\}\big]}_{\theta
 # \text{ in } x_t \text{ alone: computable}}\qquad\text{(ii)}$$
 #
-# This is the whole trick: on the left the unknown function moves, on the right only the point where it is asked. Both sides for
-# u = sin, the left on a grid of x, the right over (z, ε):
+# This is the whole trick: on the left the unknown function moves, on the right only the point where it is asked. Both sides
+# for u = sin, the left on a grid of x, the right over (z, ε):
 
 # %%
 points, cell = exact.grid(law, 8001)
@@ -294,7 +295,9 @@ assert exact.relative_error(computable, wanted) < 1e-10
 predict("04.b", "?")
 
 # %%
-reveal("04.b", "E C A D B. F does not belong: the theorem holds everywhere, not only at the optimum.")
+reveal(
+    "04.b", "E C A D B; B may stand earlier. F is the intruder: the theorem holds at every θ, not only at the optimum."
+)
 
 # %% [markdown]
 # ## Your loss, and its stop-gradients
@@ -340,8 +343,7 @@ checked_loss = check("04.2", theorem_loss)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Compute y, then d′ (‖y‖² is a sum over coordinates, with `keepdim=True`), then minus the sum of d′ times braces. No
-# `detach`, no `no_grad`.
+# Compute y, then d′ (‖y‖² is a sum over coordinates, with `keepdim=True`), then minus the sum of d′ times braces.
 #
 # </details>
 #
@@ -349,8 +351,8 @@ checked_loss = check("04.2", theorem_loss)
 
 
 # %%
-def sample_loss(assistant):
-    scores = assistant, target.score
+def sample_loss(assistant, reference=target.score):
+    scores = assistant, reference
     return lambda x0, x_t, noise: checked_loss(x_t, noise, sigma.expand(len(x_t), 1), *scores, c=0.3)
 
 
@@ -360,7 +362,7 @@ print(f"relative error {exact.relative_error(mine, true.frozen):.0e}")
 # %% [markdown]
 # The theorem holds to rounding (claims 6 to 8: other levels and distances, and the plane). Now detach what should flow.
 #
-# **Predict 04.c.** Detach d′ and leave the rest. How far is the gradient from the truth, in relative norm?
+# **Predict 04.c.** Detach d′ and leave the rest. How far is the gradient from the truth?
 #
 # - **a** less than 10 %
 # - **b** about 30 %
@@ -386,15 +388,23 @@ figures.bars(
 )
 
 # %% [markdown]
-# Answer **c**. Dashes are the truth, bars what you would train with. To detach x_t leaves no gradient, 100 % off, and the other
-# three are hardly better, each with a wrong sign somewhere. Add the bars of the first two panels: they give the dashes. The two
-# are halves of a product rule, and neither half approximates the whole.
+# Answer **c**. Dashes are the truth, bars what you would train with. To detach x_t leaves no gradient, and the other three
+# are hardly better, each with a wrong sign somewhere. Add the bars of the first two panels: they give the dashes. The two are
+# halves of a product rule, and neither half approximates the whole.
+#
+# The worst looks innocent: the reference under `no_grad`. The slope of the gap is a small difference of two larger
+# ones; detach one score, and the other's slope stands alone.
+
+# %%
+no_grad = exact.expect(sample_loss(law.score, lambda x: target.score(x).detach()), setting, nodes).gradient
+print(f"reference under no_grad: {exact.relative_error(no_grad, true.frozen):.0%} off")
 
 # %% [markdown] tags=["instructor"]
-# **Misconceptions of this section.** “Stop-gradient means: no gradient through the score networks.” That is KL's loss, not this
-# one. “The reference is frozen, so I run it under `no_grad`.” Its weights are frozen; its Jacobian is needed. Ask for the
-# worst of the four before the figure: the braces, which are worse than no gradient at all. Ask later, at the pencil, why “d′
-# detached” must be right for a shift: what is missing is the mean of the braces times a function of x_t, zero by (i).
+# **Misconceptions of this section.** “Stop-gradient means: no gradient through the score networks.” That is KL's loss, not
+# this one. “The reference is frozen, so I run it under `no_grad`.” Its weights are frozen; its Jacobian is needed. Ask for
+# the worst of the four before the figure: the braces, which are worse than no gradient at all (`no_grad` is worse by far).
+# Ask later, at the pencil, why “d′ detached” must be right for a shift: what is missing is the mean of the braces times a
+# function of x_t, zero by (i).
 
 # %% [markdown]
 # ## With a pencil: what the frozen law costs
@@ -460,20 +470,21 @@ reveal("04.4", "c: the last row equals the truth")
 # %% [markdown]
 # <details><summary>Model answer</summary>
 #
-# The dropped term is −2y ε/σ, and y is linear in x_t, so its gradient in x_t is a constant times ε. In m that has mean 0; in s
-# it meets z, independent of ε: 0 again. With curved scores or another distance the constant becomes a function of x_t, and the
-# term counts: 89 % in the figure above.
+# The dropped term is −2y ε/σ, and y is linear in x_t, so its gradient in x_t is a constant times ε. In m that has mean 0; in
+# s it meets z, independent of ε: 0 again. With curved scores or another distance the constant becomes a function of x_t, and
+# the term counts: 89 % in the figure above.
 #
 # </details>
 #
 # See the row “d′ detached”, too: right in the shift m, half of the truth in the scale s. One Gaussian is too straight for a
-# test, and shifts are blind. **Test with several maps, and look at shapes.**
+# test, and its shift is blind to this mistake. **Test with several maps, and look at shapes.**
 #
 # ### The law that does not move
 #
 # So far only s_θ was differentiated. If the law moves, too, the gradient gains the term of d alone, its scores held fixed
-# (claim 9), and is that of D itself. Diff-Instruct\*, as we reconstruct it, leaves the term out. What does it descend, then? At
-# each step E d(s_θ − s_ref) over the law of *this* θ, drawn below for laws frozen at three places.
+# (claim 9), and is that of D itself, here m²/q² + (v − q)²/(q²v). Diff-Instruct\*, as we reconstruct it, leaves the term out.
+# What does it descend, then? At each step E d(s_θ − s_ref) over the law of *this* θ, drawn below for laws frozen at three
+# places.
 
 
 # %%
@@ -499,7 +510,7 @@ figures.lines(
     {"three objectives, and D itself": [*curves, Line("D, law moving", shifts, moving, style=figures.TRUTH), *dots]},
     alt="A dashed parabola, D, flat, with its minimum at m = 0. Three steeper parabolas, for laws frozen at m = 1, 0.6 and 0.25:"
     " each crosses the dashed one in the black dot at its own m, from below, and has its minimum at 0.375 times that m.",
-    xlabel="m of the score",
+    xlabel="m of the score, s = ½",
     ylabel="objective",
     ylim=(0.08, 0.55),
     width=5.5,
@@ -510,13 +521,12 @@ figures.lines(
 # At its dot each curve has the value of D but a steeper slope: 0.8 against 0.5 at m = 1. After a step the law is frozen anew,
 # and you stand on another curve. The bottoms move ahead of you, and reach m = 0 when you do.
 #
-# Such a rule is a **semi-gradient**. Temporal-difference learning has one: its target holds the same parameters as the
-# prediction, and is treated as a constant. For a true gradient, ∂_s of the m-part equals ∂_m of the s-part. But 2m/(qv)
-# contains s, while 4s(v − q)/(qv²) does not contain m. So **the rule has a place of rest, but it is the gradient of no
-# objective at all.** Without a reward the place is the reference, with either law. And with one?
+# Such a rule is a **semi-gradient**, as in temporal-difference learning. For a true gradient, ∂_s of the m-part equals ∂_m of
+# the s-part. But 2m/(qv) contains s (in v), while 4s(v − q)/(qv²) does not contain m. So **the rule has a place of rest, but
+# it is the gradient of no objective at all.** Without a reward the place is the reference, with either law. And with one?
 #
-# **Predict 04.d.** The reward r(x) = x, with strength 0.6, pushes m up. Against it the frozen law pulls with 0.8 at the start,
-# the moving law with 0.5. Where do the two come to rest?
+# **Predict 04.d.** The reward r(x) = x, with strength 0.6, pushes m up. Against it the frozen law pulls with 0.8 at the
+# start, the moving law with 0.5. Where do the two come to rest?
 #
 # - **a** the frozen law at a smaller m
 # - **b** the frozen law at a larger m
@@ -567,7 +577,7 @@ figures.lines(
 )
 
 # %% [markdown]
-# Answer **c**, in the middle panel: both rest at m = 1.2, s = 1, where the two noised laws are equally wide. On the right is a
+# Answer **c**, in the middle panel: both rest at m = 1.2, s = 1, where v = q makes 2m/(qv) and 2m/q² equal. On the right is a
 # reward that likes x near 2, and so small s. Now the widths differ, and so do the places. Neither is better by that, as their
 # mean rewards differ; but they are two methods.
 #
@@ -578,9 +588,9 @@ figures.lines(
 #
 # <details><summary>Model answer</summary>
 #
-# She left out ∂_θ s_θ, the very thing that Theorem 3.1 supplies. With fixed scores each sample walks to where the gap is zero.
-# For Gaussians that is one point, so the cloud shrinks (claim 10). The point, m q/(q − v), is ahead of m and moves on when the
-# scores follow.
+# She left out ∂_θ s_θ, the very thing that Theorem 3.1 supplies. With fixed scores each sample walks to where the gap is
+# zero. For Gaussians that is one point, so the cloud shrinks (claim 10). The point, m q/(q − v), is ahead of m and moves on
+# when the scores follow.
 #
 # </details>
 
@@ -593,8 +603,8 @@ figures.lines(
 # %% [markdown]
 # ## The value, and a wrong assistant
 #
-# **Predict 04.e.** Train the pencil's Gaussian with frozen law and an exact assistant. D falls to zero. What does the *value* of
-# your loss, averaged over a batch, do meanwhile?
+# **Predict 04.e.** Train the pencil's Gaussian with frozen law and an exact assistant. D falls to zero. What does the *value*
+# of your loss, averaged over a batch, do meanwhile?
 #
 # - **a** falls with D
 # - **b** rises to zero, because of the minus sign
@@ -627,8 +637,8 @@ figures.lines(
 )
 
 # %% [markdown]
-# Answer **c**. The value is step (i) with u = −σ d′(y): its mean is zero, whatever θ is. So never read this curve as progress.
-# It tells something else: with an assistant s_ψ ≠ s_θ,
+# Answer **c**. The value is step (i) with u = −σ d′(y): its mean is zero, whatever θ is. So never read this curve as
+# progress. It tells something else: with an assistant s_ψ ≠ s_θ, in y as well,
 #
 # $$\mathbb E\,\mathcal L=-\,\mathbb E\big[\sigma\,d'(y)^\top(s_\psi-s_\theta)\big].$$
 #
@@ -674,16 +684,16 @@ figures.lines(
 )
 
 # %% [markdown]
-# An assistant that is wrong by a quarter of the gap makes the gradient of the score divergence wrong by 66 % (claim 19), that of
-# KL by 28 %. The score divergence asks more of its assistant: you differentiate through it, so its slope enters, too. And at
-# low σ, where the braces contain a large ε/σ, its single-sample gradients are several times as noisy as KL's (claim 14).
+# An assistant that is wrong by a quarter of the gap makes the gradient of the score divergence wrong by 66 % (claim 19), that
+# of KL by 28 %. The score divergence asks more of its assistant: you differentiate through it, so its slope enters, too. And
+# at low σ, where the braces contain a large ε/σ, its single-sample gradients are several times as noisy as KL's (claim 14).
 
 # %% [markdown]
 # ## Diff-Instruct\* in sixty lines
 #
 # Now with networks, in the world of notebook 00: a ring of eight modes, a bump of reward on the right. Three cells: what is
-# known; the networks, and noised samples of the generator; the loop. Its `regularizer` will be your function of exercise 04.2.
-# Only the random numbers, `draw`, come from the library, so that we can compare digit by digit.
+# known; the networks, and noised samples of the generator; the loop. Its `regularizer` will be your function of exercise
+# 04.2. Only the random numbers, `draw`, come from the library, so that we can compare digit by digit.
 
 # %%
 angles = torch.arange(8) * math.pi / 4
@@ -748,6 +758,9 @@ def train(generator, correction, regularizer, scale, steps):
 
 
 # %% [markdown]
+# The assistant is the reference plus a learned correction. It makes the square of the braces small, and so learns the mean of
+# −ε/σ.
+#
 # What is detached? In the assistant's step, x_t: the assistant learns *about* the generator and must not move it. In the
 # generator's step, nothing: the assistant's weights are constants there because the optimizer `slow` does not hold them. (The
 # library cuts the graph at x_t and x₀, to save memory, and loses nothing: claim 27.)
@@ -876,16 +889,16 @@ reveal("04.6", "the `return` of the regularizer, as above; it equals the library
 #
 # ## Exercises
 #
-# 04.1 score projection (checked) · 04.2 the loss (checked) · 04.3 the pencil's gradient (checked) · 04.4 what a Gaussian hides
-# (predict, explain) · 04.5 the cloud that shrinks (debug) · 04.6 one line to Diff-Instruct++ (predict, explain)
+# 04.1 score projection (checked) · 04.2 the loss (checked) · 04.3 the pencil's gradient (checked) · 04.4 what a Gaussian
+# hides (predict, explain) · 04.5 the cloud that shrinks (debug) · 04.6 one line to Diff-Instruct++ (predict, explain)
 #
 # ## Where this comes from, and what next
 #
 # Theorem 3.1: Diff-Instruct\*, arXiv 2410.20898; without a reward Score Implicit Matching, arXiv 2410.16794. The statement is
-# reconstructed, and the frozen law is our reading. arXiv 2605.25042 prints a theorem of the same kind, with the three steps (its
-# equations 15 to 19), for the law differentiated (its Theorem 1), which adds d. The mean of −ε/σ: Vincent, *A connection
-# between score matching and denoising autoencoders*, 2011. Semi-gradients: Sutton and Barto, *Reinforcement Learning*, second
-# edition, 2018, section 9.3. The theorem and its relatives are claims 4 to 14, 18, 19 and 27 in `tests/claims`.
+# reconstructed, and the frozen law is our reading. arXiv 2605.25042 prints a theorem of the same kind, with the three steps
+# (its equations 15 to 19), for the law differentiated (its Theorem 1), which adds d. The mean of −ε/σ: Vincent, Neural
+# Computation 23, 2011. Semi-gradients: Sutton and Barto, *Reinforcement Learning*, second edition, 2018, section 9.3. The
+# theorem and its relatives are claims 4 to 14, 18, 19 and 27 in `tests/claims`.
 #
 # Next: notebook 05 asks what the distance, the weight and the law do at equal reward.
 #

@@ -30,6 +30,17 @@ def _population(u, score, x_t, noise, sigma):
     return [products.mean(), products.std(unbiased=False) / len(products) ** 0.5]
 
 
+def _by_coordinates(u, score, x_t, noise, sigma):
+    products = u(x_t) * (score(x_t) + noise / sigma)
+    return products.mean(), products.std() / len(products) ** 0.5
+
+
+def _slope_outside_the_root(x_t, noise, sigma, assistant, reference, c):
+    own = assistant(x_t)
+    gap = sigma * (own - reference(x_t))
+    return -_dot(gap / (gap.norm(dim=1, keepdim=True) + c), sigma * own + noise)
+
+
 def _score_units(x_t, noise, sigma, assistant, reference, c):
     """−u_t d'(u_t y) · braces, with the unit pulled out in front."""
     own, ref = assistant(x_t), reference(x_t)
@@ -132,6 +143,11 @@ WRONG = {
             lambda u, f, x, e, sigma: (_by_loop(u, f, x, e, sigma)[0], _by_loop(u, f, x, e, sigma)[1] * 30),
             "√N times smaller",
         ),
+        (
+            lambda u, f, x, e, sigma: (_by_loop(u, f, x, e, sigma)[0], _by_loop(u, f, x, e, sigma)[1] / 30),
+            "divided by N",
+        ),
+        (_by_coordinates, "summed, not averaged"),
         (lambda u, f, x, e, sigma: _dot(u(x), f(x) + e / sigma), "one a sample"),
     ),
     "04.2": (
@@ -152,6 +168,8 @@ WRONG = {
         (_with(braces_of=lambda own, ref, s, e: s * ref + e), "not the reference's"),
         (lambda *given: _with()(*given).sum() / len(given[0]), "mean over the batch"),
         (lambda x, e, s, a, r, c: torch.sqrt((s * (a(x) - r(x))).norm(dim=1) ** 2 + c**2) - c, "d itself"),
+        (_slope_outside_the_root, "under the root"),
+        (_with(braces_of=lambda own, ref, s, e: s * (s * own + e)), "one σ too many"),
         (lambda *given: torch.zeros(3), "shape"),
     ),
     "04.3": (
@@ -163,5 +181,8 @@ WRONG = {
         (lambda m, s, sigma: _by_moments(m, s, sigma) * torch.tensor([1.0, 0.5]), "detaching d′"),
         (lambda m, s, sigma: sigma * sigma * _by_moments(m, s, sigma), "eps-units"),
         (lambda m, s, sigma: _expanded(m, s, 0.0), "clean Gaussians"),
+        (lambda m, s, sigma: _by_moments(m, s, sigma) * torch.tensor([1.0, s**2 + sigma**2]), "v times too large"),
+        (lambda m, s, sigma: _by_moments(m, s, sigma) * torch.tensor([1, s**2 / (s**2 + sigma**2)]), "holds the noise"),
+        (lambda m, s, sigma: [_law_moves(m, s, sigma)[0], _expanded(m, s, sigma)[1]], "∂_m s_θ is 1/v"),
     ),
 }

@@ -10,12 +10,12 @@ from distar_core.lab import huber_c as study
 
 def run(reward_name: str, c: float, strength: float, seed: float, **found: float) -> dict[str, Any]:
     keys = {"reward_name": reward_name, "c": c, "strength": strength, "reward_scale": 1.0, "seed": seed}
-    return keys | {"reward": 0.66, "modes": 5.0, "spread": 0.24, "kl": 0.6, "diverged": 0.0} | found
+    return keys | {"reward": 0.6, "modes": 5.0, "spread": 0.24, "kl": 0.6, "diverged": 0.0} | found
 
 
 def made_up(modes_at_small_c: float, away: float) -> list[dict[str, Any]]:
     bounded = [
-        run("mode", c, 0.0, seed, reward=0.67 + 0.01 * seed, modes=modes + 0.1 * seed)
+        run("mode", c, 0.0, seed, reward=0.61 + 0.01 * seed, modes=modes + 0.1 * seed)
         for c, modes in ((0.005, modes_at_small_c), (5.0, 5.0))
         for seed in range(3)
     ]
@@ -37,6 +37,16 @@ def test_the_sentence_follows_the_numbers():
     assert "spread, fullest mode: does not change beyond the intervals" in falling
     assert "c = 0.005: 100%; c = 5: 100%" in falling
     assert "c = 0.005: 0%; c = 5: 0%" in rising
+
+
+def test_the_threshold_follows_the_numbers():
+    def linear(scale: float, diverged: float) -> dict[str, Any]:
+        return run("linear", 0.5, 0.0, 0.0, diverged=diverged) | {"reward_scale": scale}
+
+    assert "held up to 0.9 and lost from 1.8 on" in study.threshold([linear(0.9, 0.0), linear(1.8, 1.0)])
+    assert "No one scale separates" in study.threshold([linear(1.9, 0.0), linear(1.8, 1.0)])
+    assert "No run was lost, up to a scale of 0.9" in study.threshold([linear(0.9, 0.0)])
+    assert "a run was lost at 1.8." in study.threshold([linear(1.8, 1.0)])
 
 
 def test_the_picture_has_four_panels_and_survives_runs_that_are_lost():

@@ -1,5 +1,6 @@
 """The machine-checked exercises of every notebook."""
 
-from . import notebook_00
+from . import notebook_00, notebook_01, notebook_02, notebook_03, notebook_04, notebook_05, notebook_06
 
-EXERCISES = {exercise.number: exercise for module in (notebook_00,) for exercise in module.EXERCISES}
+MODULES = (notebook_00, notebook_01, notebook_02, notebook_03, notebook_04, notebook_05, notebook_06)
+EXERCISES = {exercise.number: exercise for module in MODULES for exercise in module.EXERCISES}

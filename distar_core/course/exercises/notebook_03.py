@@ -103,6 +103,14 @@ EXERCISES = (
                 lambda m, s, alpha: (m + alpha * s**2, s**2, (alpha * m + alpha**2 * s**2 / 2).exp()),
                 "the third value is log Z; you return Z.",
             ),
+            Mistake(
+                lambda m, s, alpha: (m + alpha * s**2, s**2, (m + alpha * s**2) ** 2 / (2 * s**2)),
+                "log Z keeps −m²/(2s²): the square of the reference has that constant, too. With α = 0, log Z is 0.",
+            ),
+            Mistake(
+                lambda m, s, alpha: (m + alpha * s**2, s**2, -(alpha * m + alpha**2 * s**2 / 2)),
+                "log Z has the wrong sign. Z is the mean of exp(αx): at m = 0 it is above 1.",
+            ),
         ),
     ),
     Exercise(
@@ -147,6 +155,10 @@ EXERCISES = (
                 lambda *given: (_parts(*given)[0].log(), _parts(*given)[1]),
                 "the first value is the weights; you return their logarithms.",
             ),
+            Mistake(
+                lambda *given: _parts(torch.ones_like(given[0]), *given[1:]),
+                "the means are right. The old weights are forgotten: each Z_k multiplies its own w_k.",
+            ),
         ),
     ),
     Exercise(
@@ -161,6 +173,10 @@ EXERCISES = (
             Mistake(
                 lambda alpha, weights, sigmas: alpha / (weights / (1 + sigmas**2)).sum(),
                 "you summed the levels. Each is drawn with equal chance, so their mean is wanted.",
+            ),
+            Mistake(
+                lambda alpha, weights, sigmas: alpha * (1 + (sigmas**2).mean()) / weights.mean(),
+                "you averaged weights and levels apart. Each level pulls with its own w/(1 + σ²): average that.",
             ),
             Mistake(
                 lambda alpha, weights, sigmas: alpha / weights.mean(),

@@ -88,6 +88,20 @@ _PROJECTION = Exercise(
             "the mean is right. The second number is the squared error of the mean; take its root.",
         ),
         Mistake(
+            lambda u, score, x_t, noise, sigma: (
+                _products(u, score, x_t, noise, sigma).mean(),
+                _products(u, score, x_t, noise, sigma).std() / len(x_t),
+            ),
+            "the mean is right. The second number is divided by N; the mean's error falls with √N.",
+        ),
+        Mistake(
+            lambda u, score, x_t, noise, sigma: (
+                (u(x_t) * (score(x_t) + noise / sigma)).mean(),
+                (u(x_t) * (score(x_t) + noise / sigma)).std() / math.sqrt(len(x_t)),
+            ),
+            "the coordinates are summed, not averaged: u and the braces are vectors, so sum over dim=1 first.",
+        ),
+        Mistake(
             lambda u, score, x_t, noise, sigma: _mean_and_error((u(x_t) * (score(x_t) + noise / sigma)).flatten()),
             "sum over the coordinates first: u and the braces are vectors, and one sample gives one number.",
         ),
@@ -241,6 +255,16 @@ _LOSS = Exercise(
             "the constant under the root is c², not c.",
         ),
         Mistake(
+            lambda x, e, s, a, r, c: _loss(
+                x, e, s, a, r, c, slope=lambda y, c: y / (y.square().sum(-1, keepdim=True).sqrt() + c)
+            ),
+            "c belongs under the root: √(‖y‖² + c²), not ‖y‖ + c.",
+        ),
+        Mistake(
+            lambda x, e, s, a, r, c: s[:, 0] * _loss(x, e, s, a, r, c),
+            "one σ too many: σ in front of d′ times {s_ψ + ε/σ} is d′ times {σ s_ψ + ε}. Use it once.",
+        ),
+        Mistake(
             lambda x, e, s, a, r, c: -(_slope(s * (a(x) - r(x)), c) * (s * r(x) + e)).sum(-1),
             "the braces hold the assistant's score, not the reference's: it stands for the generator's own.",
         ),
@@ -300,6 +324,22 @@ _PENCIL = Exercise(
         Mistake(
             lambda m, s, sigma: (_pencil(m, s, sigma)[0], _pencil(m, s, sigma)[1] / (2 * s)),
             "m is right. The second number is the derivative in v = s² + σ²; the one in s has another factor 2s.",
+        ),
+        Mistake(
+            lambda m, s, sigma: (_pencil(m, s, sigma)[0], _pencil(m, s, sigma)[1] * (s**2 + sigma**2)),
+            "m is right, s is v times too large: ∂_s s_θ brings 1/v², 1/q − 1/v brings 1/(qv), and E ξ² = v takes one "
+            "v away. 1/(qv²) is left.",
+        ),
+        Mistake(
+            lambda m, s, sigma: (
+                _pencil(m, s, sigma)[0],
+                _pencil(m, s, sigma)[1] * s**2 / (s**2 + sigma**2),
+            ),
+            "m is right. In s you took E ξ² = s²: ξ = x_t − m holds the noise, too, so E ξ² = v = s² + σ².",
+        ),
+        Mistake(
+            lambda m, s, sigma: (_moving(m, s, sigma)[0], _pencil(m, s, sigma)[1]),
+            "s is right. In m you differentiated D = m²/q² + …; with the law frozen, ∂_m s_θ is 1/v, not 1/q.",
         ),
         Mistake(
             lambda m, s, sigma: _pencil_by_laws(m, s, s**2 + sigma, 1 + sigma),
