@@ -84,7 +84,7 @@ figures.clouds(
 # reference has none.
 #
 # The distribution of the kept samples is the **tilted optimum**, or **tilt**: p_ref(x) exp(α r(x))/Z. The number Z, the mean of
-# exp(α r) under the reference, makes it sum to 1. On a fine grid of points the tilt can be computed without sampling. Both
+# exp(α r) under the reference, makes it sum to 1. On a fine grid the tilt can be computed without sampling. Both
 # ways, in numbers (*modes* and *spread* as in notebook 00; *worth*, 1/Σ chance²: how many samples of equal chance would tell as
 # much as the 20,000):
 
@@ -494,7 +494,7 @@ figures.pull_picture(
 # where a noised sample could still end in a better mode, and less where none is left. In both the sums are short: both
 # runs are close to rest, each with its own cloud.
 #
-# One seed proves little; next, five, recorded. **Excess KL** is the KL to the tilt of *equal mean reward*, both sides
+# One seed proves little; here are five, recorded. **Excess KL** is the KL to the tilt of *equal mean reward*, both sides
 # blurred with σ = 0.15. Written down before the runs:
 
 # %%
@@ -519,7 +519,7 @@ loud = replace(methods["DIDR"], weight=toy.TOY_METHODS["KL, w = 1"].weight)
 compare("DIDR, w = 1", toy.sample(train(loud), 5000))
 
 # %% [markdown]
-# Closer, in one seed. A longer run, `train(methods["DIDR"], 5 * settings.steps)`, helps as well.
+# Closer, in one seed. A longer run, `train(methods["DIDR"], 5 * settings.steps)`, helps, too.
 
 # %% [markdown]
 # ## Three museum pieces
@@ -697,13 +697,13 @@ figures.lines(
 
 # %% [markdown]
 # Answer **b**. At first more proxy means more gold. Then the samples leave the region where the proxy was fitted; it goes on
-# rising there, gold does not. In the end people like the samples less; the proxy's curve never tells. This is
+# rising there, gold does not. In the end people like the samples less than before; the proxy's curve never tells. This is
 # over-optimisation of a reward model: Goodhart's law.
 #
 # > **Exercise 03.7** · explore · difficulty 3 of 5 · importance 4 of 5 · 10 minutes
 # >
-# > Cure piece A. The cell below lowers α from 10 to 3.4: gold stays near 0.7. Vary `reward_scale`, from 2 to 12, and the leash (a
-# > name that the cell prints) to find two cures that end at about the same *proxy*. Which leash buys more gold for it?
+# > Cure piece A. The cell below lowers α from 10 to 3.4: gold stays near 0.7. Vary `reward_scale`, from 2 to 12, and the leash (one
+# > that the cell prints) to find two cures that end at about the same *proxy*. Which leash buys more gold for it?
 
 
 # %%
@@ -790,7 +790,7 @@ figures.lines(
 #
 # 1. Reward minus KL on clean samples has one optimum, the tilt p_ref exp(α r)/Z, if Z is finite; it changes chances.
 # 2. Diff-Instruct++ has the reward on clean samples and KL on noised ones, so it rests elsewhere, how far depending on the
-#    weight; DIDR aims at the tilt, which is not yet arriving.
+#    weight; DIDR aims at the tilt and comes near it.
 # 3. A reward that rises proves nothing: collapse shows in modes and spread, hacking in log p_ref and gold, a runaway in pulls.
 #
 # ## Quiz
