@@ -15,7 +15,7 @@
 # > divergence into a KL. Tell three causes apart: the weight over noise levels, the distance, the frozen law. Say where the
 # > score leash wins and where it loses.
 # >
-# > **Before you start.** Notebook 00. Of the others you need the score (01) and the tilted optimum (03); both are recalled.
+# > **Before you start.** Notebook 00. Of the others you need the score (01) and the tilted optimum (03), recalled in brief.
 # >
 # > **Time.** An hour with the exercises; the runs take about two minutes on one CPU core. Tier 0: no GPU, no network.
 

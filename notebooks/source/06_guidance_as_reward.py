@@ -12,10 +12,10 @@
 # **In this notebook you show that classifier-free guidance is a reward that nobody wrote down, and set it against one that
 # somebody did.**
 #
-# > **Goals.** Write the guided score of two Gaussians, and say what it is not the score of. Derive Theorem 3.2 in three lines,
-# > and hold the loss to it. Say when guidance inside the distance and outside it differ. Read a landscape over the two scales.
+# > **Goals.** Write the guided score of two Gaussians, and say what it is not the score of. Derive Theorem 3.2 in three lines
+# > and hold the loss to it. Say when guidance inside a leash differs from guidance outside. Read a landscape over two scales.
 # >
-# > **Before you start.** Notebook 00. Helpful: 03 (collapse) and 04 (Theorem 3.1). Plain probability: Bayes' rule.
+# > **Before you start.** Notebook 00. Helpful: 03 (collapse) and 04 (Theorem 3.1). Bayes' rule.
 # >
 # > **Time.** Fifty minutes to read, eighty with the exercises; the runs take about a minute of that on one CPU core.
 # > Tier 0: no GPU, no network.
@@ -28,7 +28,7 @@ import torch
 
 from distar_core import exact, figures, guidance, labelled_toy, losses, post_train, toy
 from distar_core.course import check, predict, profile, reveal
-from distar_core.lab import STUDIES, landscape, read_rows
+from distar_core.lab import STUDIES, landscape, over_seeds, read_rows, values_of
 from distar_core.roles import MixtureScore, guided
 
 torch.set_num_threads(1)
@@ -43,8 +43,8 @@ settings = profile()
 # **Typical misconceptions.**
 #
 # 1. *“A scale of 7.5 is a scale of 7.5.”* In one spelling 0 is off, in the other 1 is. Ask which one a number belongs to.
-# 2. *“Guidance samples from p(x|c)^(1+scale)/p(x)^scale.”* The field at σ = 0 is that density's score; the field at σ > 0 is not
-#    the score of that density noised. Section 2 has the numbers.
+# 2. *“Guidance samples from p(x|c)^(1+scale)/p(x)^scale.”* The field at σ = 0 is that density's score; the field at σ > 0 is
+#    not the score of that density noised. Section 2 has the numbers.
 # 3. *“The detach in the CFG loss is an approximation, to save memory.”* It is what makes the pull the gradient of the reward.
 # 4. *“The generator is guided.”* Only the reference's score is. The generator is called once, without any scale, and has
 #    learnt the effect.
@@ -54,15 +54,15 @@ settings = profile()
 #
 # So far the reference drew one kind of picture. A text-to-image model draws what a **condition** c asks for: a prompt. Our
 # prompts are four **labels**: right, top, left, bottom. Each owns two neighbouring modes of a ring, and the modes are so wide
-# that labels overlap.
+# that the labels overlap.
 
-# %%
+# %% tags=["figure"]
 reference = labelled_toy.labelled_reference()
 labels = labelled_toy.labels_for(4000, reference)
 clean = labelled_toy.draw(reference, labels, torch.Generator().manual_seed(0))
 groups = {name: labels == k for k, name in enumerate(labelled_toy.LABELS)}
-
-# %% tags=["figure", "hide-input"]
+at_start = labelled_toy.over_labels(labelled_toy.summarise_labels(clean, labels, reference, labelled_toy.REWARD))
+print(f"p(own label | x₀), mean over the samples: {at_start.label:.2f}; spread within a label: {at_start.spread:.2f}")
 figures.clouds(
     {"reference": clean},
     reference,
@@ -73,58 +73,48 @@ figures.clouds(
 )
 
 # %% [markdown]
-# At the borders a sample does not tell you its label. The probability of each label given a sample is known here, by Bayes'
-# rule on the mixture:
-
-# %%
-own = labelled_toy.over_labels(labelled_toy.summarise_labels(clean, labels, reference, labelled_toy.REWARD))
-print(f"p(own label | x₀), mean over the reference's samples: {own.label:.2f}")
-
-# %% [markdown]
+# At the borders a sample does not tell you its label. How well it does elsewhere is Bayes' rule on the mixture: on average a
+# sample gives its own label the probability 0.91. *Spread* is the deviation per axis of a label's samples.
+#
 # The reference now has two scores. The **conditional score** s_c = ∇ log p_t(x_t | c) knows the label. The **null score**
-# s_null = ∇ log p_t(x_t) belongs to all labels together. A real diffusion network gives both, because its prompt was left
-# empty in a part of its training; the empty prompt is the *null condition*. Here are both for the label “top” at σ = 1, and
-# their difference:
+# s_null = ∇ log p_t(x_t) belongs to all labels together. A diffusion network gives both when its prompt was left empty in a
+# part of its training; the empty prompt is the *null condition*. Here they are for “top” at σ = 1, with their difference:
 
-# %%
+# %% tags=["figure", "hide-input"]
 score = MixtureScore(reference, toy.SCHEDULE)
 axis = torch.linspace(-3.2, 3.2, 9)
 points, top = torch.cartesian_prod(axis, axis), 1
 t = torch.full((len(points),), 1.0)
 conditional, null = score(points, t, top), score(points, t, None)
-
-# %% tags=["figure", "hide-input"]
 fields = {"s_c, label top": conditional, "s_null": null, "s_c − s_null": conditional - null}
 figures.arrows(
     {title: (points, field) for title, field in fields.items()},
     reference,
     half_width=4.2,
     dots={"s_c, label top": clean[labels == top], "s_c − s_null": clean[labels == top]},
-    alt="Three fields of arrows at sigma 1. Conditional: all point to the two upper modes. Null: they point"
-    " inwards from outside the ring, and are too short to see within. Difference: they point upwards, away from the other labels; longest at the bottom, nearly"
-    " nothing at the top.",
+    alt="Three fields of arrows at sigma 1. Conditional: all point to the two upper modes. Null: they point inwards from"
+    " outside the ring, and are too short to see within. Difference: they point upwards, away from the other labels;"
+    " longest at the bottom, nearly nothing at the top.",
 )
 
 # %% [markdown]
-# Faint dots are samples of the label. The third field is the idea: it ignores what all labels have in common, and points away
-# from where the *other* labels are. Above the ring, where the label is certain, it vanishes.
-#
-# **Classifier-free guidance** (Ho and Salimans, arXiv 2207.12598) goes further along that field:
+# Faint dots are samples of “top”. The third field is the idea: it drops what all labels share, and points away from the
+# *other* labels. Above the ring, where the label is certain, it vanishes. **Classifier-free guidance** (Ho and Salimans, arXiv
+# 2207.12598) goes further along it:
 #
 # > guided score = s_c + cfg_scale · (s_c − s_null)
-
-# %% [markdown]
+#
 # ### The trap of 7.5
 #
 # There are two spellings of one formula:
 #
-# | spelling | off | published 7.5 means |
+# | spelling | off | a published 7.5 means |
 # |---|---|---|
 # | s_c + cfg_scale · (s_c − s_null), ours | cfg_scale = 0 | cfg_scale = 7.5 |
 # | s_null + g · (s_c − s_null), as in the diffusers library | g = 1 | cfg_scale = 6.5 |
 #
-# They agree when g = 1 + cfg_scale. The tables of Diff-Instruct\* list 0 for “no guidance”, which fits the first, or a plain
-# off-switch. We do not know which one its 7.5 is.
+# They agree when g = 1 + cfg_scale. The tables of Diff-Instruct\* list 0 for “no guidance”, which fits the first spelling, or
+# a plain off-switch. We do not know which one its 7.5 is.
 
 # %%
 for cfg_scale in (0.0, 1.0, 7.5):
@@ -136,14 +126,14 @@ for cfg_scale in (0.0, 1.0, 7.5):
 # %% [markdown]
 # ## 2. With a pencil: a shift and a sharpening
 #
-# Take the pencil Gaussians. The null is N(0, 1). The condition asks for N(1, ¼), so the label's mean is 1 and its deviation
-# s_c is ½. One line of work: a Gaussian's score is −(x − mean)/variance.
+# Take the pencil Gaussians. The null is N(0, 1). The condition asks for N(1, ¼). A Gaussian's score is −(x − mean)/variance.
 #
-# > **Predict.** Guide N(1, ¼) away from N(0, 1) with cfg_scale 1, at σ = 0. The guided score belongs to a Gaussian
+# > **Predict.** Guide N(1, ¼) away from N(0, 1) with cfg_scale 1, at σ = 0. The guided score belongs to a Gaussian with mean
+# > above 1 and
 # >
-# > - **a** with mean above 1 and deviation ½: a shift
-# > - **b** with mean above 1 and a smaller deviation
-# > - **c** with mean above 1 and a larger deviation
+# > - **a** the same deviation: a shift
+# > - **b** a smaller deviation
+# > - **c** a larger deviation
 
 # %% tags=["predict"]
 predict("06.a", "?")
@@ -151,8 +141,8 @@ predict("06.a", "?")
 # %% [markdown]
 # > **Exercise 06.1** · derive · difficulty 2 of 5 · importance 5 of 5 · 8 minutes
 # >
-# > Condition N(mean_c, s_c²), null N(0, s_0²), both noised: x_t = x_0 + σ ε. Write the guided score at x, in the additive
-# > spelling. Do it on paper first, for σ = 0.
+# > Condition N(mean_c, s_c²), null N(0, s_0²), both noised: x_t = x_0 + σ ε. Write the guided score at x, in our spelling. Do it
+# > on paper first, for σ = 0.
 
 
 # %% tags=["exercise"]
@@ -176,9 +166,8 @@ checked_guided = check("06.1", guided_gaussian)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Three lines: the conditional score, the null score, and the formula in the box above. Try x = 0, σ = 0, cfg_scale = 1 with
-# the numbers 1, ½, 1: the conditional score is 4, the null score 0, so the guided score is 8. The solution is in the folder
-# `notebooks/solutions`.
+# Three lines: the conditional score, the null score, the formula. Try x = 0, σ = 0, cfg_scale = 1 with the numbers 1, ½, 1:
+# the conditional score is 4, the null score 0, so the guided score is 8. Solutions are in `notebooks/solutions`.
 #
 # </details>
 
@@ -187,8 +176,8 @@ checked_guided = check("06.1", guided_gaussian)
 # σ = 0 its slope is −P with P = (1 + cfg_scale)/s_c² − cfg_scale/s_0², and it vanishes at (1 + cfg_scale) mean_c/(s_c² P).
 
 # %% [markdown]
-# The result is a straight line in x, and a Gaussian's score is a straight line too. Its **zero** is the mean; minus its slope
-# is one over the variance. So read both off your function:
+# Your result is a straight line in x, as a Gaussian's score is. Its **zero** is the mean; minus its slope is one over the
+# variance. Read both off:
 
 
 # %%
@@ -198,20 +187,17 @@ def line_of(cfg_scale, sigma):
     return float(at_0 / (at_0 - at_1)), float(at_0 - at_1)
 
 
-# %%
-sharpened = {cfg_scale: line_of(cfg_scale, 0.0) for cfg_scale in (0.0, 1.0, 3.0, 7.5)}
+sharpened = {cfg_scale: line_of(cfg_scale, 0.0) for cfg_scale in (0.0, 1.0, 3.0)}
 for cfg_scale, (zero, slope) in sharpened.items():
     print(f"cfg_scale {cfg_scale:g}: mean {zero:.3f}, deviation {slope**-0.5:.3f}")
-zero, slope = sharpened[1.0]
-reveal("06.a", f"at cfg_scale 1 mean {zero:.3f} and deviation {slope**-0.5:.3f}, from 1 and 0.5")
+reveal("06.a", f"at cfg_scale 1 the deviation is {sharpened[1.0][1] ** -0.5:.3f}, from 0.5")
 
 # %% tags=["figure", "hide-input"]
 x = torch.linspace(-1, 3, 200, dtype=torch.float64)
-scores_at_0 = [figures.Line(f"cfg_scale {w:g}", x, checked_guided(x, 0.0, w, 1.0, 0.5, 1.0)) for w in (0.0, 1.0, 3.0)]
+scores_at_0 = [figures.Line(f"cfg_scale {w:g}", x, checked_guided(x, 0.0, w, 1.0, 0.5, 1.0)) for w in sharpened]
 densities = [
     figures.Line(f"cfg_scale {w:g}", x, torch.distributions.Normal(m, p**-0.5).log_prob(x).exp())
     for w, (m, p) in sharpened.items()
-    if w < 7
 ]
 figures.lines(
     {"guided score, σ = 0": scores_at_0, "the density it belongs to": densities},
@@ -222,19 +208,17 @@ figures.lines(
 )
 
 # %% [markdown]
-# Answer **b**: a shift and a sharpening. The density is p(x|c)^(1 + cfg_scale)/p(x)^cfg_scale, normalised. It needs
-# P = (1 + cfg_scale)/s_c² − cfg_scale/s_0² > 0. That can fail for two arbitrary Gaussians: with s_c = 1.5 and s_0 = 1 it fails
-# from cfg_scale 0.8 on. It cannot fail for a label and its null, because the null *contains* the label: p(x) ≥ p(c) p(x|c),
-# so the ratio p(x|c)/p(x) never exceeds 1/p(c).
-
-# %% [markdown]
+# Answer **b**: a shift and a sharpening. The density is p(x|c)^(1 + cfg_scale)/p(x)^cfg_scale, normalised. For two arbitrary
+# Gaussians it may not exist: the slope must stay negative. For a label and its null it always does, because the null
+# *contains* the label: p(x) ≥ p(c) p(x|c), so the ratio p(x|c)/p(x) never exceeds 1/p(c).
+#
 # ### A famous misconception
 #
-# At σ = 0 the guided score is the score of a sharpened Gaussian. The tempting next sentence: “so at σ = 1 it is the score of
-# that sharpened Gaussian, noised with σ = 1, and sampling with guidance draws from it.”
+# The tempting next sentence: “so at σ = 1 the guided score is that of the sharpened Gaussian, noised with σ = 1, and sampling
+# with guidance draws from it.”
 #
-# > **Predict.** For cfg_scale 1 the sharpened Gaussian is N(1.143, 1/7). Noised with σ = 1 its score has its zero at 1.143. Where is the
-# > zero of the guided score at σ = 1? **a** at 1.143 as well · **b** between 1 and 1.143 · **c** beyond 1.143
+# > **Predict.** For cfg_scale 1 the sharpened Gaussian is N(1.143, 1/7). Noised, its score still has its zero at 1.143. Where
+# > is the zero of the guided score at σ = 1? **a** at 1.143 as well · **b** between 1 and 1.143 · **c** beyond 1.143
 
 # %% tags=["predict"]
 predict("06.b", "?")
@@ -246,7 +230,6 @@ print(f"sharpened Gaussian, noised too: zero {sharpened[1.0][0]:.3f}, minus slop
 reveal("06.b", f"the zero lies at {zero:.3f}")
 
 # %% tags=["figure", "hide-input"]
-x = torch.linspace(-1, 3, 200, dtype=torch.float64)
 panels = {}
 for sigma in (0.2, 1.0, 3.0):
     mixed = checked_guided(x, sigma, 1.0, 1.0, 0.5, 1.0)
@@ -260,19 +243,19 @@ figures.lines(
     guides=(0.0,),
     width=2.7,
     alt="Three panels for sigma 0.2, 1 and 3, both scores times sigma against x. At 0.2 the two lines nearly coincide; at 1"
-    " and 3 the guided line is steeper or shifted to the right, crossing zero farther out than the other.",
+    " the guided line is steeper and crosses zero farther out; at 3 it lies above the other and crosses near 1.9.",
     xlabel="x",
     ylabel="σ · score",
 )
 
 # %% [markdown]
-# Answer **c**. The more noise, the farther out the zero: it tends to 2, the mean plus cfg_scale times the distance of the means.
-# So the guided fields of different levels contradict each other: no density has them all as its noised scores. What comes out
-# depends on *who follows them*. Three candidates, with the numbers from the same formula:
+# Answer **c**. The more noise, the farther out the zero; it tends to 2. So the guided fields of different levels contradict
+# each other: no density has them all as its noised scores. What comes out depends on *who follows them*. Below, the flow is
+# the usual deterministic sampler. “One step” is a generator m + s z under the KL leash, with an exact assistant and the toy's
+# eight noise levels, once it has come to **rest**: where training no longer moves it.
 
 # %%
-steps = min(settings.steps, 400)
-pair = {"mean": 1.0, "deviation": 0.5, "null_deviation": 1.0, "steps": steps, "nodes": 41}
+pair = {"mean": 1.0, "deviation": 0.5, "null_deviation": 1.0, "steps": min(settings.steps, 400), "nodes": 41}
 
 
 def rest_of(loss, weight, cfg_scale, placement="inside"):
@@ -281,13 +264,11 @@ def rest_of(loss, weight, cfg_scale, placement="inside"):
     return guidance.resting_place(lambda n, s: weight(n) * with_guidance(n, s), **pair)
 
 
-# %%
 for w in (1.0, 3.0):
-    mean, variance_inverse = sharpened[w]
     rows = {
-        "the sharpened Gaussian": (mean, variance_inverse**-0.5),
+        "the sharpened Gaussian": (sharpened[w][0], sharpened[w][1] ** -0.5),
         "a sampler that follows the flow": guidance.end_of_flow(
-            lambda x, s, w=w: checked_guided(x, s, w, 1.0, 0.5, 1.0)
+            lambda x, sigma, w=w: checked_guided(x, sigma, w, 1.0, 0.5, 1.0)
         ),
         "one step, KL, w = 1": rest_of(losses.integral_kl, losses.weight_one, w),
         "one step, KL, w = σ²/α²": rest_of(losses.integral_kl, losses.weight_x0, w),
@@ -296,12 +277,9 @@ for w in (1.0, 3.0):
         print(f"cfg_scale {w:g}   {name:32s} mean {mean:.2f}   deviation {deviation:.2f}")
 
 # %% [markdown]
-# The *flow* is the deterministic sampler; its deviation is s_c^(1 + cfg_scale)/s_0^cfg_scale, here 0.25 at cfg_scale 1. The
-# last two are one-step generators m + s z with an exact assistant, trained on the toy's eight noise levels until they rest.
-#
-# Four answers to one question. Bradley and Nakkiran (arXiv 2408.09000) prove the point for samplers. Look at the last line:
-# at cfg_scale 3, with the weight σ²/α² of our default Diff-Instruct++, the deviation is **0**. This generator collapses to one
-# point. No reward was switched on. Or was there one?
+# Four answers to one question. For samplers the point is proved by Bradley and Nakkiran (arXiv 2408.09000). Look at the last
+# line: at cfg_scale 3, with the weight of our default Diff-Instruct++, the deviation is **0**. This generator collapses to one
+# point, and no reward was switched on. Or was there one?
 
 # %% [markdown]
 # ## 3. Theorem 3.2: the reward inside guidance
@@ -310,41 +288,37 @@ for w in (1.0, 3.0):
 #
 # > log p(x_t | c)/p(x_t) = log p(c | x_t) − log p(c)
 #
-# The gradient of the left side in x_t is s_c − s_null. So the field of guidance climbs **log p(c | x_t): how recognisable the
-# label is** in the noised sample. On a line, with two labels:
+# The gradient of the left side in x_t is s_c − s_null. So guidance climbs **log p(c | x_t): how recognisable the label is** in
+# the noised sample. On a line, with two labels:
 
-# %%
+# %% tags=["figure", "hide-input"]
 two_labels = toy.GaussianMixture.isotropic(
     torch.tensor([0.4, 0.6], dtype=torch.float64),
     torch.tensor([[-1.0], [1.5]], dtype=torch.float64),
     torch.tensor([0.5, 0.5], dtype=torch.float64),
     labels=torch.tensor([0, 1]),
 )
-
-# %% tags=["figure", "hide-input"]
 x = torch.linspace(-5, 5, 300, dtype=torch.float64)[:, None]
 posterior, slopes = [], []
 for sigma in (0.2, 1.0, 3.0):
     noised = two_labels.diffuse(toy.SCHEDULE, torch.tensor(sigma))
-    log_p = noised.responsibilities(x)[:, 1].log()
-    posterior.append(figures.Line(f"σ = {sigma:g}", x[:, 0], log_p))
+    posterior.append(figures.Line(f"σ = {sigma:g}", x[:, 0], noised.responsibilities(x)[:, 1].log()))
     slopes.append(figures.Line(f"σ = {sigma:g}", x[:, 0], noised.given(1).score(x)[:, 0] - noised.score(x)[:, 0]))
 figures.lines(
     {"log p(c | x_t), c on the right": posterior, "its slope, s_c − s_null": slopes},
-    alt="Left, three curves that rise from far below zero on the left to zero on the right, steepest for sigma 0.2. Right,"
-    " their slopes: positive, large on the left and falling to zero on the right.",
+    alt="Left, three curves that rise from the left and level off just below zero on the right, steepest for sigma 0.2."
+    " Right, their slopes: constant on the left, falling to nothing on the right, largest for sigma 0.2.",
     xlabel="x_t",
     ylabel=["log probability", "slope"],
 )
 
 # %% [markdown]
-# The left panel is the reward. It is never above 0, since a probability is never above 1. It grows to the right without ever
-# getting there. The right panel is guidance.
-
-# %% [markdown]
+# The left panel is the reward. It is never above 0, since a probability is never above 1, and to the right it grows for ever
+# without getting there. The right panel is guidance.
+#
 # ### The derivation
 #
-# Call the **implicit reward** of a generator g, with weight w(t),
+# Call the **implicit reward** of a generator g_θ, with weight w(t),
 #
 # > R(θ) = ∫ w(t) E log p_ref(x_t | c)/p_ref(x_t) dt, where x_t = α_t g_θ(z, c) + σ_t ε.
 #
@@ -352,7 +326,7 @@ figures.lines(
 # 2. The reference does not depend on θ either. θ acts through x_t alone.
 # 3. Chain rule: ∂R = ∫ w(t) E {s_c(x_t) − s_null(x_t)}ᵀ ∂x_t dt.
 #
-# A loss with that gradient, up to the sign, needs the bracket as a *constant*:
+# A loss with that gradient, up to the sign, must hold the bracket *constant*:
 #
 # > L_cfg = −w(t) sg[s_c(x_t) − s_null(x_t)]ᵀ x_t
 #
@@ -362,8 +336,7 @@ figures.lines(
 # %% [markdown]
 # > **Exercise 06.2** · implement · difficulty 2 of 5 · importance 5 of 5 · 5 minutes
 # >
-# > Write L_cfg per sample, without its weight. The check looks at the value *and* at the gradient with respect to each of the
-# > three inputs.
+# > Write L_cfg per sample, without its weight. The check looks at the value *and* at the gradient in each of the three inputs.
 
 
 # %% tags=["exercise"]
@@ -380,7 +353,7 @@ checked_loss = check("06.2", cfg_loss)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# The gradient with respect to x_t, the pull, must be −(s_c − s_null), and that with respect to both scores must be zero.
+# The gradient in x_t, the pull, must be −(s_c − s_null), and that in both scores must be zero.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -395,38 +368,38 @@ checked_loss = check("06.2", cfg_loss)
 # %% [markdown]
 # ### Held to the definition
 #
-# Is the derivation right? A generator of three components m + s z, the two labels above, one noise level. On one side the reward as it is
-# *defined*: an integral over x_t, differentiated by nudging each of the six parameters of the generator up and down. On the
-# other side your loss, sent through the generator.
-
+# Is the derivation right? A generator of three components m + s z, the two labels above, one noise level. On one side the
+# reward as it is *defined*: an integral over x_t, differentiated by nudging each of the six numbers up and down.
 
 # %%
 line = replace(exact.line_setting(toy.SCHEDULE, 0.7), reference=two_labels)
 
 
-def implicit_reward(setting):
+def implicit_reward():
     """R at one noise level, as an integral over x_t on a fine grid; no sample and no score in it."""
-    x, cell = exact.grid(setting.frozen_law(), 4001)
-    ratio = setting.reference.given(1).diffuse(setting.schedule, setting.t).log_density(x)
-    ratio = ratio - setting.target().log_density(x)
-    return (cell * setting.frozen_law().log_density(x).exp() * ratio).sum()
+    x, cell = exact.grid(line.frozen_law(), 4001)
+    conditional = two_labels.given(1).diffuse(line.schedule, line.t).log_density(x)
+    return float((cell * line.frozen_law().log_density(x).exp() * (conditional - line.target().log_density(x))).sum())
 
 
-# %%
+@torch.no_grad()
 def nudged(parameter, index, h=1e-4):
-    """The central difference of the implicit reward in one of the generator's parameters."""
-    values = []
-    with torch.no_grad():
-        for step in (h, -2 * h):
-            parameter.view(-1)[index] += step
-            values.append(float(implicit_reward(line)))
-        parameter.view(-1)[index] += h
-    return (values[0] - values[1]) / (2 * h)
+    """The central difference of the implicit reward in one of the generator's numbers."""
+    parameter.view(-1)[index] += h
+    above = implicit_reward()
+    parameter.view(-1)[index] -= 2 * h
+    below = implicit_reward()
+    parameter.view(-1)[index] += h
+    return (above - below) / (2 * h)
+
+
+# %% [markdown]
+# On the other side your loss, sent through the generator; once as you wrote it, and once with `detach` forgotten.
 
 
 # %%
 def through_the_generator(loss):
-    """The gradient of a loss(x_t, s_c, s_null) in shifts and scales, by quadrature over z and noise."""
+    """The gradient of a loss(x_t, s_c, s_null) in m and s, by quadrature over z and noise."""
     at = MixtureScore(two_labels, toy.SCHEDULE)
 
     def of_samples(x0, x_t, noise):
@@ -435,27 +408,16 @@ def through_the_generator(loss):
     return exact.expect(of_samples, line, exact.rotated_nodes(line, 201)).gradient
 
 
-# %%
-known = line.generator
-defined = [nudged(parameter, k) for parameter in (known.shifts, known.scales) for k in range(3)]
+defined = [nudged(numbers, k) for numbers in (line.generator.shifts, line.generator.scales) for k in range(3)]
 pushed = -through_the_generator(checked_loss)
-for name, a, b in zip(("m₁", "m₂", "m₃", "s₁", "s₂", "s₃"), defined, pushed.tolist(), strict=True):
-    print(f"{name}   by definition {a:+.8f}   minus the loss's gradient {b:+.8f}")
-
-# %% [markdown]
-# They agree to the digits that nudging can give. Every m wants to go to the right, m₁ most, whose component lies with the other
-# label; every s wants to be smaller. So guidance asks for a shift *and* for a sharpening, as the pencil said.
-#
-# What if you forget `detach`? The scores depend on x_t, so extra gradient flows through them:
-
-# %%
 forgotten = -through_the_generator(lambda x_t, s_c, s_null: -((s_c - s_null) * x_t).sum(-1))
-print(
-    f"without detach: {exact.relative_error(forgotten, pushed):.0%} off, cosine {exact.cosine(forgotten, pushed):.2f}"
-)
+for row in zip(("m₁", "m₂", "m₃", "s₁", "s₂", "s₃"), defined, pushed.tolist(), forgotten.tolist(), strict=True):
+    print("{}   by definition {:+.7f}   through the loss {:+.7f}   without detach {:+.4f}".format(*row))
 
 # %% [markdown]
-# So the stop-gradient is no approximation. With it the loss has the right gradient, without it another one.
+# The first two columns agree to the digits that nudging can give. Every m wants to go right, m₁ most, which lies with the other
+# label; every s wants to be smaller: a shift *and* a sharpening, as the pencil said. The third column is something else; m₃ has
+# even turned round. The stop-gradient is no approximation. With it the gradient is right, without it wrong.
 
 # %% [markdown] tags=["instructor"]
 # **A fifth misconception**, best met here: *“a bounded reward cannot be hacked.”* Let the class predict the next run before
@@ -468,9 +430,9 @@ print(
 # Back to the ring. We distil a one-step generator that takes a label, as notebook 00 distilled one without, and train it on
 # the implicit reward *alone*: no leash, no explicit reward.
 #
-# > **Predict.** log p(c | x_t) is bounded, and it is a property of the reference. Where do the samples of “right” go?
+# > **Predict.** log p(c | x_t) is bounded, and made of the reference itself. Where do the samples go?
 # >
-# > - **a** to the middle of the label's two modes, where it is most typical
+# > - **a** to the middle of their label, where it is most typical
 # > - **b** a little outwards, to the outer edge of the ring
 # > - **c** outwards and on, until the run ends
 
@@ -489,23 +451,18 @@ def train(method):
     return state
 
 
-# %%
 guidance_alone = labelled_toy.guided_method("outside", reward_scale=0.0, cfg_scale=1.0)
 no_leash = replace(guidance_alone, regularizer=None, distance=None, unit=None, law=None, exact=False)
 runaway = toy.sample(train(no_leash), len(labels), condition=labels)
 found = labelled_toy.over_labels(labelled_toy.summarise_labels(runaway, labels, reference, labelled_toy.REWARD))
 radius = runaway.norm(dim=1).median()
-reveal(
-    "06.c",
-    f"median distance from the centre {radius:.0f}, p(own label) {found.label:.3f}, off the data {found.off_support:.0%}",
-)
+reveal("06.c", f"median radius {radius:.0f}, p(own label) {found.label:.3f}, off the data {found.off_support:.0%}")
 
 # %% [markdown]
-# Answer **c**, with a perfect score: the label is recognised with certainty, and no sample is anywhere near the data. (Adam
-# divides by the size of the gradient, so that even a vanishing slope keeps moving.) This is reward hacking, by a reward that
-# nobody trained. There is no pull picture: it would hold one arrow a dot, the third field of section 1. Guidance needs a leash
-# as every reward does. A later analysis of distillation in large models reports that the guidance term on its own saturates the
-# pictures and in the end diverges (Decoupled DMD, arXiv 2511.22677).
+# Answer **c**, with a perfect score: every label is recognised, and no sample is anywhere near the data. (Adam divides by the
+# size of the gradient, so even a vanishing slope keeps moving.) This is reward hacking, by a reward that nobody trained. There
+# is no pull picture: it would be the third field of section 1. Guidance needs a leash as every reward does. In large models,
+# too, the guidance term alone has been found to saturate pictures and finally to diverge (Decoupled DMD, arXiv 2511.22677).
 
 # %% [markdown]
 # ## 4. Inside or outside
@@ -536,18 +493,14 @@ wide = MixtureScore(labelled_toy.labelled_reference(0.6).to(torch.float64), toy.
 huber = partial(losses.score_divergence, distance=losses.PseudoHuber(0.05), unit="eps")
 
 
-# %%
 def pull(loss, placement, cfg_scale):
     """The gradient at x_t of a leash with guidance in one of the two places, [1000, 2]."""
-    x_t = (x0 + sigma * noise).requires_grad_()
-    t = sigma.expand(count)
+    x_t, t = (x0 + sigma * noise).requires_grad_(), sigma.expand(count)
     noised = losses.Noised(x0, x_t, noise, t, torch.ones(count, 1), t[:, None])
     scores = losses.Scores(wide(x_t, t, c), ref(x_t, t, c), ref(x_t, t, None))
-    value = guidance.placed(loss, placement, cfg_scale)(noised, scores)
-    return torch.autograd.grad(value.sum(), x_t)[0]
+    return torch.autograd.grad(guidance.placed(loss, placement, cfg_scale)(noised, scores).sum(), x_t)[0]
 
 
-# %%
 apart = {}
 for name, loss in {"KL": losses.integral_kl, "pseudo-Huber": huber}.items():
     inside, outside = (pull(loss, placement, 2.0) for placement in ("inside", "outside"))
@@ -555,9 +508,8 @@ for name, loss in {"KL": losses.integral_kl, "pseudo-Huber": huber}.items():
 reveal("06.d", "relative difference " + ", ".join(f"{name} {value:.1e}" for name, value in apart.items()))
 
 # %% [markdown]
-# Answer **a**. KL's pull is s_ψ minus the reference's score: *linear* in that score, so an added piece may stand inside the
-# bracket or outside. That is claim 16, and it is the formal content of “distilling with guidance is already RLHF”. The score
-# leash of Diff-Instruct\* is not linear. How different are they? Turn the scale up:
+# Answer **a**. KL's pull is the assistant's score minus the reference's: *linear* in the latter, so an added piece may stand
+# inside the bracket or outside (claim 16). The score leash of Diff-Instruct\* is not linear. Turn the scale up:
 
 # %% tags=["figure", "hide-input"]
 scales = [0.0, 0.5, 1.0, 2.0, 4.0, 7.5]
@@ -577,10 +529,9 @@ figures.lines(
 )
 
 # %% [markdown]
-# With pseudo-Huber, outside grows without limit, and inside does not grow at all. Inside, the guidance is part of the gap, and
-# pseudo-Huber hardly asks how long the gap is (notebook 00). The scale then only decides where the generator comes to *rest*.
-# Outside, a leash of bounded strength faces a pull that you can make as strong as you like. The pencil Gaussian shows where
-# each rests, as mean and deviation:
+# With pseudo-Huber, outside grows without limit, and inside does not grow at all. Inside, guidance is part of the gap, and
+# pseudo-Huber hardly asks how long a gap is (notebook 00). Its scale still decides where the generator comes to rest. Mean and
+# deviation for the pencil Gaussians:
 
 # %%
 for w in (1.0, 3.0, 7.5):
@@ -592,17 +543,16 @@ for w in (1.0, 3.0, 7.5):
     print(f"cfg_scale {w:g}   " + "   ".join(f"{name} {m:.2f}, {s:.2f}" for name, (m, s) in places.items()))
 
 # %% [markdown]
-# At cfg_scale 1 the outside placement changes less than the inside one: its mean is nearer to 1, its deviation nearer to 0.5.
-# At 7.5 its mean is the farther one. One number, two strengths: a scale says nothing without its placement.
-
-# %% [markdown]
+# At cfg_scale 1 outside changes less than inside: the mean is nearer to 1, the deviation nearer to 0.5. At 7.5 its mean is the
+# farther one. A scale says nothing without its placement.
+#
 # ## 5. Three ways to break it
 #
 # > **Exercise 06.3** · debug · difficulty 3 of 5 · importance 4 of 5 · 6 minutes
 # >
-# > A colleague reports: “cfg_scale has no effect: my generator copies the reference, at 0 and at 7.5.” The code is below, with
-# > what it prints for a generator that copies the reference, so that the assistant's scores equal the reference's. What is
-# > wrong, and why does the training come to rest at the *unguided* reference?
+# > A colleague reports: “cfg_scale has no effect: my generator copies the reference, at 0 and at 7.5.” The code below prints the
+# > gap for a generator that copies the reference, so that the assistant's scores equal the reference's. What is wrong, and why does
+# > training rest at the *unguided* reference?
 
 
 # %%
@@ -619,15 +569,12 @@ print(f"largest gap at cfg_scale 7.5: {colleagues_gap(7.5).abs().max():.1e}")
 # <details><summary>Answer</summary>
 #
 # The assistant is guided too. The gap is then (1 + cfg_scale) times the difference of the conditional scores minus cfg_scale
-# times the difference of the null scores: zero as soon as the generator copies the reference, whatever the scale. The
-# reference must be guided and the assistant must not: only then does a generator that copies the reference feel a pull. The
-# library never guides the assistant.
+# times that of the null scores: zero as soon as the generator copies the reference, whatever the scale. Guide the reference
+# only; then a generator that copies it feels a pull. The library never guides the assistant.
 #
 # </details>
-
-# %% [markdown]
-# **No conditions.** Guidance without a label is s_null + cfg_scale (s_null − s_null): nothing. The library does not train such
-# a run in silence:
+#
+# **No conditions.** Without a label s_c is s_null, and guidance is nothing. The library does not train such a run in silence:
 
 # %%
 plain = toy.toy_state(toy.new_generator(toy.reference()), toy.reference(), labelled_toy.REWARD, seed=0, steps=1)
@@ -638,50 +585,52 @@ except ValueError as error:
 
 # %% [markdown]
 # **A null that does not contain the label.** The implicit reward is bounded because the null is the mixture of *all* labels.
-# Put something else there, such as another label (a “negative prompt”), and the bound is gone:
+# Put another label there, a “negative prompt”, and the bound is gone:
 
 # %% tags=["figure", "hide-input"]
 along = torch.stack([torch.linspace(-4, 8, 200), torch.zeros(200)], dim=1)
 noised = reference.diffuse(toy.SCHEDULE, torch.tensor(1.0))
 right = noised.given(0).log_density(along)
 nulls = {"null: all labels": noised, "null: the label left": noised.given(2)}
+ratios = [figures.Line(name, along[:, 0], right - law.log_density(along)) for name, law in nulls.items()]
 figures.lines(
-    {
-        "log p(x_t | right)/p_null(x_t), σ = 1": [
-            figures.Line(name, along[:, 0], right - law.log_density(along)) for name, law in nulls.items()
-        ]
-    },
+    {"log p(x_t | right)/p_null(x_t), σ = 1": ratios},
     guides=(1.386,),
     ylim=(-12, 20),
     width=5.5,
-    alt="Two curves along the horizontal axis. With all labels as null the ratio rises and levels off at 1.39, a thin line."
-    " With the label left as null it keeps rising as a straight line, past 10.",
+    alt="Two curves along the horizontal axis. With all labels as null the ratio rises and levels off at a thin line at"
+    " 1.39. With the label left as null it keeps rising as a straight line, to 20 and beyond.",
     xlabel="first coordinate of x_t",
     ylabel="log ratio",
 )
 
 # %% [markdown]
-# The thin line is −log p(c) = log 4, about 1.39. With the right null the reward stops there; with another label it climbs for ever,
-# and its pull never fades.
-
-# %% [markdown]
+# The thin line is −log p(c) = log 4, about 1.39. With another label as null the pull never fades.
+#
 # ## 6. Reward and guidance together
 #
 # Now the explicit reward: r(x) = tanh(x₁/2), more to the right is better. For “right” it agrees with the label. For “left” it
 # disagrees. For “top” and “bottom” it prefers one of the label's two modes. Four runs of Diff-Instruct\*, one seed each:
 
 # %%
-scales = {
+wanted = {
     "reward only": ("inside", 2.0, 0.0),
     "guidance only": ("inside", 0.0, 2.0),
     "both, inside": ("inside", 2.0, 2.0),
     "both, outside": ("outside", 2.0, 2.0),
 }
-methods = {name: labelled_toy.guided_method(*scale) for name, scale in scales.items()}
+methods = {name: labelled_toy.guided_method(*scales) for name, scales in wanted.items()}
 states = {name: train(method) for name, method in methods.items()}
+clouds = {name: toy.sample(state, len(labels), condition=labels) for name, state in states.items()}
+for name, points_of in clouds.items():
+    by_label = labelled_toy.summarise_labels(points_of, labels, reference, labelled_toy.REWARD)
+    found = labelled_toy.over_labels(by_label)
+    print(
+        f"{name:14s} reward {found.reward:+.2f}   p(own label) {found.label:.2f}, of left {by_label[2].label:.2f}"
+        f"   spread {found.spread:.2f}   off the data {found.off_support:.1%}"
+    )
 
 # %% tags=["figure", "hide-input"]
-clouds = {name: toy.sample(state, len(labels), condition=labels) for name, state in states.items()}
 figures.clouds(
     clouds,
     reference,
@@ -689,76 +638,64 @@ figures.clouds(
     groups=groups,
     columns=2,
     half_width=4.2,
-    alt="Four clouds by label. Reward only: the samples of left have left their place for the right side, top and bottom sit"
-    " on their right-hand mode. Guidance only: four separate tight groups. Both inside and both outside: left is back on"
-    " the left, top and bottom on their right-hand mode, all of them tighter.",
+    alt="Four clouds by label. Reward only: the samples of left have moved to the middle of the ring, top and bottom sit on"
+    " their right-hand mode. Guidance only: four separate groups. Both inside: left is in the middle, top and bottom on"
+    " their right-hand mode, tighter. Both outside: the same, but left is at home on the left.",
 )
 
-# %%
-for name, points_of in clouds.items():
-    by_label = labelled_toy.summarise_labels(points_of, labels, reference, labelled_toy.REWARD)
-    found = labelled_toy.over_labels(by_label)
-    print(
-        f"{name:14s} reward {found.reward:+.2f}   p(own label) {found.label:.2f}   of left {by_label[2].label:.2f}"
-        f"   spread {found.spread:.2f}   off the data {found.off_support:.1%}"
-    )
-
 # %% [markdown]
-# *Reward only*: the samples of “left” have moved to the middle, and the reference no longer takes them for “left”. Top and bottom
-# have kept their right-hand mode. *Guidance only*: four tidy groups with gaps between them; p(own label) rises from 0.91 to 0.99,
-# and the spread falls from 0.73 to 0.63. *Both, inside*: “left” is in the middle again, the reward is no smaller than without
-# guidance, and more samples are off the data than with either alone. *Both, outside*: with the same two scales “left” stays at home.
+# *Reward only*: the samples of “left” have moved to the middle, where the reference no longer takes them for “left”. *Guidance
+# only*: four tidy groups; p(own label) rises to 0.99, and the spread falls to 0.63. *Both, inside*: “left” is in the middle
+# again, and more samples are off the data than with either alone. *Both, outside*: same scales, and “left” stays at home.
 #
-# The pulls say why. Sixteen typical samples of each of the two runs with both:
+# The pulls say why. Sixteen samples of each of the two runs with both:
 
-# %%
+# %% tags=["figure", "hide-input"]
 arrows = {}
 for name in ("both, inside", "both, outside"):
     dots, of_dots = clouds[name][:16], labels[:16]
     moves = toy.motion(states[name], methods[name], dots, condition=of_dots, draws=1024)
     arrows[name] = (dots, *(moves[term] for term in ("reward", "regularizer", "cfg") if term in moves))
-
-# %% tags=["figure", "hide-input"]
 figures.pull_picture(
     arrows,
     reference,
     reward=labelled_toy.REWARD,
     backgrounds=clouds,
-    alt="To be written once the picture is there.",
+    alt="Sixteen samples in each of two panels. Inside: pink reward arrows to the right, turquoise leash arrows of about the"
+    " same length to the left, small sums; four dots sit in the middle of the ring. Outside: pale guidance arrows point"
+    " outwards from the ring, and four dots sit on the left, where the reward's arrows are short.",
 )
 
 # %% [markdown]
-# TODO pulls
-
-# %% [markdown]
+# Left panel: in the middle the reward is steepest. The turquoise leash, guidance included, just balances it, so the dots rest there;
+# turning up cfg_scale would make it no stronger (section 4). Right panel: pale arrows are guidance as a term of its own. It mostly
+# points outwards, and adds to the leash instead of sharing its limit.
+#
 # ### Does guidance stiffen the leash?
 #
-# One more use of the pencil. Add the reward r(x) = x at a small scale, 0.2, and see by how much it shifts the resting place. A
-# stiff leash shifts little:
+# One more use of the pencil. Add the reward r(x) = x with reward_scale 0.2, guidance inside, and see by how much it shifts the
+# resting place. A stiff leash gives little:
 
 
 # %%
 def shift(loss, cfg_scale, reward_scale=0.2):
-    """How far the mean of the resting place moves under the reward r(x) = x, guidance inside."""
     leash = guidance.placed(loss, "inside", cfg_scale)
     with_reward = guidance.resting_place(lambda n, s: leash(n, s) - reward_scale * n.x0[:, 0], **pair)
     return with_reward[0] - guidance.resting_place(leash, **pair)[0]
 
 
-# %%
 for name, loss in {"KL, w = 1": losses.integral_kl, "pseudo-Huber": huber}.items():
     print(f"{name:13s}" + "".join(f"   cfg_scale {w:g}: {shift(loss, w):.3f}" for w in (0.0, 1.0, 3.0)))
 
 # %% [markdown]
 # KL becomes stiffer with guidance: a narrower target resists more. Pseudo-Huber first becomes *softer*, twice as soft at
-# cfg_scale 1. No Gaussian has all the guided fields as its scores (section 2), so a gap is left even at rest, and where the gap is
-# long pseudo-Huber is flat. Guidance and reward then help each other, at the reference's expense.
-
-# %% [markdown]
+# cfg_scale 1. No Gaussian has all the guided fields as its scores (section 2), so a gap is left even at rest, and for long gaps
+# pseudo-Huber is slack. Then guidance makes room for the reward.
+#
 # ### The landscape
 #
 # One seed at one pair of scales is an anecdote. The next experiment is recorded: `distar lab landscape --profile full`, five
-# reward scales, five cfg scales, five seeds, guidance inside, and four pairs outside. This is what we expected before we ran it:
+# reward scales, five cfg scales, five seeds, guidance inside, and four pairs outside. What we expected before it ran:
 
 # %%
 print(STUDIES["landscape"].prediction)
@@ -766,28 +703,26 @@ print(STUDIES["landscape"].prediction)
 # %% [markdown]
 # > **Exercise 06.4** · predict, then explore · difficulty 3 of 5 · importance 4 of 5 · 6 minutes
 # >
-# > Fix reward_scale = 2 and turn cfg_scale up from 0 to 7.5. What does the mean *reward* do? **a** it rises: guidance is a reward, and
-# > rewards add up · **b** it falls · **c** nothing: guidance does not know the reward
+# > Fix reward_scale = 2, guidance inside, and turn cfg_scale up from 0 to 7.5. What does the mean *reward* do? **a** it rises ·
+# > **b** it falls, since “left” is held back · **c** nothing. Afterwards, look for the cell where you would stop.
 
 # %% tags=["predict"]
 predict("06.4", "?")
 
-# %%
-rows = read_rows("landscape")
-along_cfg = [landscape.cell(rows, 2.0, cfg_scale) for cfg_scale in sorted({row["cfg_scale"] for row in rows})]
-reveal("06.4", ", ".join(f"{sum(r['reward'] for r in cell) / len(cell):.2f}" for cell in along_cfg))
-
 # %% tags=["figure"]
+rows = read_rows("landscape")
+cells = {w: landscape.cell(rows, 2.0, w) for w in values_of(rows, "cfg_scale")}
+means = {w: over_seeds(cell, "reward").mean for w, cell in cells.items()}
+reveal("06.4", ", ".join(f"{mean:.2f} at cfg_scale {w:g}" for w, mean in means.items()))
 STUDIES["landscape"].picture(rows)
 
 # %%
 print(STUDIES["landscape"].sentence(rows))
 
 # %% [markdown]
-# Read the maps from the bottom. **They help each other at small reward scales**, 0.5 and 1: guidance raises p(own label), and raises the
-# mean reward as well. **They fight over “left” from reward scale 2 on, and inside, guidance loses**: p(own label) falls to about
-# ¾, which is three labels of four, at every cfg_scale. So answer **a**, and for no good reason. The spread, falling with both at first,
-# rises again in the top row: those samples are leaving the data. Two more maps show it:
+# Read the maps from the bottom. **Up to reward scale 1 the two help each other**: guidance raises p(own label), and raises the
+# mean reward as well. **From 2 on they fight over “left”, and inside, guidance loses**: p(own label) falls to about ¾, three
+# labels of four. So answer **a**, but look at what the reward is paid for:
 
 # %% tags=["figure", "hide-input"]
 figures.maps(
@@ -795,41 +730,38 @@ figures.maps(
         "p(own label), left only": landscape.table(rows, "label_left"),
         "share off the data": landscape.table(rows, "off_support"),
     },
-    landscape.CFG_SCALES,
-    landscape.REWARD_SCALES,
+    values_of(rows, "cfg_scale"),
+    values_of(rows, "reward_scale"),
     digits=2,
     alt="Two maps over cfg_scale and reward_scale, guidance inside, means over five seeds. The label left is kept at reward"
-    " scales up to 1 and lost at 2 and 4, at every cfg_scale. The share off the data is near zero up to reward scale 1 and grows"
-    " with cfg_scale from reward scale 2 on, to more than a half in the top row.",
+    " scales up to 1 and lost at 2 and 4, at every cfg_scale. The share off the data is near zero up to reward scale 1 and"
+    " grows with cfg_scale from reward scale 2 on, to more than a half in the top row.",
     xlabel="cfg_scale",
     ylabel="reward_scale",
 )
 
 # %% [markdown]
-# Our prediction was wrong twice. Guidance *inside* does not hold the label in conflict; guidance *outside* does, and leaves fewer
-# samples off the data, not more. Section 4 has the reason: inside, guidance pulls through a leash of bounded strength, and a stronger
-# reward beats that leash whatever it is asked to hold. (The pilot runs behind the prediction were also too short: at 500 steps
-# “left” was still on its way out.)
+# Our prediction was wrong twice. Guidance *inside* does not hold the label in conflict; guidance *outside* does, with fewer samples
+# off the data, not more. (Our pilot runs were also too short: “left” was still on its way.) Outside is not simply better: there a run three
+# times as long, at 7.5, kept its labels but also began to leave the data.
 #
-# Equal scales are not an equal footing. So, for the runs inside, the same data against the reward that was *reached*:
+# Equal scales are no equal footing. So, for the runs inside, the same rows against the reward that was *reached*:
 
 # %% tags=["figure"]
+print(landscape.matched(rows))
 landscape.fair_picture(rows)
 
-# %%
-print(landscape.matched(rows))
-
 # %% [markdown]
-# At every reward that all reach, guidance keeps more of the label. It costs spread at a mean reward of 0.14; at 0.64 the spreads say
-# little, since many of those samples are off the data. With four labels and one toy reward this is no law; it says what to plot.
+# At every reward, guidance keeps more of the label. At a mean reward of 0.14 it costs spread. At 0.64 the spreads say little, since
+# many of those samples are off the data. One toy, one reward: no law, but a list of what to plot.
 
 # %% [markdown]
 # ### What was published
 #
-# The release of Diff-Instruct\* on SDXL lists both scales. These numbers are *published*, from the tables in its repository
+# The release of Diff-Instruct\* on SDXL lists both scales. These numbers are *published*, in the tables of its repository
 # (`pkulwj1994/diff_instruct_star`), not measured here; ImageReward on the Parti prompts:
 #
-# | (reward scale, cfg scale) | ImageReward | gain |
+# | (reward scale, cfg scale) | ImageReward | against the row above |
 # |---|---|---|
 # | start, a distilled model (DMD2) | 0.938 | |
 # | (0, 0) | 0.782 | −0.156 |
@@ -837,34 +769,33 @@ print(landscape.matched(rows))
 # | (100, 7.5), the method | 1.067 | +0.018 |
 # | (100, 7.5), longer training | 1.140 | +0.073 |
 #
-# Each gain is over the row above. The explicit reward adds 0.018 to guidance alone. One seed, no interval: we cannot say whether
-# 0.018 is more than noise. What the table does support: most of the distance from (0, 0) was covered by guidance, the implicit
-# reward. PickScore, probably the reward that was trained on, gained 0.0031 (0.2273 to 0.2304) in the same step.
+# The explicit reward adds 0.018 to guidance alone: one seed, no interval, so nobody can say whether that is more than noise. The table
+# does show that most of the way from (0, 0) was guidance, the implicit reward.
 
 # %% [markdown]
 # > **Exercise 06.5** · explain · difficulty 3 of 5 · importance 5 of 5 · 6 minutes
 # >
-# > In three sentences, for someone who knows notebook 00: why does “distilling with guidance is already RLHF” hold for the KL leash,
-# > word for word? And which word has to change for Diff-Instruct\*?
+# > In three sentences: why does “distilling with guidance is already RLHF” hold for the KL leash, word for word? And what has to
+# > change in it for Diff-Instruct\*?
 #
 # <details><summary>A model answer</summary>
 #
-# With KL the pull is s_ψ − s_ref, and putting the guided score in gives s_ψ − s_c − cfg_scale (s_c − s_null). The first part is the
-# leash to the plain reference, the second the gradient of cfg_scale times the implicit reward log p(c | x_t), at every noise level with
-# the leash's own weight: reward plus leash, which is RLHF. For a nonlinear distance the guidance inside does not come out of the
-# bracket as a term of its own, so “is” has to become “acts like”; only guidance outside *is* a reward plus a leash there.
+# With KL and the guided score the pull is s_ψ − s_c − cfg_scale (s_c − s_null), s_ψ being the assistant's. The first two terms are the
+# leash to the plain reference, the third is minus the gradient of cfg_scale times log p(c | x_t), a reward at every noise level: reward plus
+# leash, which is RLHF. With a nonlinear distance, guidance inside does not come out of the bracket as a term of its own, so “is” has to
+# become “acts like”; there only guidance outside *is* a reward plus a leash.
 #
 # </details>
 
 # %% [markdown]
 # ## What you can now say
 #
-# 1. Guidance follows s_c − s_null, which is the slope of log p(c | x_t): a bounded reward for being recognisable, paid at every
-#    noise level. It needs a leash like any reward.
-# 2. The guided score at σ = 0 is that of a shifted, sharpened density, but at σ > 0 it is not the score of that density noised. What you get
-#    depends on who follows the field.
-# 3. For the KL leash inside and outside are the same vector; for pseudo-Huber they are different methods, and a scale means
-#    nothing without its placement and its spelling.
+# 1. Guidance follows s_c − s_null, the slope of log p(c | x_t): a bounded reward for being recognisable, paid at every noise level. It
+#    needs a leash like any reward.
+# 2. At σ = 0 the guided score is that of a shifted, sharpened density; at σ > 0 it is not the score of that density noised. What you
+#    get depends on who follows the field.
+# 3. For the KL leash inside and outside are the same vector; for pseudo-Huber they are different methods. A scale means nothing
+#    without its placement and its spelling.
 #
 # ## Quiz
 #
@@ -872,28 +803,28 @@ print(landscape.matched(rows))
 #    <details><summary>Answer</summary>Which spelling. In s_null + g (s_c − s_null) it means off; in s_c + cfg_scale (s_c − s_null) it
 #    means on, and equals g = 2.</details>
 # 2. Why is the implicit reward bounded, and why does a generator that follows it alone still run away?
-#    <details><summary>Answer</summary>It is log p(c | x_t) up to a constant, and a probability is at most 1. But the supremum lies
+#    <details><summary>Answer</summary>It is log p(c | x_t) up to a constant, and a probability is at most 1. But it comes closest
 #    infinitely far out, where no other label competes; the slope fades and never turns.</details>
 # 3. Which of the two scores in L_cfg does the assistant supply?
 #    <details><summary>Answer</summary>Neither. Both belong to the reference, one with the condition, one without.</details>
-# 4. You move guidance from inside to outside at the same cfg_scale. With which leash does nothing change, and why?
+# 4. You move guidance from inside to outside at the same cfg_scale. With which leash does nothing change?
 #    <details><summary>Answer</summary>With KL: its pull is linear in the reference's score, so the added piece is the same vector in
 #    either place.</details>
-# 5. Two runs with reward_scale 2, one with guidance, one without. The one without has the higher reward. Is guidance bad for the reward?
-#    <details><summary>Answer</summary>That does not follow. The other run has kept more of the label. Compare label and spread at equal mean
-#    reward, as the last figure does.</details>
+# 5. You raise cfg_scale and the mean reward rises. Did guidance and reward help each other?
+#    <details><summary>Answer</summary>Not necessarily. Look at the label, the spread and the share off the data, at equal mean reward: here
+#    part of the rise was a leash that gave way.</details>
 #
 # ## Exercises
 #
-# 06.1 the guided score of two Gaussians (derive, checked) · 06.2 the loss of Theorem 3.2 (implement, checked) · 06.3 guidance without
-# effect (debug) · 06.4 the landscape (predict, explore) · 06.5 distilling with guidance is RLHF (explain)
+# 06.1 the guided score of two Gaussians (derive, checked) · 06.2 the loss of Theorem 3.2 (implement, checked) · 06.3 guidance
+# without effect (debug) · 06.4 the landscape (predict, explore) · 06.5 distilling with guidance is RLHF (explain)
 #
 # ## Where this comes from, and what next
 #
-# Classifier-free guidance: Ho and Salimans, arXiv 2207.12598. What its samples are not: Bradley and Nakkiran, arXiv 2408.09000. Distilling
-# with guidance as RLHF: Diff-Instruct++, arXiv 2410.18881. Theorem 3.2: Diff-Instruct\*, arXiv 2410.20898; we reconstructed its statement
-# and derived it anew, claims 15 to 17 in `tests/claims`. “Inside” and “outside” are our reading of the release's “IN” and “OUT”. The
-# pencil Gaussians, the resting places and the landscape are computed here. Levels, weights and c = 0.05 are our defaults.
+# Classifier-free guidance: arXiv 2207.12598. What its samples are not: arXiv 2408.09000. Distilling with guidance as RLHF:
+# Diff-Instruct++, arXiv 2410.18881. Theorem 3.2: Diff-Instruct\*, arXiv 2410.20898; we reconstructed its statement and derived it anew,
+# claims 15 to 17 in `tests/claims`. “Inside” and “outside” are our reading of the release's “IN” and “OUT”. The resting places and the
+# landscape are computed here. Levels, weights and c = 0.05 are our defaults.
 #
 # Next: notebook 07 (planned) maps every toy object to a part of SDXL, the two scores of guidance among them.
 #
