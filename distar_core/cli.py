@@ -154,7 +154,11 @@ def demo(
 
 def command_to_resume(folder: Path, settings: Mapping[str, Any], save_every: int) -> str:
     """The shell command that goes on with the run in a folder; settings by the names of their options."""
+    from .methods import ALIASES
+
     words = ["distar" if shutil.which("distar") else sys.argv[0], "train", str(folder)]
+    short = {full: alias for alias, full in ALIASES.items()}
+    settings = {**settings, "method": short.get(settings["method"], settings["method"])}
     for name, value in {**settings, "save-every": save_every}.items():
         words += [f"--{name}", str(value)]
     return shlex.join([*words, "--resume"])

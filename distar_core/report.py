@@ -115,14 +115,16 @@ class Verdict(NamedTuple):
 
 def compare(rows: Sequence[Row], reward_name: str, first: str, second: str, target: float) -> list[Verdict]:
     """For each metric whether `first` is "better" than `second` in every pair of seeds, "worse", or "undecided": the
-    seeds overlap, or a value is not known."""
+    seeds overlap, a value is not known, or no difference is left when both are printed."""
     verdicts = []
     for metric in METRICS:
         a = at_reward(rows, reward_name, first, target, metric)
         b = at_reward(rows, reward_name, second, target, metric)
         pairs = [(cost(metric, one), cost(metric, other)) for one in a for other in b]
         # a comparison with nan is false, so a value that is not known decides nothing
-        if pairs and all(one < other for one, other in pairs):
+        if shown(metric, a) == shown(metric, b):
+            outcome = "undecided"
+        elif pairs and all(one < other for one, other in pairs):
             outcome = "better"
         elif pairs and all(one > other for one, other in pairs):
             outcome = "worse"
@@ -400,6 +402,10 @@ border-bottom:1px solid #ddd;vertical-align:top}.numbers td{white-space:nowrap}c
 """
 
 
+SHORT_RUN = 200
+"""Runs of fewer steps have not moved yet, and the page says so."""
+
+
 def write_page(folder: Path) -> Path:
     """Draw the frontiers from the CSV files of `folder` and write index.html around all its pictures."""
     from . import pictures
@@ -409,7 +415,12 @@ def write_page(folder: Path) -> Path:
     names = reward_names(rows)
     seeds = len({row.seed for row in rows if not math.isnan(row.seed)})
     steps = max(int(row.steps) for row in rows if not math.isnan(row.steps))
+    short = [
+        "<p><strong>This run is too short to learn anything: it checks that the page works. The captions describe runs of "
+        "the profiles demo and full.</strong></p>"
+    ]
     sections = [
+        *(short if steps < SHORT_RUN else []),
         f"<p>One distilled one-step generator, post-trained for {steps} steps under a reward, with {seeds} seeds a "
         "setting. Each regularizer's reward scale was chosen by its known fixed point, so that all of them aim for the "
         "same mean rewards; what each reached stands in the tables. Methods are compared below at equal mean reward, never at equal reward scale.</p>",

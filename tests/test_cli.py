@@ -147,7 +147,7 @@ def test_a_stopped_run_names_the_command_that_goes_on(distar, monkeypatch, tmp_p
     assert stopped.exit_code == code
     sentence, command = stopped.stderr.rstrip().split(" with: ")
     assert f"stopped by {number.name} after step 1;" in sentence
-    assert "'diff-instruct*'" in command
+    assert "--method di-star" in command
     resumed = distar(*shlex.split(command)[1:])
     assert resumed.exit_code == 0, said(resumed)
     end, expected = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("a run", "whole"))

@@ -37,9 +37,11 @@ def test_a_process_that_dies_is_one_sentence():
 
 
 def test_ctrl_c_in_the_terminal_is_answered_once_and_leaves_no_process():
+    # a run in the background starts with SIGINT ignored, which a terminal's foreground never has
     script = f"""
-import time
+import signal, time
 from distar_core.parallel import in_parallel
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for _ in in_parallel(time.sleep, [0, {AN_HOUR}, {AN_HOUR}], workers=2):
     print("working", flush=True)
 """
@@ -48,7 +50,11 @@ for _ in in_parallel(time.sleep, [0, {AN_HOUR}, {AN_HOUR}], workers=2):
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, start_new_session=True) as process:
         assert process.stdout.readline() == "working\n"
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     assert errors.count("Traceback") == 1
     assert errors.rstrip().endswith("KeyboardInterrupt")

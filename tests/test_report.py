@@ -161,3 +161,13 @@ def test_the_page_shows_every_picture_with_words(tmp_path):
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
     for row in report.verdict_table(shipped())[1:]:
         assert row[3].split(" (")[0] in page
+
+
+def test_a_difference_that_is_not_printed_is_no_win():
+    def outcome(first, second):
+        pairs = ((STAR, first), (RIVAL, second))
+        rows = [BLANK, *(run(name, seed, 0.6, modes + 0.001 * seed) for name, modes in pairs for seed in range(2))]
+        return {v.metric: v.outcome for v in report.compare(rows, "mode", STAR, RIVAL, 0.6)}["modes"]
+
+    assert outcome(7.99, 7.98) == "undecided"
+    assert outcome(7.99, 7.5) == "better"

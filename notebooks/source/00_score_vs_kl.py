@@ -335,7 +335,7 @@ for line in report.one_win_one_loss(rows, "mode"):
 # %% [markdown]
 # So the answer depends on the rival. KL with w = σ²/α² squeezes the samples within a mode; the score leash does not. KL with
 # w = 1 (orange triangles) hardly does, and keeps slightly more modes than the score leash. “Score beats KL” is not the lesson.
-# The weight over noise levels and the distance matter as well; notebook 05 (planned) takes them apart.
+# The weight over noise levels and the distance matter as well; notebook 05 takes them apart.
 
 # %% [markdown]
 # ## What you can now say
@@ -372,7 +372,7 @@ for line in report.one_win_one_loss(rows, "mode"):
 # Matching: arXiv 2410.16794. We reconstructed the equations; `tests/claims` holds them to closed forms. The weights, noise
 # levels and the constant of pseudo-Huber are our defaults; we found no published values for Diff-Instruct\*.
 #
-# Next: `make demo` draws the same comparison with three seeds, and `distar demo --profile full` for other rewards. Notebook
-# 01, scores and noise, is planned.
+# Next: notebook 01 looks at scores and noise from close by. `make demo` draws the comparison of this notebook with three seeds,
+# and `distar demo --profile full` for other rewards.
 #
 # Text and figures of this notebook: CC BY 4.0. Code: MIT.
