@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import figures
 from ..figures import Line, Picture, Style
-from ..grid import Grid, GridScore, kl_between, tilt_of_reward
+from ..grid import Grid, GridScore
 from ..methods import METHODS, Method
-from ..metrics import KL_SIGMA, WINDOW, summarise
+from ..metrics import Summary
 from ..mixture import LinearReward
 from ..report import START, of, read_runs
 from ..toy import LOOP, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, on_levels, reference, sample, toy_state
 from ..training import post_train
+from .score_vs_kl import found_in
 from .study import Row, Study, over_seeds, values_of, where
 from .toy_runs import start_generator
 
@@ -51,21 +51,6 @@ def roles_reward(reward_name: str) -> Any:
     return LinearReward(torch.tensor([0.5, 0.0])) if reward_name == "linear" else REWARDS[reward_name]
 
 
-def excess_kl(points: Tensor, reward_name: str) -> float:
-    """KL of samples [N, 2] to the tilted optimum of the same mean reward, both blurred, in nats.
-
-    The tilt has the smallest KL to the reference at its mean reward, so this is how far the samples are from the best
-    that their reward allows. Infinite when a hundredth of the samples left the window.
-    """
-    mass, outside = WINDOW.histogram(points)
-    if outside >= 0.01:
-        return math.inf
-    own = WINDOW.mass(reference().to(torch.float64).log_density)
-    values = REWARDS[reward_name](WINDOW.points).reshape(own.shape)
-    tilted = tilt_of_reward(own, values, float((mass * values).sum()))
-    return kl_between(mass, tilted, WINDOW, KL_SIGMA)
-
-
 def measure(setting: Row) -> dict[str, float]:
     """The summary of one run, and its excess KL."""
     mixture, reward = reference(), roles_reward(setting["reward_name"])
@@ -77,9 +62,8 @@ def measure(setting: Row) -> dict[str, float]:
         state.roles = state.roles._replace(reference=GridScore(own, DIDR_GRID, SCHEDULE))
     for _ in post_train(state, method, no_conditions, steps=steps, seed=seed, **LOOP):
         pass
-    points = sample(state, 20_000)
-    summary = summarise(points, REWARDS[setting["reward_name"]](points), mixture)
-    return summary._asdict() | {"excess_kl": excess_kl(points, setting["reward_name"])}
+    found = found_in(sample(state, 20_000), setting["reward_name"], mixture)
+    return {key: found[key] for key in (*Summary._fields, "excess_kl")}
 
 
 def _line(rows: Sequence[Row], name: str) -> Line:
