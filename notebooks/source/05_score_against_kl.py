@@ -370,8 +370,10 @@ print("expected:", STUDIES["score-vs-kl"].prediction)
 score_vs_kl.picture(rows, [("ring", "mode")])
 
 # %% [markdown]
-# One line a row, five seeds. Black bars are fixed points, blue dots networks with their intervals. The first panel has the mean
-# reward at equal reward *scale*: where blue is off black, training did not arrive. The others compare at equal mean *reward*.
+# One line a row; five seeds for the demo's runs, three so far for the others. Black bars are fixed points, blue dots networks
+# with their intervals. The first panel has the mean reward at equal reward *scale*: where blue is off black, training did not
+# arrive. The others compare at equal mean *reward*.
+#
 # Next, the reward “side”, on the ring and on an **uneven** reference: five modes of different share and width, two of them close
 # together. First in words, computed from the table of runs.
 
