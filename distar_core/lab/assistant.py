@@ -377,7 +377,8 @@ STUDY = Study(
     question="How good must the assistant be, and what fails first?",
     prediction="The toy's own assistant is good: a cosine above 0.9 with the exact gradient over all levels. A slow one (rate "
     "/ 30) or a narrow one (width 4) fails, at low noise first, where the fine shape of the generator is hard to learn; the "
-    "slow one ends in collapse. The score leash suffers more than KL, for the error enters its loss twice, with its slope.",
+    "slow one ends in collapse. The score leash suffers more than KL, for the error enters its loss twice, with its slope. "
+    "(Written after short development runs, so not blind.)",
     settings=settings,
     measure=measure,
     picture=picture,
