@@ -296,26 +296,32 @@ def true_gradients(setting: Setting, distance: PlainDistance, unit: str, count: 
     return TrueGradients(*[gradient(objective, setting.generator) for objective in objectives])
 
 
-def squared_gaps(p: GaussianMixture, q: GaussianMixture, sigmas: Tensor, count: int = 2001) -> Tensor:
-    """E_{p_t} ‖s_p − s_q‖², in score units, at levels x_t = x_0 + sigma eps; sigmas [T] -> [T]."""
-    found = []
+class Noisy(NamedTuple):
+    """Two laws at one level, points [N, n] over the first one's mass, and its mass at each of them, [N]."""
+
+    own: GaussianMixture
+    other: GaussianMixture
+    points: Tensor
+    mass: Tensor
+
+
+def _at_levels(p: GaussianMixture, q: GaussianMixture, sigmas: Tensor, count: int) -> Iterator[Noisy]:
     for sigma in sigmas:
         own, other = (law.diffuse(VarianceExploding(), sigma) for law in (p, q))
-        x, cell = grid(own, count)
-        gap = own.score(x) - other.score(x)
-        found.append(cell * (own.log_density(x).exp() * gap.square().sum(-1)).sum())
-    return torch.stack(found)
+        points, cell = grid(own, count)
+        yield Noisy(own, other, points, cell * own.log_density(points).exp())
+
+
+def squared_gaps(p: GaussianMixture, q: GaussianMixture, sigmas: Tensor, count: int = 2001) -> Tensor:
+    """E_{p_t} ‖s_p − s_q‖², in score units, at levels x_t = x_0 + sigma eps; sigmas [T] -> [T]."""
+    levels = _at_levels(p, q, sigmas, count)
+    return torch.stack([mass @ (own.score(x) - other.score(x)).square().sum(-1) for own, other, x, mass in levels])
 
 
 def kl_divergences(p: GaussianMixture, q: GaussianMixture, sigmas: Tensor, count: int = 2001) -> Tensor:
     """KL(p_t ‖ q_t) in nats at levels x_t = x_0 + sigma eps; sigmas [T] -> [T]."""
-    found = []
-    for sigma in sigmas:
-        own, other = (law.diffuse(VarianceExploding(), sigma) for law in (p, q))
-        x, cell = grid(own, count)
-        log_density = own.log_density(x)
-        found.append(cell * (log_density.exp() * (log_density - other.log_density(x))).sum())
-    return torch.stack(found)
+    levels = _at_levels(p, q, sigmas, count)
+    return torch.stack([mass @ (own.log_density(x) - other.log_density(x)) for own, other, x, mass in levels])
 
 
 class Nodes(NamedTuple):

@@ -131,8 +131,9 @@ def distil(
     labels = torch.arange(len(z)) % label_count(mixture) if label_count(mixture) else None
     x0 = ode_map(z, mixture.given(labels))
     optimizer = torch.optim.Adam(generator.parameters(), lr=2e-3)
+    rate = cosine_decay(2e-3, steps)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = rate(step)
         index = torch.randint(len(z), (batch,), generator=rng)
         condition = None if labels is None else labels[index]
         loss = (generator(z[index], condition) - x0[index]).square().sum(-1).mean()
@@ -146,6 +147,11 @@ def distilled(mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500) -> 
     """The generator at the end of `distil`."""
     *_, generator = distil(mixture, seed=seed, steps=steps)
     return generator
+
+
+def cosine_decay(rate: float, steps: int) -> Callable[[int], float]:
+    """A learning rate that falls from `rate` to 0 over the steps as half a cosine; `rate` itself in the warm-up."""
+    return lambda step: rate * 0.5 * (1 + math.cos(math.pi * min(max(step, 0), steps) / steps))
 
 
 def no_conditions(step: int, rows: slice) -> None:
@@ -182,22 +188,19 @@ def toy_state(
     exact = MixtureScore(mixture, SCHEDULE)
     assistant = ResidualScore(exact, correction, SCHEDULE)
 
-    def decayed(rate: float) -> Callable[[int], float]:
-        return lambda step: rate * 0.5 * (1 + math.cos(math.pi * min(max(step, 0), steps) / steps))
-
     return State(
         Roles(
             generator=Trainable(
                 student,
                 torch.optim.Adam(student.parameters(), lr=lr, betas=(0.0, 0.99)),
-                lr=decayed(lr),
+                lr=cosine_decay(lr, steps),
                 ema_decay=0.98,
             ),
             reference=exact,
             assistant=Trainable(
                 assistant,
                 torch.optim.Adam(assistant.parameters(), lr=assistant_lr, betas=(0.0, 0.99)),
-                lr=lambda step: assistant_lr * 0.1 + 0.9 * decayed(assistant_lr)(step),
+                lr=lambda step: assistant_lr * 0.1 + 0.9 * cosine_decay(assistant_lr, steps)(step),
             ),
             reward=reward,
         ),
@@ -208,8 +211,10 @@ def toy_state(
 def sample(state: State, count: int, *, seed: int = 1234, condition: Tensor | None = None) -> Tensor:
     """`count` points from the run's averaged generator, [count, 2]; condition: their labels [count], if it has any."""
     rng = torch.Generator().manual_seed(seed)
+    generator = state.roles.generator
+    z = generator.module.latent(lambda name, shape: torch.randn(count, *shape, generator=rng))  # type: ignore[operator]
     with torch.no_grad():
-        return state.roles.generator.averaged(torch.randn(count, 2, generator=rng), condition)
+        return generator.averaged(z, condition)
 
 
 def spread_out(points: Tensor, count: int) -> Tensor:

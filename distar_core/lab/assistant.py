@@ -19,10 +19,22 @@ from ..metrics import WINDOW, Interval, summarise
 from ..roles import Trainable
 from ..runs import NonFiniteError, check_finite
 from ..schedule import TimeLaw
-from ..toy import LEVELS, LOOP, REWARDS, SCHEDULE, TOY_METHODS, new_generator, no_conditions, reference, toy_state
+from ..toy import (
+    LEVELS,
+    LOOP,
+    REWARDS,
+    SCHEDULE,
+    TOY_METHODS,
+    cosine_decay,
+    new_generator,
+    no_conditions,
+    reference,
+    sample,
+    toy_state,
+)
 from ..training import State, generator_step, make_batch, noised_samples, post_train, scores_at
 from .study import Row, Study, over_seeds, values_of, where
-from .toy_runs import flat_components_diverge, matched_scale
+from .toy_runs import UNKNOWN, flat_components_diverge, matched_scale
 
 REWARD = "mode"
 GENERATOR_RATE = 1.0
@@ -116,7 +128,7 @@ def known_state(kind: Kind, *, seed: int, steps: int) -> State:
     generator = Trainable(
         module,
         torch.optim.SGD(module.parameters(), lr=GENERATOR_RATE),
-        lr=lambda step: GENERATOR_RATE * 0.5 * (1 + math.cos(math.pi * min(max(step, 0), steps) / steps)),
+        lr=cosine_decay(GENERATOR_RATE, steps),
         ema_decay=0.98,
     )
     state.roles = state.roles._replace(generator=generator)
@@ -221,7 +233,7 @@ def measure(setting: Row) -> dict[str, float]:
     columns = [f"{what}_{moment}" for moment in MOMENTS for what in ("cosine", "size", "error")]
     columns += [f"{what}_{k}" for k in range(len(LEVELS)) for what in ("cosine", "size", "error", "gap", "loss")]
     found = dict.fromkeys(columns, math.nan)
-    summary = dict.fromkeys(("reward", "entropy", "modes", "kl", "off_support", "spread"), math.nan)
+    summary = UNKNOWN
     try:
         loop = LOOP | {"assistant_updates": kind.updates, "warmup": LOOP["warmup"] if kind.updates else 0}
         with flat_components_diverge():
@@ -238,21 +250,11 @@ def measure(setting: Row) -> dict[str, float]:
                     for k, one in enumerate(probes):
                         found |= {f"{what}_{k}": value for what, value in _compared([one]).items()}
                         found |= {f"error_{k}": one.error, f"gap_{k}": one.gap, f"loss_{k}": one.loss}
-        points = averaged_samples(state)
+        points = sample(state, 20_000)
         summary = summarise(points, REWARDS[REWARD](points), reference())._asdict()
     except NonFiniteError:
         pass
     return found | summary | {"diverged": float(not math.isfinite(summary["kl"]))}
-
-
-def averaged_samples(state: State, count: int = 20_000, seed: int = 1234) -> Tensor:
-    """Points of the averaged AffineGenerator, [count, 2]."""
-    rng = torch.Generator().manual_seed(seed)
-    generator = state.roles.generator
-    assert isinstance(generator.module, AffineGenerator)
-    latent = generator.module.latent(lambda name, shape: torch.randn(count, *shape, generator=rng))
-    with torch.no_grad():
-        return generator.averaged(latent, None)
 
 
 def _by_level(rows: Sequence[Row], what: str) -> list[Interval]:

@@ -16,11 +16,10 @@ from ..methods import METHODS, Method
 from ..metrics import Summary
 from ..mixture import LinearReward
 from ..report import START, of, read_runs
-from ..toy import LOOP, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, on_levels, reference, sample, toy_state
-from ..training import post_train
+from ..toy import REWARDS, SCHEDULE, TOY_METHODS, on_levels, reference, sample
 from .score_vs_kl import found_in
 from .study import Row, Study, over_seeds, values_of, where
-from .toy_runs import start_generator
+from .toy_runs import train
 
 EXACT, PROXY = "DIDR, exact target", "DIDR, proxy"
 ROWS: dict[str, Method] = {
@@ -56,12 +55,10 @@ def measure(setting: Row) -> dict[str, float]:
     mixture, reward = reference(), roles_reward(setting["reward_name"])
     method = replace(ROWS[setting["method"]], reward_scale=setting["reward_scale"])
     seed, steps = int(setting["seed"]), int(setting["steps"])
-    state = toy_state(start_generator(100 if steps < 100 else 2500), mixture, reward, seed=seed, steps=steps)
+    target = None
     if setting["method"] == EXACT and setting["reward_name"] != "linear":
-        own = DIDR_GRID.mass(mixture.to(torch.float64).log_density)
-        state.roles = state.roles._replace(reference=GridScore(own, DIDR_GRID, SCHEDULE))
-    for _ in post_train(state, method, no_conditions, steps=steps, seed=seed, **LOOP):
-        pass
+        target = GridScore(DIDR_GRID.mass(mixture.to(torch.float64).log_density), DIDR_GRID, SCHEDULE)
+    state = train(method, reward, seed=seed, steps=steps, target=target)
     found = found_in(sample(state, 20_000), setting["reward_name"], mixture)
     return {key: found[key] for key in (*Summary._fields, "excess_kl")}
 

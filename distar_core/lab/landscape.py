@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -22,9 +21,9 @@ from ..labelled_toy import (
     summarise_labels,
 )
 from ..runs import NonFiniteError
-from ..toy import LOOP, ToyGenerator, distilled, sample
+from ..toy import LOOP, sample
 from .study import Row, Study, curve, over_seeds, values_of, where
-from .toy_runs import train
+from .toy_runs import start_generator, train
 
 REWARD_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0)
 CFG_SCALES = (0.0, 1.0, 2.0, 4.0, 7.5)
@@ -47,12 +46,6 @@ def settings(profile: str) -> list[Row]:
     ]
 
 
-@lru_cache
-def start_generator(steps: int = 2500) -> ToyGenerator:
-    """The conditional generator that every run starts from; trained once a process."""
-    return distilled(labelled_reference(), steps=steps)
-
-
 def measure(setting: Row) -> dict[str, float]:
     """The summary of one run, its mean over the labels and p(label | x_0) and reward for each label."""
     mixture = labelled_reference()
@@ -65,7 +58,7 @@ def measure(setting: Row) -> dict[str, float]:
             seed=int(setting["seed"]),
             steps=steps,
             mixture=mixture,
-            generator=start_generator(2500 if steps > 100 else 60),
+            generator=start_generator(steps, labelled_reference),
             loop=LOOP if steps > 100 else LOOP | {"warmup": 5},
         )
     except NonFiniteError:

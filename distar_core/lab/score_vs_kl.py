@@ -22,10 +22,10 @@ from ..mixture import GaussianMixture
 from ..report import START, of, read_runs
 from ..roles import MixtureScore, Roles, Trainable
 from ..runs import NonFiniteError, check_finite
-from ..toy import LEVELS, REWARDS, SCHEDULE, TOY_METHODS, ToyGenerator, distilled, no_conditions, reference, sample
+from ..toy import LEVELS, REWARDS, SCHEDULE, TOY_METHODS, cosine_decay, no_conditions, reference, sample
 from ..training import State, post_train
 from .study import Row, Study, over_seeds, where
-from .toy_runs import flat_components_diverge, matched_scale, start_generator, train
+from .toy_runs import UNKNOWN, flat_components_diverge, matched_scale, start_generator, train
 
 NETWORK, EXACT, LONG, FIXED = "network", "exact assistant", "long", "fixed point"
 DIFFERENTIATED = ", law differentiated"
@@ -88,17 +88,6 @@ def method_of(regularizer: str, reward_scale: float) -> Method:
     return replace(method, reward_scale=reward_scale, **law)  # type: ignore[arg-type]
 
 
-@lru_cache
-def _uneven_start(steps: int) -> ToyGenerator:
-    return distilled(uneven(), steps=steps)
-
-
-def start_of(world: str, steps: int) -> ToyGenerator:
-    """The distilled generator of a world; trained once a process, briefly for runs of less than 100 steps."""
-    distil_steps = 100 if steps < 100 else 2500
-    return start_generator(distil_steps) if world == "ring" else _uneven_start(distil_steps)
-
-
 def affine_start(mixture: GaussianMixture, seed: int, count: int = 64) -> AffineGenerator:
     """`count` round affine maps of equal weight, as many in each mode as its weight asks for, that together are close
     to the mixture: their shifts scatter by 0.8 of the mode's deviation, their own deviation is 0.6 of it."""
@@ -128,7 +117,7 @@ def train_affine(
         Trainable(
             generator,
             optimizer,
-            lr=lambda step: lr * 0.5 * (1 + math.cos(math.pi * min(max(step, 0), steps) / steps)),
+            lr=cosine_decay(lr, steps),
             ema_decay=0.98,
         ),
         MixtureScore(mixture.to(torch.float64), SCHEDULE),
@@ -140,14 +129,6 @@ def train_affine(
         for record in post_train(state, method, no_conditions, steps=steps, seed=seed, batch=256):
             check_finite(record)
     return state
-
-
-def sample_affine(state: State, count: int, seed: int = 1234) -> Tensor:
-    """`count` points from the averaged affine maps, [count, 2]."""
-    rng = torch.Generator().manual_seed(seed)
-    latent = torch.randn(count, generator=rng), torch.randn(count, 2, generator=rng)
-    with torch.no_grad():
-        return state.roles.generator.averaged(latent, None)
 
 
 def measured(mass: Tensor, grid: Grid, reward_name: str, mixture: GaussianMixture) -> float:
@@ -217,7 +198,7 @@ def measure(setting: Row) -> dict[str, float]:
             "excess_kl": measured(found.mass, GRID, reward_name, mixture),
             "residual": found.residual,
         }
-    start = start_of(setting["world"], steps)
+    start = start_generator(steps, WORLDS[setting["world"]])
     if name == START:
         with torch.no_grad():
             points = start(torch.randn(20_000, 2, generator=torch.Generator().manual_seed(1234)), None)
@@ -225,15 +206,12 @@ def measure(setting: Row) -> dict[str, float]:
     method = method_of(name, scale)
     try:
         if setting["kind"] == EXACT:
-            points = sample_affine(train_affine(method, mixture, reward_name, seed=seed, steps=steps), 20_000)
+            state = train_affine(method, mixture, reward_name, seed=seed, steps=steps)
         else:
             state = train(method, REWARDS[reward_name], seed=seed, steps=steps, mixture=mixture, generator=start)
-            points = sample(state, 20_000)
+        points = sample(state, 20_000)
     except NonFiniteError:
-        return dict.fromkeys(("reward", "entropy", "modes", "kl", "off_support", "spread"), math.nan) | {
-            "excess_kl": math.nan,
-            "residual": 0.0,
-        }
+        return UNKNOWN | {"excess_kl": math.nan, "residual": 0.0}
     return found_in(points, reward_name, mixture)
 
 

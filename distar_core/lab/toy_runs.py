@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from ..frontier import read_points, scale_for
+from ..frontier import aims, read_points, scale_for
 from ..methods import Method
-from ..metrics import summarise
+from ..metrics import Summary, summarise
 from ..mixture import GaussianMixture
-from ..roles import Reward
+from ..roles import Reward, Score
 from ..runs import NonFiniteError, check_finite
 from ..toy import LOOP, REWARDS, ToyGenerator, distilled, labels_in_turn, reference, sample, toy_state
 from ..training import State, post_train
 
 MIDDLE_AIM = 0.5
+UNKNOWN = dict.fromkeys(Summary._fields, math.nan)
+"""The summary of a run that was lost."""
 
 
 @lru_cache
-def start_generator(steps: int = 2500) -> ToyGenerator:
-    """The distilled generator that every run starts from; trained once a process."""
-    return distilled(reference(), steps=steps)
+def _distilled(world: Callable[[], GaussianMixture], steps: int) -> ToyGenerator:
+    return distilled(world(), steps=steps)
+
+
+def start_generator(steps: int, world: Callable[[], GaussianMixture] = reference) -> ToyGenerator:
+    """The distilled generator that runs of so many steps start from; trained once a process, and briefly for runs of
+    less than 100 steps."""
+    return _distilled(world, 100 if steps < 100 else 2500)
 
 
 def train(
@@ -36,20 +43,23 @@ def train(
     steps: int,
     mixture: GaussianMixture | None = None,
     generator: ToyGenerator | None = None,
+    target: Score | None = None,
     loop: Mapping[str, Any] = LOOP,
     **state_options: Any,
 ) -> State:
     """Post-train from the distilled generator; state_options go to toy.toy_state.
 
-    A mixture with labels needs a generator of its own, and gets its labels in turn.
+    A mixture with labels needs a generator of its own, and gets its labels in turn. `target` takes the place of the
+    mixture's exact score as the reference.
 
     Raises:
         NonFiniteError: when a value of the run becomes NaN or infinite.
     """
     torch.set_num_threads(1)
     mixture = mixture or reference()
-    start = generator or start_generator(100 if steps < 100 else 2500)
-    state = toy_state(start, mixture, reward, seed=seed, steps=steps, **state_options)
+    state = toy_state(generator or start_generator(steps), mixture, reward, seed=seed, steps=steps, **state_options)
+    if target is not None:
+        state.roles = state.roles._replace(reference=target)
     for record in post_train(state, method, labels_in_turn(mixture), steps=steps, seed=seed, **loop):
         check_finite(record)
     return state
@@ -78,15 +88,12 @@ def train_and_summarise(method: Method, reward_name: str, **options: Any) -> dic
     try:
         found = outcome(train(method, REWARDS[reward_name], **options), reward_name)
     except NonFiniteError:
-        return dict.fromkeys(("reward", "entropy", "modes", "kl", "off_support", "spread"), math.nan) | {
-            "diverged": 1.0
-        }
+        return UNKNOWN | {"diverged": 1.0}
     return found | {"diverged": float(not math.isfinite(found["kl"]))}
 
 
+@lru_cache
 def matched_scale(reward_name: str, regularizer: str, share: float = MIDDLE_AIM) -> float:
     """The reward scale whose known fixed point lies `share` of the way from the reference's mean reward to the best."""
-    from ..frontier import aims
-
     (aim,) = aims(reward_name, (share,))
     return scale_for(read_points(), reward_name, regularizer, aim)
