@@ -18,14 +18,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .methods import Method
-    from .toy import ToyReward
+    from .toy import ToyGenerator, ToyReward
 
 app = typer.Typer(
     help="Diff-Instruct*: post-training of one-step generators, held to closed-form truth.",
@@ -106,11 +114,13 @@ def demo(
     started = time.perf_counter()
     columns = (
         TextColumn("{task.description:>10}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:>12}"),
         TimeElapsedColumn(),
-        TextColumn("elapsed"),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
     )
     units = {"distil": "steps/s", "post-train": "runs/min"}
     tasks: dict[str, Any] = {}
@@ -256,8 +266,9 @@ def train_toy(
     """Distil, post-train with checkpoints and draw; or go on from the folder's checkpoint. Raises as runs.run."""
     import torch
 
+    from .report import START
     from .runs import CHECKPOINT, require_writable, run
-    from .toy import LOOP, distilled, new_generator, no_conditions, reference, sample, toy_state
+    from .toy import LOOP, new_generator, no_conditions, reference, sample, toy_state
 
     torch.set_num_threads(1)
     with stoppable(lambda: "while distilling; nothing is kept, the same command starts over"):
@@ -267,8 +278,7 @@ def train_toy(
             if (folder / CHECKPOINT).exists():
                 raise FileExistsError(f"folder {folder} already holds a run; add --resume, or choose another folder")
             require_writable(folder)
-            say("distilling the reference into a one-step generator")
-            generator = distilled(reference())
+            generator = distil_with_progress()
     state = toy_state(generator, reference(), reward, seed=seed, steps=steps)
     options = {"steps": steps, "seed": seed, **LOOP}
     finished_before = True
@@ -292,25 +302,55 @@ def train_toy(
             "longer run is a new run in another folder"
         )
     with stoppable(lambda: "while drawing; the run is finished, and the same command with --resume draws its picture"):
-        start = distilled(reference()) if resume else generator
-        before = sample(toy_state(start, reference(), reward, seed=seed, steps=steps), 4000)
-        draw_samples(folder / "samples.png", before, sample(state, 4000), method, reward, steps)
+        if resume:
+            generator = distil_with_progress()
+        start = toy_state(generator, reference(), reward, seed=seed, steps=steps)
+        clouds = {
+            "reference": reference().sample(20_000, torch.Generator().manual_seed(seed)),
+            START: sample(start, 20_000),
+            method.name: sample(state, 20_000),
+        }
+        print_summaries(clouds, reward)
+        del clouds["reference"]
+        draw_samples(folder / "samples.png", clouds, method, reward, steps)
 
 
-def draw_samples(path: Path, before: Tensor, after: Tensor, method: Method, reward: ToyReward, steps: int) -> None:
+def distil_with_progress() -> ToyGenerator:
+    """The toy's one-step generator, distilled under a progress bar."""
+    from .toy import distil, reference
+
+    steps = 2500
+    every_step = distil(reference(), steps=steps)
+    *_, generator = track(every_step, "distilling a one-step generator", total=steps, console=console)
+    return generator
+
+
+def print_summaries(clouds: Mapping[str, Tensor], reward: ToyReward) -> None:
+    """What the demo measures, as a table: one row for each cloud of samples [N, 2], by name."""
+    from .metrics import summarise
+    from .report import METRICS
+    from .toy import reference
+
+    rows = [["samples of", f"reward “{reward.name}”", *(SHORT_HEADS.get(m.replace("_", " "), m) for m in METRICS)]]
+    for name, points in clouds.items():
+        summary = summarise(points, reward(points), reference())
+        cells = [format(getattr(summary, name), metric.format) for name, metric in METRICS.items()]
+        rows.append([name, f"{summary.reward:.3f}", *cells])
+    print_table(rows, "Before and after; the README says what the columns mean")
+
+
+def draw_samples(path: Path, clouds: Mapping[str, Tensor], method: Method, reward: ToyReward, steps: int) -> None:
     """The samples [N, 2] of the distilled generator and of the trained one over the reference's modes."""
-    from .figures import clouds
-    from .report import START
+    from . import figures
     from .toy import reference
 
     rewarded = method.reward_at != "nowhere"
-    panels = {START: before, method.name: after}
-    notes = {START: "before", method.name: f"{steps} steps"}
+    notes = dict(zip(clouds, ("before", f"{steps} steps"), strict=True))
     alt = f"Samples of the distilled generator before and after {steps} steps of {method.name}, over the reference's modes"
     if rewarded:
-        notes = {name: f"{note}, reward {float(reward(panels[name]).mean()):.2f}" for name, note in notes.items()}
+        notes = {name: f"{note}, reward {float(reward(clouds[name]).mean()):.2f}" for name, note in notes.items()}
         alt += f"; darker shading is more reward “{reward.name}”; mean rewards: {'; '.join(notes.values())}"
-    clouds(panels, reference(), reward=reward if rewarded else None, notes=notes, alt=f"{alt}.").save(path)
+    figures.clouds(clouds, reference(), reward=reward if rewarded else None, notes=notes, alt=f"{alt}.").save(path)
 
 
 @app.command()

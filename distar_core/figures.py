@@ -24,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
+from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from .mixture import GaussianMixture
@@ -366,37 +367,6 @@ def animate(
     return Picture(figure, alt)
 
 
-def trajectories(
-    series: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]],
-    styles: Mapping[str, Style],
-    *,
-    alt: str,
-    xlabel: str,
-    ylabel: str,
-    log: bool = False,
-) -> Picture:
-    """Lines over steps: label -> one (x, y) pair a seed."""
-    figure, grid = new_figure(1, width=6.2, height=3.4)
-    axes = grid[0, 0]
-    for label, lines in series.items():
-        style = styles[label]
-        for index, (x, y) in enumerate(lines):
-            axes.plot(
-                x,
-                y,
-                color=style.color,
-                linestyle=style.line,
-                linewidth=1.6,
-                marker=style.marker,
-                markevery=6,
-                markersize=4.5,
-                label=label if index == 0 else None,
-            )
-    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
-    axes.legend(frameon=False)
-    return Picture(figure, alt)
-
-
 class Line(NamedTuple):
     """A curve, or separate markers if its style has no line: x and y, [N] each, with an optional interval about y.
 
@@ -432,7 +402,7 @@ def lines(
     log: str | Sequence[str] = "",
     ylim: tuple[float, float] | None = None,
     guides: Sequence[float] = (),
-    markers: bool = False,
+    markers: bool | int = False,
     width: float = 3.3,
     height: float = 3.1,
 ) -> Picture:
@@ -445,7 +415,7 @@ def lines(
         xlabel, ylabel: one label for all panels, or one a panel.
         log: axes that are logarithmic, "", "x", "y" or "xy", for all panels or one a panel.
         guides: heights of thin horizontal lines.
-        markers: draw a marker at every point of every line.
+        markers: draw a marker at every point of every line, or at every so many.
     """
     figure, grid = new_figure(len(panels), width=width, height=height)
     labels = dict.fromkeys(line.label for content in panels.values() for line in content)
@@ -463,7 +433,14 @@ def lines(
         ):
             dots = style.marker if markers or style.line == "" else ""
             (handle,) = axes.plot(
-                x, y, color=style.color, linestyle=style.line, marker=dots, linewidth=1.6, markersize=5
+                x,
+                y,
+                color=style.color,
+                linestyle=style.line,
+                marker=dots,
+                markevery=max(markers, 1),
+                linewidth=1.6,
+                markersize=5,
             )
             if low is not None and style.line != "":
                 axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
@@ -472,10 +449,14 @@ def lines(
             if label:
                 handles.setdefault(label, handle)
         axes.set(xlabel=below, ylabel=name, title=title)
-        if "x" in scale:
-            axes.set_xscale("log")
-        if "y" in scale:
-            axes.set_yscale("log")
+        for letter in scale:
+            getattr(axes, f"set_{letter}scale")("log")
+            axis = getattr(axes, f"{letter}axis")
+            low, high = axis.get_view_interval()
+            if high < 10 * low:
+                # matplotlib would write 1.8 × 10⁰ here
+                axis.set_major_formatter(ScalarFormatter())
+                axis.set_minor_formatter(ScalarFormatter())
         if ylim is not None:
             axes.set_ylim(ylim)
     if isinstance(ylabel, str) and ylim is None:

@@ -129,22 +129,28 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> figures
 
 def unbounded(distances: Path) -> figures.Picture:
     """Mean distance of the samples from the origin over steps, under the linear reward."""
-    runs: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    styles = {}
+    runs: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     with open(distances, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            label = f"{row['regularizer']}, reward scale {float(row['reward_scale']):g}"
-            runs.setdefault(label, {}).setdefault(row["seed"], []).append((float(row["step"]), float(row["distance"])))
-            base = figures.STYLES[row["regularizer"]]
-            styles[label] = base._replace(line="-" if float(row["reward_scale"]) <= 1 else (0, (4, 2)))
-    series = {
-        label: [([step for step, _ in line], [distance for _, distance in line]) for line in seeds.values()]
-        for label, seeds in runs.items()
-    }
+            run = runs.setdefault((row["regularizer"], row["reward_scale"], row["seed"]), [])
+            run.append((float(row["step"]), float(row["distance"])))
+    curves = []
+    for (regularizer, scale, _), points in runs.items():
+        style = figures.STYLES[regularizer]._replace(line="-" if float(scale) <= 1 else (0, (4, 2)))
+        steps, reached = zip(*points, strict=True)
+        curves.append(figures.Line(f"{regularizer}, reward scale {float(scale):g}", steps, reached, style=style))
+    farthest = {curve.label: curve for curve in sorted(curves, key=lambda curve: curve.y[-1])}
     alt = (
         "Mean distance of the samples from the origin over training steps under a linear reward, logarithmic axis, one line "
-        "a seed: "
-        + "; ".join(f"{label}: from {lines[0][1][0]:.1f} to {lines[0][1][-1]:.3g}" for label, lines in series.items())
+        "a seed: " + "; ".join(f"{label}: from {c.y[0]:.1f} to at most {c.y[-1]:.3g}" for label, c in farthest.items())
     )
-    labels = {"xlabel": "generator step", "ylabel": "mean distance from the origin"}
-    return figures.trajectories(series, styles, log=True, alt=alt, **labels)
+    return figures.lines(
+        {"linear reward x₁/2": curves},
+        alt=alt,
+        xlabel="generator step",
+        ylabel="mean distance from the origin",
+        log="y",
+        markers=6,
+        width=6.2,
+        height=3.8,
+    )

@@ -19,8 +19,8 @@ from distar_core.methods import ALIASES, METHODS
 @pytest.fixture
 def distar(monkeypatch):
     """Run a command with a distillation of a few steps."""
-    whole = toy.distilled
-    monkeypatch.setattr(toy, "distilled", lambda mixture, **options: whole(mixture, steps=4))
+    whole = toy.distil
+    monkeypatch.setattr(toy, "distil", lambda mixture, **options: whole(mixture, steps=4))
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_work_is_refused_before_the_distillation(distar, monkeypatch
     shutil.copytree(run, tmp_path / "broken")
     (tmp_path / "broken" / "checkpoint.safetensors").write_bytes(b"garbage")
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(toy, "distilled", lambda mixture: pytest.fail("the distillation came first"))
+    monkeypatch.setattr(toy, "distil", lambda mixture, **_: pytest.fail("the distillation came first"))
     for words, expected in (
         ((run, "--steps", 2), "already holds a run; add --resume"),
         ((run, "--steps", 3, "--seed", 5, "--resume"), "has --steps 2, not 3 and --seed 0, not 5 (the learning rate"),
@@ -161,7 +161,7 @@ def test_a_stop_outside_the_loop_is_one_sentence(distar, monkeypatch, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(cli, "draw_samples", stop)
     drawing = distar("train", tmp_path / "run", "--steps", 2)
-    monkeypatch.setattr(toy, "distilled", stop)
+    monkeypatch.setattr(toy, "distil", stop)
     distilling = distar("train", tmp_path / "other", "--steps", 2)
     for result, expected in ((drawing, "the run is finished"), (distilling, "nothing is kept")):
         assert result.exit_code == 130
@@ -210,7 +210,7 @@ def test_the_tables_and_bars_of_the_demo_fit_80_columns(monkeypatch, tmp_path):
     assert "…" not in result.output
     for stage in ("distil", "post-train", "draw"):
         (bar,) = [line for line in result.output.splitlines() if line.strip().startswith(stage)]
-        assert bar.rstrip().endswith("elapsed")
+        assert bar.rstrip().endswith("left")
 
 
 def test_the_help_of_train_names_the_methods_and_their_quotes(monkeypatch):

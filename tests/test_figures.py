@@ -34,7 +34,9 @@ def pictures(tmp_path):
         {"KL, w = 1": [POINTS, POINTS + 0.1]}, ring(), tmp_path / "a.gif", alt=ALT, captions=["0", "1"]
     )
     style = figures.STYLES["KL, w = 1"]
-    yield figures.trajectories({"a": [([0, 1], [1, 2])]}, {"a": style}, alt=ALT, xlabel="step", ylabel="y", log=True)
+    yield figures.lines(
+        {"a": [figures.Line("a", [0, 1], [1, 2], style=style)]}, alt=ALT, xlabel="x", ylabel="y", log="y"
+    )
 
 
 def test_every_kind_of_picture_opens_and_carries_its_words(tmp_path):

@@ -13,7 +13,7 @@
 # somebody did.**
 #
 # > **Goals.** Write the guided score of two Gaussians, and say what it is not the score of. Derive Theorem 3.2 in three lines
-# > and hold the loss to it. Say when guidance inside a leash differs from guidance outside. Read a landscape over two scales.
+# > and hold the loss to it. Say when guidance inside a leash differs from guidance outside. Read a map over reward_scale and cfg_scale.
 # >
 # > **Before you start.** Notebook 00. Helpful: 03 (collapse) and 04 (Theorem 3.1). Bayes' rule.
 # >
@@ -73,12 +73,14 @@ figures.clouds(
 )
 
 # %% [markdown]
-# At the borders a sample does not tell you its label. How well it does elsewhere is Bayes' rule on the mixture: on average a
-# sample gives its own label the probability 0.91. *Spread* is the deviation per axis of a label's samples.
+# Grey lines are contours of the reference, here and below. At the borders a sample does not tell you its label. Bayes' rule
+# on the mixture gives p(label | x₀), the probability of each label once you have seen the sample; its own label gets 0.91 on
+# average. *Spread* is the deviation per axis of a label's samples, its two modes together.
 #
-# The reference now has two scores. The **conditional score** s_c = ∇ log p_t(x_t | c) knows the label. The **null score**
-# s_null = ∇ log p_t(x_t) belongs to all labels together. A diffusion network gives both when its prompt was left empty in a
-# part of its training; the empty prompt is the *null condition*. Here they are for “top” at σ = 1, with their difference:
+# The reference now has two scores. Write p_t for its density at noise level t. The **conditional score**
+# s_c = ∇ log p_t(x_t | c) knows the label. The **null score** s_null = ∇ log p_t(x_t) belongs to all labels together. A
+# diffusion network gives both when its prompt was left empty in a part of its training; the empty prompt is the *null
+# condition*. Here they are for “top” at σ = 1, with their difference:
 
 # %% tags=["figure", "hide-input"]
 score = MixtureScore(reference, toy.SCHEDULE)
@@ -114,7 +116,7 @@ figures.arrows(
 # | s_null + g · (s_c − s_null), as in the diffusers library | g = 1 | cfg_scale = 6.5 |
 #
 # They agree when g = 1 + cfg_scale. The tables of Diff-Instruct\* list 0 for “no guidance”, which fits the first spelling, or
-# a plain off-switch. We do not know which one its 7.5 is.
+# a plain off-switch. We do not know which one its 7.5 is. Do the two formulas agree, up to rounding?
 
 # %%
 for cfg_scale in (0.0, 1.0, 7.5):
@@ -126,7 +128,8 @@ for cfg_scale in (0.0, 1.0, 7.5):
 # %% [markdown]
 # ## 2. With a pencil: a shift and a sharpening
 #
-# Take the pencil Gaussians. The null is N(0, 1). The condition asks for N(1, ¼). A Gaussian's score is −(x − mean)/variance.
+# Two Gaussians on a line. The null is N(0, 1). The condition asks for N(1, ¼), whose deviation is ½. A Gaussian's score is
+# −(x − mean)/variance.
 #
 # > **Predict.** Guide N(1, ¼) away from N(0, 1) with cfg_scale 1, at σ = 0. The guided score belongs to a Gaussian with mean
 # > above 1 and
@@ -141,16 +144,16 @@ predict("06.a", "?")
 # %% [markdown]
 # > **Exercise 06.1** · derive · difficulty 2 of 5 · importance 5 of 5 · 8 minutes
 # >
-# > Condition N(mean_c, s_c²), null N(0, s_0²), both noised: x_t = x_0 + σ ε. Write the guided score at x, in our spelling. Do it
-# > on paper first, for σ = 0.
+# > Condition N(mean_c, dev_c²), null N(0, dev_0²), both noised: x_t = x_0 + σ ε. Write the guided score at x, in our spelling.
+# > Do it on paper first, for σ = 0. (dev is a deviation; s_c stays the name of a score.)
 
 
 # %% tags=["exercise"]
-def guided_gaussian(x, sigma, cfg_scale, mean_c, s_c, s_0):
+def guided_gaussian(x, sigma, cfg_scale, mean_c, dev_c, dev_0):
     """Points x [N] and plain numbers -> the guided score at noise level sigma, [N]."""
     # solution
-    conditional = -(x - mean_c) / (s_c**2 + sigma**2)
-    null = -x / (s_0**2 + sigma**2)
+    conditional = -(x - mean_c) / (dev_c**2 + sigma**2)
+    null = -x / (dev_0**2 + sigma**2)
     return conditional + cfg_scale * (conditional - null)
     # end
 
@@ -161,7 +164,7 @@ checked_guided = check("06.1", guided_gaussian)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Noise adds its variance: at level σ the condition is N(mean_c, s_c² + σ²) and the null is N(0, s_0² + σ²).
+# Noise adds its variance: at level σ the condition is N(mean_c, dev_c² + σ²) and the null is N(0, dev_0² + σ²).
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -172,8 +175,9 @@ checked_guided = check("06.1", guided_gaussian)
 # </details>
 
 # %% [markdown] tags=["solution"]
-# **Solution.** The guided score is −(1 + cfg_scale)(x − mean_c)/(s_c² + σ²) + cfg_scale · x/(s_0² + σ²). It is linear in x. At
-# σ = 0 its slope is −P with P = (1 + cfg_scale)/s_c² − cfg_scale/s_0², and it vanishes at (1 + cfg_scale) mean_c/(s_c² P).
+# **Solution.** The guided score is −(1 + cfg_scale)(x − mean_c)/(dev_c² + σ²) + cfg_scale · x/(dev_0² + σ²). It is a straight
+# line in x. At σ = 0 its slope is −P with P = (1 + cfg_scale)/dev_c² − cfg_scale/dev_0², and it vanishes at
+# (1 + cfg_scale) mean_c/(dev_c² P). For 1, ½, 1 and cfg_scale 1: P = 8 − 1 = 7, mean 8/7.
 
 # %% [markdown]
 # Your result is a straight line in x, as a Gaussian's score is. Its **zero** is the mean; minus its slope is one over the
@@ -249,17 +253,19 @@ figures.lines(
 )
 
 # %% [markdown]
-# Answer **c**. The more noise, the farther out the zero; it tends to 2. So the guided fields of different levels contradict
-# each other: no density has them all as its noised scores. What comes out depends on *who follows them*. Below, the flow is
-# the usual deterministic sampler. “One step” is a generator m + s z under the KL leash, with an exact assistant and the toy's
-# eight noise levels, once it has come to **rest**: where training no longer moves it.
+# Answer **c**. The more noise, the farther out the zero; at cfg_scale 1 it tends to 2. But each line is the score of a
+# Gaussian, and noise moves no mean: noised versions of one density would all have the same zero. So the guided fields of
+# different levels contradict each other: no density has them all as its noised scores. What comes out depends on *who follows them*. The next cell compares two
+# followers. The *sampler* is the usual many-step deterministic one; it follows the guided score from much noise to none. “One
+# step” is a generator m + s z under the KL leash of notebook 00, with the guided score in the reference's place, an exact
+# assistant and the toy's eight noise levels, once it has come to **rest**: where training no longer moves it.
 
 # %%
 pair = {"mean": 1.0, "deviation": 0.5, "null_deviation": 1.0, "steps": min(settings.steps, 400), "nodes": 41}
 
 
 def rest_of(loss, weight, cfg_scale, placement="inside"):
-    """Mean and deviation of the generator m + s z that has come to rest."""
+    """Mean and deviation of the generator m + s z at rest; inside: the guided score in the reference's place."""
     with_guidance = guidance.placed(loss, placement, cfg_scale)
     return guidance.resting_place(lambda n, s: weight(n) * with_guidance(n, s), **pair)
 
@@ -277,8 +283,9 @@ for w in (1.0, 3.0):
         print(f"cfg_scale {w:g}   {name:32s} mean {mean:.2f}   deviation {deviation:.2f}")
 
 # %% [markdown]
-# Four answers to one question. For samplers the point is proved by Bradley and Nakkiran (arXiv 2408.09000). Look at the last
-# line: at cfg_scale 3, with the weight of our default Diff-Instruct++, the deviation is **0**. This generator collapses to one
+# The first line of each block is what the tempting sentence promises; nobody gets it, and the two weights differ as well. For
+# samplers the point is proved by Bradley and Nakkiran (arXiv 2408.09000). Look at the last line: at cfg_scale 3, with the
+# weight of our default Diff-Instruct++, the deviation is **0**. This generator collapses to one
 # point, and no reward was switched on. Or was there one?
 
 # %% [markdown]
@@ -368,8 +375,9 @@ checked_loss = check("06.2", cfg_loss)
 # %% [markdown]
 # ### Held to the definition
 #
-# Is the derivation right? A generator of three components m + s z, the two labels above, one noise level. On one side the
-# reward as it is *defined*: an integral over x_t, differentiated by nudging each of the six numbers up and down.
+# Is the derivation right? Take a generator that draws one of three pieces m₁ + s₁ z, m₂ + s₂ z, m₃ + s₃ z, with fixed
+# probabilities; the two labels above; one noise level. On one side the reward as it is *defined*: an integral over x_t,
+# differentiated by nudging each of the six numbers up and down.
 
 # %%
 line = replace(exact.line_setting(toy.SCHEDULE, 0.7), reference=two_labels)
@@ -415,8 +423,8 @@ for row in zip(("m₁", "m₂", "m₃", "s₁", "s₂", "s₃"), defined, pushed
     print("{}   by definition {:+.7f}   through the loss {:+.7f}   without detach {:+.4f}".format(*row))
 
 # %% [markdown]
-# The first two columns agree to the digits that nudging can give. Every m wants to go right, m₁ most, which lies with the other
-# label; every s wants to be smaller: a shift *and* a sharpening, as the pencil said. The third column is something else; m₃ has
+# These are gradients of the reward. The first two columns agree to the digits that nudging can give. Every m wants to go right,
+# m₁ most, which lies with the other label; every s wants to be smaller: a shift *and* a sharpening, as the pencil said. The third column is something else; m₃ has
 # even turned round. The stop-gradient is no approximation. With it the gradient is right, without it wrong.
 
 # %% [markdown] tags=["instructor"]
@@ -461,7 +469,7 @@ reveal("06.c", f"median radius {radius:.0f}, p(own label) {found.label:.3f}, off
 # %% [markdown]
 # Answer **c**, with a perfect score: every label is recognised, and no sample is anywhere near the data. (Adam divides by the
 # size of the gradient, so even a vanishing slope keeps moving.) This is reward hacking, by a reward that nobody trained. There
-# is no pull picture: it would be the third field of section 1. Guidance needs a leash as every reward does. In large models,
+# is no pull picture: it would look like the third field of section 1. Guidance needs a leash as every reward does. In large models,
 # too, the guidance term alone has been found to saturate pictures and finally to diverge (Decoupled DMD, arXiv 2511.22677).
 
 # %% [markdown]
@@ -469,7 +477,8 @@ reveal("06.c", f"median radius {radius:.0f}, p(own label) {found.label:.3f}, off
 #
 # A method can use guidance in two places.
 #
-# - **Outside**: leave the leash as it is, with s_c as the reference, and add cfg_scale · L_cfg as a second reward.
+# - **Outside**: leave the leash as it is, with s_c as the reference's score, and add cfg_scale · L_cfg, with the leash's w(t),
+#   as a second reward.
 # - **Inside**: put the guided score in the reference's place, inside the leash. No extra term.
 #
 # > **Predict.** Same samples, same noise, same cfg_scale. Are the two pulls the same vector?
@@ -482,7 +491,8 @@ reveal("06.c", f"median radius {radius:.0f}, p(own label) {found.label:.3f}, off
 predict("06.d", "?")
 
 # %% [markdown]
-# A thousand noised samples; the assistant knows a generator whose modes are a bit too wide; everything in float64.
+# A thousand noised samples of the reference. The assistant's scores are those of wider modes, deviation 0.6, so that there is a
+# gap. Everything in float64.
 
 # %%
 count, sigma = 1000, torch.tensor(0.7, dtype=torch.float64)
@@ -529,7 +539,7 @@ figures.lines(
 )
 
 # %% [markdown]
-# With pseudo-Huber, outside grows without limit, and inside does not grow at all. Inside, guidance is part of the gap, and
+# With pseudo-Huber, outside grows without limit, and inside hardly grows. Inside, guidance is part of the gap, and
 # pseudo-Huber hardly asks how long a gap is (notebook 00). Its scale still decides where the generator comes to rest. Mean and
 # deviation for the pencil Gaussians:
 
@@ -689,8 +699,8 @@ for name, loss in {"KL, w = 1": losses.integral_kl, "pseudo-Huber": huber}.items
 
 # %% [markdown]
 # KL becomes stiffer with guidance: a narrower target resists more. Pseudo-Huber first becomes *softer*, twice as soft at
-# cfg_scale 1. No Gaussian has all the guided fields as its scores (section 2), so a gap is left even at rest, and for long gaps
-# pseudo-Huber is slack. Then guidance makes room for the reward.
+# cfg_scale 1. No Gaussian has all the guided fields as its scores (section 2), so a gap is left even at rest. Where the gap is
+# long already, a longer one adds hardly any pull. So guidance makes room for the reward.
 #
 # ### The landscape
 #
@@ -720,9 +730,10 @@ STUDIES["landscape"].picture(rows)
 print(STUDIES["landscape"].sentence(rows))
 
 # %% [markdown]
-# Read the maps from the bottom. **Up to reward scale 1 the two help each other**: guidance raises p(own label), and raises the
-# mean reward as well. **From 2 on they fight over “left”, and inside, guidance loses**: p(own label) falls to about ¾, three
-# labels of four. So answer **a**, but look at what the reward is paid for:
+# Read the maps from the bottom. **Up to reward scale 1 they get on**: guidance raises p(own label), and raises the mean reward
+# as well; the reward costs the label less than 0.01. **From 2 on they fight over “left”, and inside, guidance loses**: p(own
+# label) is ¾ at best, three labels of four. In these two rows some runs diverged, so the numbers there are not of runs at rest.
+# So answer **a**, but look at what the reward is paid for:
 
 # %% tags=["figure", "hide-input"]
 figures.maps(
@@ -742,8 +753,10 @@ figures.maps(
 
 # %% [markdown]
 # Our prediction was wrong twice. Guidance *inside* does not hold the label in conflict; guidance *outside* does, with fewer samples
-# off the data, not more. (Our pilot runs were also too short: “left” was still on its way.) Outside is not simply better: there a run three
-# times as long, at 7.5, kept its labels but also began to leave the data.
+# off the data, not more. (Our pilot runs were also too short: “left” was still on its way.) Outside is not simply better, and not
+# at rest: one run three times as long, at reward scale 2 and cfg_scale 7.5, not among the recorded ones, kept its labels but had
+# 30% of its samples off the data. Where to stop? We take reward scale 1 and cfg_scale 2: p(own label) 0.98, “left” too, 2% off
+# the data. More guidance buys little label there, and costs spread.
 #
 # Equal scales are no equal footing. So, for the runs inside, the same rows against the reward that was *reached*:
 

@@ -74,6 +74,12 @@ WRONG = {
         ),
         (lambda assistant, x_t, noise, sigma: ((assistant(x_t.detach()) * sigma + noise) ** 2).sum(dim=0), "batch"),
         (denoising_without_gradients, "weights"),
+        (
+            lambda assistant, x_t, noise, sigma: (
+                sigma**2 * torch.linalg.vector_norm(assistant(x_t.detach()) + noise / sigma, dim=-1) ** 2
+            ),
+            "before you sum",
+        ),
         (lambda assistant, x_t, noise, sigma: (sigma * assistant(x_t.detach()) + noise) ** 2, "shape"),
         (lambda assistant, x_t, noise, sigma: (assistant(x_t.detach()) / 0).sum(1), "not finite"),
     ),
@@ -93,6 +99,7 @@ WRONG = {
         ),
         (lambda assistant, reference, x_t: torch.sum((assistant(x_t) - reference(x_t)).detach() * x_t), "their sum"),
         (lambda assistant, reference, x_t: -torch.einsum("bi,bi->b", reference(x_t).detach(), x_t), "own score"),
+        (lambda assistant, reference, x_t: (x_t * reference(x_t.detach()).detach()).sum(1), "sign"),
         (lambda assistant, reference, x_t: (assistant(x_t) - reference(x_t)).detach() * x_t, "shape"),
     ),
     "02.3": (
@@ -103,6 +110,12 @@ WRONG = {
             "you lost that s",
         ),
         (lambda m, s, sigma: (m / (1 + sigma**2), 0 * s), "multiply the gap"),
+        (lambda m, s, sigma: (m / (1 + sigma**2), s * (s - 1) / ((1 + sigma**2) * (s + sigma**2))), "not s"),
+        (lambda m, s, sigma: [m / (sigma**2 + 1), s / (sigma**2 + 1) - s ** (-1)], "s² + σ²"),
+        (
+            lambda m, s, sigma: (m / (1 + sigma**2), s / (1 + sigma**2) + m / (1 + sigma**2) - s / (s**2 + sigma**2)),
+            "drops out",
+        ),
         (lambda m, s, sigma: m / (1 + sigma**2), "2 values"),
     ),
 }

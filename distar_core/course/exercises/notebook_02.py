@@ -84,6 +84,10 @@ _DENOISING = Exercise(
             "this is the loss without its weight: multiply by σ², or take the error in eps-units.",
         ),
         Mistake(
+            lambda assistant, x_t, noise, sigma: sigma**2 * (assistant(x_t.detach()) + noise / sigma).square().sum(-1),
+            "sigma is [B, 1] and your sum [B], so their product is [B, B]. Multiply by σ before you sum.",
+        ),
+        Mistake(
             lambda assistant, x_t, noise, sigma: (assistant(x_t.detach()) + noise / sigma**2).square().sum(-1),
             "ε is divided by σ once, not twice.",
         ),
@@ -171,7 +175,7 @@ _KL_PULL = Exercise(
         ),
         Mistake(
             lambda assistant, reference, x_t: (reference(x_t).detach() * x_t).sum(-1),
-            "the generator's own score is missing. With the reference's alone all samples run uphill to one point.",
+            "the generator's own score is missing, and the sign of the reference's is turned: descent runs away from it.",
         ),
         Mistake(
             lambda assistant, reference, x_t: -(reference(x_t).detach() * x_t).sum(-1),
@@ -219,6 +223,18 @@ _PENCIL = Exercise(
         Mistake(
             lambda m, s, sigma: (m / (1 + sigma), s / (1 + sigma) - s / (s + sigma)),
             "variances add, deviations do not: 1 + σ² and s² + σ².",
+        ),
+        Mistake(
+            lambda m, s, sigma: (m / (1 + sigma**2), s / (1 + sigma**2) - s / (s + sigma**2)),
+            "the part for m is right. The variance of s z is s², not s.",
+        ),
+        Mistake(
+            lambda m, s, sigma: (m / (1 + sigma**2), s / (1 + sigma**2) - 1 / s),
+            "the part for m is right. The own score, too, is that of x_t: its variance is s² + σ².",
+        ),
+        Mistake(
+            lambda m, s, sigma: (m / (1 + sigma**2), (m + s) / (1 + sigma**2) - s / (s**2 + sigma**2)),
+            "the part for m is right. The mean of z·m is 0: m drops out of the part for s.",
         ),
     ),
 )

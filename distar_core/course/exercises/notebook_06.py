@@ -17,10 +17,10 @@ def _gaussian(x: Tensor, mean: float, variance: Any) -> Tensor:
 
 
 def _guided(
-    x: Tensor, sigma: float, cfg_scale: float, mean_c: float, s_c: float, s_0: float, mix: Callable[..., Tensor]
+    x: Tensor, sigma: float, cfg_scale: float, mean_c: float, dev_c: float, dev_0: float, mix: Callable[..., Tensor]
 ) -> Tensor:
-    """The scores of N(mean_c, s_c² + sigma²) and N(0, s_0² + sigma²), put together by mix(conditional, null, scale)."""
-    return mix(_gaussian(x, mean_c, s_c**2 + sigma**2), _gaussian(x, 0.0, s_0**2 + sigma**2), cfg_scale)
+    """The scores of N(mean_c, dev_c² + sigma²) and N(0, dev_0² + sigma²), put together by mix(conditional, null, scale)."""
+    return mix(_gaussian(x, mean_c, dev_c**2 + sigma**2), _gaussian(x, 0.0, dev_0**2 + sigma**2), cfg_scale)
 
 
 def _mixed(mix: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -34,12 +34,15 @@ def _additive(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
 def _noise_once(kind: str) -> Callable[..., Tensor]:
     """The additive form with one of the variances wrong."""
 
-    def wrong(x: Tensor, sigma: float, cfg_scale: float, mean_c: float, s_c: float, s_0: float) -> Tensor:
+    def wrong(x: Tensor, sigma: float, cfg_scale: float, mean_c: float, dev_c: float, dev_0: float) -> Tensor:
         variances = {
-            "none": (s_c**2, s_0**2),
-            "null without": (s_c**2 + sigma**2, s_0**2),
-            "deviations": (s_c + sigma, s_0 + sigma),
-            "squared sum": ((s_c + sigma) ** 2, (s_0 + sigma) ** 2),
+            "none": (dev_c**2, dev_0**2),
+            "null without": (dev_c**2 + sigma**2, dev_0**2),
+            "condition without": (dev_c**2, dev_0**2 + sigma**2),
+            "deviations": (dev_c + sigma, dev_0 + sigma),
+            "root": ((dev_c**2 + sigma**2) ** 0.5, (dev_0**2 + sigma**2) ** 0.5),
+            "sigma as it is": (dev_c**2 + sigma, dev_0**2 + sigma),
+            "squared sum": ((dev_c + sigma) ** 2, (dev_0 + sigma) ** 2),
         }
         of_c, of_0 = variances[kind]
         return _additive(_gaussian(x, mean_c, of_c), _gaussian(x, 0.0, of_0), cfg_scale)
@@ -47,9 +50,21 @@ def _noise_once(kind: str) -> Callable[..., Tensor]:
     return wrong
 
 
-def _sharpened_then_noised(x: Tensor, sigma: float, cfg_scale: float, mean_c: float, s_c: float, s_0: float) -> Tensor:
-    precision = (1 + cfg_scale) / s_c**2 - cfg_scale / s_0**2
-    mean = (1 + cfg_scale) * mean_c / s_c**2 / precision
+def _null_score(wrong: Callable[[Tensor, float, float], Tensor]) -> Callable[..., Tensor]:
+    """The additive form with wrong(x, mean_c, noised variance) for the null score."""
+
+    def answer(x: Tensor, sigma: float, cfg_scale: float, mean_c: float, dev_c: float, dev_0: float) -> Tensor:
+        conditional = _gaussian(x, mean_c, dev_c**2 + sigma**2)
+        return _additive(conditional, wrong(x, mean_c, dev_0**2 + sigma**2), cfg_scale)
+
+    return answer
+
+
+def _sharpened_then_noised(
+    x: Tensor, sigma: float, cfg_scale: float, mean_c: float, dev_c: float, dev_0: float
+) -> Tensor:
+    precision = (1 + cfg_scale) / dev_c**2 - cfg_scale / dev_0**2
+    mean = (1 + cfg_scale) * mean_c / dev_c**2 / precision
     return _gaussian(x, mean, 1 / precision + sigma**2)
 
 
@@ -77,24 +92,48 @@ _PENCIL = Exercise(
             "the null score is missing: subtract it in the bracket.",
         ),
         Mistake(
+            _mixed(lambda c, n, w: w * (c - n)),
+            "this is the bracket alone; guidance adds it to the conditional score.",
+        ),
+        Mistake(
+            _null_score(lambda x, mean, variance: x / variance),
+            "check the sign of the null's score: it points back to 0, −x/(dev_0² + σ²).",
+        ),
+        Mistake(
+            _null_score(_gaussian),
+            "the null's mean is 0, not the condition's.",
+        ),
+        Mistake(
             _mixed(lambda c, n, w: -_additive(c, n, w)),
             "check the sign of the Gaussian's score: it points back to the mean, −(x − mean)/variance.",
         ),
         Mistake(
             _noise_once("none"),
-            "the noise is missing: at level σ the variances are s_c² + σ² and s_0² + σ².",
+            "the noise is missing: at level σ the variances are dev_c² + σ² and dev_0² + σ².",
         ),
         Mistake(
             _noise_once("null without"),
             "the noise is missing in the null's variance: x_t is noised, whatever the condition.",
         ),
         Mistake(
+            _noise_once("condition without"),
+            "the noise is missing in the condition's variance: x_t is noised, whatever the condition.",
+        ),
+        Mistake(
+            _noise_once("root"),
+            "you divide by the noised deviation; a Gaussian's score has the variance below: leave the square root out.",
+        ),
+        Mistake(
+            _noise_once("sigma as it is"),
+            "σ is a deviation: its square adds to the variance.",
+        ),
+        Mistake(
             _noise_once("deviations"),
-            "you divide by a sum of deviations; a Gaussian's score has the variance below: squares, s² + σ².",
+            "you divide by a sum of deviations; a Gaussian's score has the variance below: squares, dev² + σ².",
         ),
         Mistake(
             _noise_once("squared sum"),
-            "you squared a sum. Variances of independent terms add: s² + σ², not (s + σ)².",
+            "you squared a sum. Variances of independent terms add: dev² + σ², not (dev + σ)².",
         ),
         Mistake(
             _sharpened_then_noised,
@@ -147,7 +186,23 @@ _CFG_LOSS = Exercise(
         ),
         Mistake(
             _loss(lambda x_t, s_c, s_null: s_c - s_null.detach()),
-            "one of the scores still carries a gradient. Detach both.",
+            "s_c still carries a gradient. Detach both.",
+        ),
+        Mistake(
+            _loss(lambda x_t, s_c, s_null: s_c.detach() - s_null),
+            "s_null still carries a gradient. Detach both.",
+        ),
+        Mistake(
+            lambda x_t, s_c, s_null: (x_t - (x_t + s_c - s_null).detach()).square().sum(-1) / 2,
+            "the gradient is right, by another loss; the value is not. Write the product itself, −sg[s_c − s_null]ᵀ x_t.",
+        ),
+        Mistake(
+            lambda x_t, s_c, s_null: (s_c - s_null).square().sum(-1),
+            "this is the squared length of s_c − s_null. The loss is its product with x_t.",
+        ),
+        Mistake(
+            lambda x_t, s_c, s_null: -((s_c - s_null).detach() * x_t).sum(),
+            "this is the sum over the batch. Return one value per sample: sum over the last axis only.",
         ),
         Mistake(
             lambda x_t, s_c, s_null: -((s_c - s_null).detach() * x_t).sum(-1).mean(),
