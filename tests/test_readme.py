@@ -15,7 +15,7 @@ def test_the_snippet_runs():
         [sys.executable, "-c", code.replace("steps=500", "steps=3")], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("0 ")
+    assert result.stdout.startswith("step 0: mean reward ")
 
 
 def test_local_links_exist():

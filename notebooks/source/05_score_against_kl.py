@@ -370,7 +370,7 @@ print("expected:", STUDIES["score-vs-kl"].prediction)
 score_vs_kl.picture(rows, [("ring", "mode")])
 
 # %% [markdown]
-# One line a row; five seeds for the demo's runs, three so far for the others. Black bars are fixed points, blue dots networks
+# One line a row, five seeds each. Black bars are fixed points, blue dots networks
 # with their intervals. The first panel has the mean reward at equal reward *scale*: where blue is off black, training did not
 # arrive. The others compare at equal mean *reward*.
 #
