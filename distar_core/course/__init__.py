@@ -1,4 +1,4 @@
-"""What the notebooks need beside the library: profiles, exercise checks and predictions."""
+"""What the notebooks need beside the library: profiles, exercise checks, predictions and the museum of failed runs."""
 
 from .checks import Exercise, Mistake, check
 from .exercises import EXERCISES

@@ -41,9 +41,16 @@ def edition(source: NotebookNode, name: str) -> NotebookNode:
 
 
 def build(folder: Path, editions: Mapping[str, str] = EDITIONS) -> dict[Path, str]:
-    """The text of every edition by path, from folder/source/*.py; editions: name -> folder."""
+    """The text of every edition by path, from folder/source/*.py; editions: name -> folder.
+
+    Raises:
+        FileNotFoundError: if there is no source.
+    """
+    sources = sorted((folder / "source").glob("[0-9]*.py"))
+    if not sources:
+        raise FileNotFoundError(f"{folder / 'source'} holds no notebook; give the folder above the sources")
     texts = {}
-    for path in sorted((folder / "source").glob("[0-9]*.py")):
+    for path in sources:
         source = jupytext.read(path)
         for name, place in editions.items():
             texts[folder / place / f"{path.stem}.ipynb"] = nbformat.writes(edition(source, name), indent=1) + "\n"

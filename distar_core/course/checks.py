@@ -32,6 +32,27 @@ def outputs(answer: Answer, *inputs: Any) -> Any:
     return answer(*inputs)
 
 
+def entries(answer: Answer, *inputs: Any) -> Any:
+    """What an answer returns, a vector of a few numbers taken apart: (a, b), [a, b] and tensor([a, b]) are the same."""
+    value = answer(*inputs)
+    return list(value) if isinstance(value, Tensor) and value.ndim == 1 and len(value) <= 3 else value
+
+
+def one_tensor(value: Any) -> Tensor:
+    """The value itself. Raises TypeError with a learner's sentence if it is no tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"it returned a {type(value).__name__}, and one tensor is wanted")
+    return value
+
+
+def gradients(value: Tensor, *leaves: Tensor) -> list[Tensor]:
+    """The gradient of a value's sum in each leaf; zeros where none flows."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+    return [torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(leaves, found, strict=True)]
+
+
 def outputs_and_gradients(answer: Answer, *inputs: Any) -> list[Tensor]:
     """An answer's value and the gradient of its sum in every floating tensor among the inputs; zeros where none flows.
 
@@ -41,15 +62,8 @@ def outputs_and_gradients(answer: Answer, *inputs: Any) -> list[Tensor]:
         given.requires_grad_() if isinstance(given, Tensor) and given.is_floating_point() else given for given in inputs
     )
     live = [given for given in inputs if isinstance(given, Tensor) and given.requires_grad]
-    value = answer(*inputs)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"it returned a {type(value).__name__}, and one tensor is wanted")
-    if not value.requires_grad:
-        return [value, *(torch.zeros_like(given) for given in live)]
-    found = torch.autograd.grad(value.sum(), live, allow_unused=True)
-    return [value.detach()] + [
-        torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(live, found, strict=True)
-    ]
+    value = one_tensor(answer(*inputs))
+    return [value.detach(), *gradients(value, *live)]
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,8 @@ class Exercise:
         inputs: argument tuples to compare on.
         mistakes: typical wrong answers; the first that computes what the learner computed gives the hint.
         observe: (answer, *inputs) -> a number, a tensor or a sequence of them: what is compared.
-        tolerance: largest relative error of a right answer, in each number or tensor compared.
+        tolerance: largest relative error of a right answer, in each number or tensor compared; one whose norm is below
+            0.01 is measured against 0.01.
     """
 
     number: str
@@ -75,6 +90,11 @@ class Exercise:
 
 class NotTriedError(Exception):
     """A stub that returned nothing."""
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    """Standard normals in double precision, the same at every call: inputs of an exercise."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _numbers(value: Any) -> Iterable[Tensor]:
@@ -161,6 +181,8 @@ def check(number: str, answer: Answer, *, strict: bool | None = None) -> Answer:
     except Exception as error:
         verdict = f"not yet: it stopped with {type(error).__name__}: {error}."
     print(f"{number}: {verdict} {GO_ON}")
-    if strict if strict is not None else os.environ.get("DISTAR_STRICT") == "1":
+    if strict is None:
+        strict = os.environ.get("DISTAR_STRICT") == "1"
+    if strict:
         raise AssertionError(f"{number}: {verdict}")
     return exercise.reference

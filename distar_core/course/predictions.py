@@ -19,7 +19,7 @@ def stored() -> dict[str, str]:
     """All predictions so far by number; empty before the first, or if the file is damaged."""
     try:
         return dict(json.loads(_file().read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
 
 

@@ -15,7 +15,7 @@ from ..figures import CYCLE, Line, Picture, Style, lines
 from ..grid import Level
 from ..losses import gap
 from ..methods import Method
-from ..metrics import WINDOW, Interval, summarise
+from ..metrics import WINDOW, Interval
 from ..roles import Trainable
 from ..runs import NonFiniteError, check_finite
 from ..schedule import TimeLaw
@@ -29,12 +29,11 @@ from ..toy import (
     new_generator,
     no_conditions,
     reference,
-    sample,
     toy_state,
 )
 from ..training import State, generator_step, make_batch, noised_samples, post_train, scores_at
-from .study import Row, Study, over_seeds, values_of, where
-from .toy_runs import UNKNOWN, flat_components_diverge, matched_scale
+from .study import Row, Study, interval_line, interval_text, over_seeds, values_of, where
+from .toy_runs import UNKNOWN, flat_components_diverge, matched_scale, outcome
 
 REWARD = "mode"
 GENERATOR_RATE = 1.0
@@ -250,8 +249,7 @@ def measure(setting: Row) -> dict[str, float]:
                     for k, one in enumerate(probes):
                         found |= {f"{what}_{k}": value for what, value in _compared([one]).items()}
                         found |= {f"error_{k}": one.error, f"gap_{k}": one.gap, f"loss_{k}": one.loss}
-        points = sample(state, 20_000)
-        summary = summarise(points, REWARDS[REWARD](points), reference())._asdict()
+        summary = outcome(state, REWARD)
     except NonFiniteError:
         pass
     return found | summary | {"diverged": float(not math.isfinite(summary["kl"]))}
@@ -263,8 +261,7 @@ def _by_level(rows: Sequence[Row], what: str) -> list[Interval]:
 
 
 def _level_line(kind: str, rows: Sequence[Row]) -> Line:
-    found = _by_level(rows, "cosine")
-    return Line(kind, LEVELS, [i.mean for i in found], [i.low for i in found], [i.high for i in found], DRAWN[kind])
+    return interval_line(kind, LEVELS, _by_level(rows, "cosine"), DRAWN[kind])
 
 
 def picture(rows: Sequence[Row]) -> Picture:
@@ -283,7 +280,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         reward, kl = over_seeds(of_kind, "reward"), over_seeds(of_kind, "kl")
         style = DRAWN.get(kind, OTHERS)._replace(line="")
         label = kind if kind in DRAWN else "other assistants"
-        ends.append(Line(label, [reward.mean], [kl.mean], [kl.low], [kl.high], style))
+        ends.append(interval_line(label, [reward.mean], [kl], style))
     panels["where the score runs end"] = ends
     count = len(panels) - 1
     alt = (
@@ -314,27 +311,25 @@ def _number(rows: Sequence[Row], key: str, digits: int = 2) -> str:
     kept = _finite(rows, key)
     if len(kept) < 2:
         return "diverged"
-    found = over_seeds(kept, key)
-    text = f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    text = interval_text(over_seeds(kept, key), digits)
     return text if len(kept) == len(rows) else f"{text} ({len(kept)} of {len(rows)} seeds, the rest diverged)"
 
 
 def failing_levels(rows: Sequence[Row]) -> list[float]:
-    """The noise levels at which the mean cosine over the seeds is below one half, from the worst on."""
-    means = {sigma: over_seeds(rows, f"cosine_{k}").mean for k, sigma in enumerate(LEVELS)}
-    return sorted((sigma for sigma, mean in means.items() if not mean >= 0.5), key=lambda sigma: means[sigma])
+    """The noise levels, from the lowest on, at which the mean cosine over the seeds is below one half or unknown."""
+    return [sigma for sigma, found in zip(LEVELS, _by_level(rows, "cosine"), strict=True) if not found.mean >= 0.5]
 
 
 def _levels_in_words(levels: Sequence[float]) -> str:
     if not levels:
         return "at no level"
-    bottom, top = min(levels), max(levels)
+    bottom, top = levels[0], levels[-1]
     inside = [sigma for sigma in LEVELS if bottom <= sigma <= top]
     if len(inside) == len(levels) and bottom == LEVELS[0]:
         if top == LEVELS[-1]:
             return "at every level"
         return f"from σ = {bottom:.2g} up to σ = {top:.2g}" if top > bottom else f"at σ = {bottom:.2g}"
-    return "at σ = " + ", ".join(f"{sigma:.2g}" for sigma in sorted(levels))
+    return "at σ = " + ", ".join(f"{sigma:.2g}" for sigma in levels)
 
 
 def sentence(rows: Sequence[Row]) -> str:

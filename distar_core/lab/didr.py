@@ -13,13 +13,13 @@ from .. import figures
 from ..figures import Line, Picture, Style
 from ..grid import Grid, GridScore
 from ..methods import METHODS, Method
-from ..metrics import Summary
 from ..mixture import LinearReward
 from ..report import START, of, read_runs
+from ..runs import NonFiniteError
 from ..toy import REWARDS, SCHEDULE, TOY_METHODS, on_levels, reference, sample
 from .score_vs_kl import found_in
-from .study import Row, Study, over_seeds, values_of, where
-from .toy_runs import train
+from .study import Row, Study, interval_line, over_seeds, values_of, where
+from .toy_runs import SAMPLES, UNKNOWN, train
 
 EXACT, PROXY = "DIDR, exact target", "DIDR, proxy"
 ROWS: dict[str, Method] = {
@@ -58,9 +58,11 @@ def measure(setting: Row) -> dict[str, float]:
     target = None
     if setting["method"] == EXACT and setting["reward_name"] != "linear":
         target = GridScore(DIDR_GRID.mass(mixture.to(torch.float64).log_density), DIDR_GRID, SCHEDULE)
-    state = train(method, reward, seed=seed, steps=steps, target=target)
-    found = found_in(sample(state, 20_000), setting["reward_name"], mixture)
-    return {key: found[key] for key in (*Summary._fields, "excess_kl")}
+    try:
+        state = train(method, reward, seed=seed, steps=steps, target=target)
+    except NonFiniteError:
+        return UNKNOWN | {"excess_kl": math.nan}
+    return found_in(sample(state, SAMPLES), setting["reward_name"], mixture)
 
 
 def _line(rows: Sequence[Row], name: str) -> Line:
@@ -68,7 +70,7 @@ def _line(rows: Sequence[Row], name: str) -> Line:
     rewards = [over_seeds(where(rows, reward_scale=scale), "reward").mean for scale in scales]
     heights = [over_seeds(where(rows, reward_scale=scale), "excess_kl") for scale in scales]
     style = STYLES[name] if name in STYLES else figures.STYLES[name]._replace(line="")
-    return Line(name, rewards, [h.mean for h in heights], [h.low for h in heights], [h.high for h in heights], style)
+    return interval_line(name, rewards, heights, style)
 
 
 def picture(rows: Sequence[Row]) -> Picture:

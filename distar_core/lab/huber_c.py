@@ -12,7 +12,7 @@ from ..metrics import Interval
 from ..report import START, of, read_runs
 from ..toy import TOY_METHODS
 from .score_vs_kl import at_reward, excess_by_difference, interval
-from .study import Row, Study, values_of, where
+from .study import Row, Study, interval_line, interval_text, values_of, where
 from .toy_runs import train_and_summarise
 
 # c in eps-units -> reward scales under "mode", chosen by fixed points so that mean rewards reach from about .5 to .8
@@ -25,16 +25,16 @@ c = 0.005 are missing."""
 
 def settings(profile: str) -> list[Row]:
     """Reward x c x strength x seed; under the linear reward the scale is 1, 2 or 4 times the middle one under “mode”."""
-    constants, seeds, steps = {
-        "ci": ((0.005, 5.0), 2, 3),
-        "fast": ((0.005, 0.5), 2, 150),
-        "full": (tuple(SCALES), 5, 600),
+    constants, strengths, seeds, steps = {
+        "ci": ((0.005, 5.0), 1, 2, 3),
+        "fast": ((0.005, 0.5), 3, 2, 150),
+        "full": (tuple(SCALES), 3, 5, 600),
     }[profile]
     rows: list[Row] = []
     for c in constants:
         linear = tuple(times * SCALES[c][1] for times in TIMES)
         for reward_name, scales in (("mode", SCALES[c]), ("linear", linear)):
-            for strength, scale in list(enumerate(scales))[:: 1 if profile != "ci" else 2]:
+            for strength, scale in enumerate(scales[:strengths]):
                 for seed in range(seeds):
                     rows.append(
                         {
@@ -46,7 +46,7 @@ def settings(profile: str) -> list[Row]:
                             "steps": steps,
                         }
                     )
-    return rows if profile != "ci" else rows[::2]
+    return rows
 
 
 def measure(setting: Row) -> dict[str, float]:
@@ -69,6 +69,11 @@ def matched(rows: Sequence[Row], c: float, metric: str) -> Interval | None:
     for row in own:
         row["excess_kl"] = excess_by_difference("ring", "mode", row["reward"], row["kl"])
     return interval(at_reward(own, TARGET, metric))
+
+
+def _by_constant(rows: Sequence[Row], metric: str) -> list[tuple[float, Interval]]:
+    """(c, metric at TARGET) by rising c, where it is known."""
+    return [(c, found) for c in sorted(values_of(rows, "c")) if (found := matched(rows, c, metric))]
 
 
 def runaways(rows: Sequence[Row], c: float, strength: float) -> float:
@@ -99,12 +104,10 @@ def picture(rows: Sequence[Row]) -> Picture:
     constants = sorted(values_of(rows, "c"))
     panels: dict[str, list[Line]] = {}
     for metric, title in METRICS.items():
-        known = [(c, found) for c in constants if (found := matched(rows, c, metric))]
-        if not known:
-            continue
-        means, lows, highs = ([getattr(found, part) for _, found in known] for part in ("mean", "low", "high"))
-        label = f"“mode”, reward {TARGET:g}"
-        panels[title] = [Line(label, [c for c, _ in known], means, lows, highs)]
+        known = _by_constant(rows, metric)
+        if known:
+            label = f"“mode”, reward {TARGET:g}"
+            panels[title] = [interval_line(label, [c for c, _ in known], [found for _, found in known])]
     panels["share of runaways"] = [
         Line(
             f"linear, {TIMES[int(strength)]:g} × scale",
@@ -134,10 +137,10 @@ def sentence(rows: Sequence[Row]) -> str:
     constants = sorted(values_of(rows, "c"))
     parts = []
     for metric, title in METRICS.items():
-        known = [(c, found) for c in constants if (found := matched(rows, c, metric))]
+        known = _by_constant(rows, metric)
         if len(known) > 1:
-            numbers = ", ".join(f"{f.mean:.2f} [{f.low:.2f}, {f.high:.2f}] at c = {c:g}" for c, f in known)
-            parts.append(f"{title}: {_trend([f for _, f in known])} ({numbers})")
+            numbers = ", ".join(f"{interval_text(found)} at c = {c:g}" for c, found in known)
+            parts.append(f"{title}: {_trend([found for _, found in known])} ({numbers})")
     bounded = (
         f"Under “mode” at mean reward {TARGET:g}: {'; '.join(parts)}."
         if parts

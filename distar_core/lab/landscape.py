@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 
-from ..figures import Picture, lines, maps
+from ..figures import Line, Picture, lines, maps
 from ..labelled_toy import (
     LABELS,
     REWARD,
@@ -22,20 +21,20 @@ from ..labelled_toy import (
 )
 from ..runs import NonFiniteError
 from ..toy import LOOP, sample
-from .study import Row, Study, curve, over_seeds, values_of, where
-from .toy_runs import start_generator, train
+from .study import Row, Study, curve, interval_text, over_seeds, values_of, where
+from .toy_runs import SAMPLES, start_generator, train
 
 REWARD_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0)
 CFG_SCALES = (0.0, 1.0, 2.0, 4.0, 7.5)
 OUTSIDE = [(reward_scale, cfg_scale) for reward_scale in (0.0, 2.0) for cfg_scale in (2.0, 7.5)]
-SAMPLES = 20_000
 
 
 def settings(profile: str) -> list[Row]:
     """Both scales and seeds with guidance inside, and a few pairs of scales with guidance outside."""
+    few = ((0.0, 2.0), (0.0, 2.0), [(2.0, 2.0)])
     reward_scales, cfg_scales, outside, seeds, steps = {
-        "ci": (REWARD_SCALES[:4:3], CFG_SCALES[:3:2], OUTSIDE[2:3], 2, 5),
-        "fast": (REWARD_SCALES[:4:3], CFG_SCALES[:3:2], OUTSIDE[2:3], 2, 300),
+        "ci": (*few, 2, 5),
+        "fast": (*few, 2, 300),
         "full": (REWARD_SCALES, CFG_SCALES, OUTSIDE, 5, 800),
     }[profile]
     pairs = [("inside", reward_scale, cfg_scale) for reward_scale in reward_scales for cfg_scale in cfg_scales]
@@ -111,7 +110,7 @@ def picture(rows: Sequence[Row]) -> Picture:
 def fair_picture(rows: Sequence[Row]) -> Picture:
     """Label accuracy and spread against the mean reward that was reached, one line a cfg_scale, guidance inside."""
     inside = where(rows, placement="inside")
-    panels: dict[str, list[Any]] = {}
+    panels: dict[str, list[Line]] = {}
     for key in ("label", "spread"):
         panels[PANELS[key]] = []
         for cfg_scale in values_of(inside, "cfg_scale"):
@@ -135,7 +134,7 @@ def _apart(a: list[Row], b: list[Row], key: str) -> int:
 
 def at_reward(rows: Sequence[Row], cfg_scale: float, reward: float, key: str) -> float:
     """A column's mean at a given mean reward, between the two neighbouring reward scales; nan outside their range."""
-    of_scale = [row for row in rows if row["placement"] == "inside" and row["cfg_scale"] == cfg_scale]
+    of_scale = where(rows, placement="inside", cfg_scale=cfg_scale)
     scales = sorted(values_of(of_scale, "reward_scale"))
     reached = [over_seeds(where(of_scale, reward_scale=scale), "reward").mean for scale in scales]
     values = [over_seeds(where(of_scale, reward_scale=scale), key).mean for scale in scales]
@@ -161,8 +160,7 @@ def matched(rows: Sequence[Row], shares: Sequence[float] = (0.2, 0.9)) -> str:
 
 
 def _shown(rows: list[Row], key: str) -> str:
-    found = over_seeds(rows, key)
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return interval_text(over_seeds(rows, key))
 
 
 def sentence(rows: Sequence[Row]) -> str:
@@ -190,14 +188,9 @@ def sentence(rows: Sequence[Row]) -> str:
         + "; ".join(held)
         + "."
     )
-    pairs = [
-        (r, c)
-        for r in values_of(rows, "reward_scale")
-        for c in values_of(rows, "cfg_scale")
-        if where(rows, placement="outside", reward_scale=r, cfg_scale=c)
-    ]
-    if pairs:
-        r, c = pairs[-1]
+    outside = where(rows, placement="outside")
+    if outside:
+        r, c = outside[-1]["reward_scale"], outside[-1]["cfg_scale"]
         parts.append(
             f"At reward_scale {r:g} and cfg_scale {c:g}, p(own label), reward and spread: "
             + "; ".join(

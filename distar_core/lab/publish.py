@@ -31,7 +31,7 @@ def page(records: Mapping[str, Sequence[Row]]) -> str:
     parts = [HEAD]
     for name, rows in records.items():
         study = STUDIES[name]
-        seeds = max(len(values_of(rows, "seed")), 1)
+        seeds = len(values_of(rows, "seed"))
         minutes = sum(row["seconds"] for row in rows) / 60
         total = len(study.settings("full"))
         count = f"{len(rows)} runs" if len(rows) == total else f"{len(rows)} of {total} runs so far"

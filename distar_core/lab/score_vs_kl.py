@@ -24,8 +24,8 @@ from ..roles import MixtureScore, Roles, Trainable
 from ..runs import NonFiniteError, check_finite
 from ..toy import LEVELS, REWARDS, SCHEDULE, TOY_METHODS, cosine_decay, no_conditions, reference, sample
 from ..training import State, post_train
-from .study import Row, Study, over_seeds, where
-from .toy_runs import UNKNOWN, flat_components_diverge, matched_scale, start_generator, train
+from .study import Row, Study, interval_text, over_seeds, where
+from .toy_runs import SAMPLES, UNKNOWN, flat_components_diverge, matched_scale, start_generator, train
 
 NETWORK, EXACT, LONG, FIXED = "network", "exact assistant", "long", "fixed point"
 DIFFERENTIATED = ", law differentiated"
@@ -40,6 +40,7 @@ STEPS = (
     ("w = σ² for w = 1", "KL, w = 1", "KL, w = σ²/α²"),
 )
 SHARES = {"middle": 0.5, "high": 0.7}
+# mean rewards at these shares of the way to the best, as in frontier.aims; fixed, since the recorded scales aim for them
 TARGETS = {
     ("ring", "mode"): {"middle": 0.6643, "high": 0.7986},
     ("ring", "side"): {"middle": 0.5013, "high": 0.7008},
@@ -66,7 +67,12 @@ BETWEEN: dict[tuple[str, str, str], tuple[float, ...]] = {
     ("uneven", "side", L2): (0.15, 0.7),
     ("uneven", "side", HUBER): (0.2, 0.25, 0.32, 0.42),
 }
-METRICS = ("excess_kl", "modes", "spread", "off_support")
+HEADS = {
+    "excess_kl": "excess KL (nats)",
+    "modes": "effective modes",
+    "spread": "spread, fullest mode",
+    "off_support": "share off the data",
+}
 
 
 def uneven() -> GaussianMixture:
@@ -131,7 +137,7 @@ def train_affine(
     return state
 
 
-def measured(mass: Tensor, grid: Grid, reward_name: str, mixture: GaussianMixture) -> float:
+def excess_kl(mass: Tensor, grid: Grid, reward_name: str, mixture: GaussianMixture) -> float:
     """KL of a mass to the tilt of equal mean reward, both blurred with KL_SIGMA, in nats."""
     own = grid.mass(mixture.to(torch.float64).log_density)
     values = REWARDS[reward_name](grid.points).reshape(own.shape)
@@ -142,8 +148,8 @@ def found_in(points: Tensor, reward_name: str, mixture: GaussianMixture) -> dict
     """Summary and excess KL of samples [N, 2]; the excess is infinite once a hundredth left the window."""
     summary = summarise(points, REWARDS[reward_name](points), mixture)._asdict()
     mass, outside = WINDOW.histogram(points)
-    excess = measured(mass, WINDOW, reward_name, mixture) if outside < 0.01 else math.inf
-    return summary | {"excess_kl": excess, "residual": 0.0}
+    excess = excess_kl(mass, WINDOW, reward_name, mixture) if outside < 0.01 else math.inf
+    return summary | {"excess_kl": excess}
 
 
 def settings(profile: str) -> list[Row]:
@@ -195,24 +201,24 @@ def measure(setting: Row) -> dict[str, float]:
         found = fixed_point(mixture, reward, DIVERGENCES[name], scale, LEVELS, GRID, steps=steps)
         summary = summarise(GRID.points, reward(GRID.points), mixture, mass=found.mass, grid=GRID)._asdict()
         return summary | {
-            "excess_kl": measured(found.mass, GRID, reward_name, mixture),
+            "excess_kl": excess_kl(found.mass, GRID, reward_name, mixture),
             "residual": found.residual,
         }
     start = start_generator(steps, WORLDS[setting["world"]])
     if name == START:
         with torch.no_grad():
-            points = start(torch.randn(20_000, 2, generator=torch.Generator().manual_seed(1234)), None)
-        return found_in(points, reward_name, mixture)
+            points = start(torch.randn(SAMPLES, 2, generator=torch.Generator().manual_seed(1234)), None)
+        return found_in(points, reward_name, mixture) | {"residual": 0.0}
     method = method_of(name, scale)
     try:
         if setting["kind"] == EXACT:
             state = train_affine(method, mixture, reward_name, seed=seed, steps=steps)
         else:
             state = train(method, REWARDS[reward_name], seed=seed, steps=steps, mixture=mixture, generator=start)
-        points = sample(state, 20_000)
+        points = sample(state, SAMPLES)
     except NonFiniteError:
         return UNKNOWN | {"excess_kl": math.nan, "residual": 0.0}
-    return found_in(points, reward_name, mixture)
+    return found_in(points, reward_name, mixture) | {"residual": 0.0}
 
 
 @lru_cache
@@ -291,13 +297,13 @@ def line_of(rows: Sequence[Row], world: str, reward_name: str, name: str) -> Lin
     """The trusted fixed points of a row, the tilted optimum included; None if there are fewer than two."""
     if name == TILT:
         along = tilts(world, reward_name)
-        return Line([], along["reward"], {metric: along[metric] for metric in METRICS})
+        return Line([], along["reward"], {metric: along[metric] for metric in HEADS})
     points = where(rows, kind=FIXED, world=world, reward_name=reward_name, regularizer=name)
     trusted = sorted((p for p in points if p["residual"] < TRUSTED), key=lambda point: point["reward_scale"])
     if len(trusted) < 2:
         return None
-    columns = {key: [point[key] for point in trusted] for key in ("reward_scale", "reward", *METRICS)}
-    return Line(columns["reward_scale"], columns["reward"], {metric: columns[metric] for metric in METRICS})
+    columns = {key: [point[key] for point in trusted] for key in ("reward_scale", "reward", *HEADS)}
+    return Line(columns["reward_scale"], columns["reward"], {metric: columns[metric] for metric in HEADS})
 
 
 def at_reward(rows: Sequence[Row], target: float, metric: str, reach: float = 0.1, gap: float = 0.3) -> list[float]:
@@ -356,12 +362,10 @@ KINDS = {
     LONG: Style(ORANGE, "^", ""),
 }
 SHOWN = {LONG: "network, four times the steps"}
-HEADS = {
-    "excess_kl": "excess KL (nats)",
-    "modes": "effective modes",
-    "spread": "spread, fullest mode",
-    "off_support": "share off the data",
-}
+
+
+def _marks(name: str, kind: str, found: Interval | None) -> list[Mark]:
+    return [Mark(name, found.mean, kind, found.low, found.high)] if found else []
 
 
 def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Mark]]:
@@ -374,24 +378,17 @@ def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Ma
         line = line_of(rows, world, reward_name, name)
         own = where(rows, world=world, reward_name=reward_name, regularizer=name, aim="middle")
         for kind in (NETWORK, LONG, EXACT):
-            of_kind = where(own, kind=kind)
-            found = interval(row["reward"] for row in of_kind)
-            if found:
-                rewards.append(Mark(name, found.mean, kind, found.low, found.high))
+            rewards += _marks(name, kind, interval(row["reward"] for row in where(own, kind=kind)))
         if line and own:
             rewards.append(Mark(name, line.reward_at(own[0]["reward_scale"]), FIXED))
     for metric, head in HEADS.items():
         marks = panels.setdefault(f"at reward {target:.2f}:\n{head}", [])
         for name in (TILT, *ROWS):
-            found = networks(rows, world, reward_name, name, metric, target)
-            if found:
-                marks.append(Mark(name, found.mean, NETWORK, found.low, found.high))
+            marks += _marks(name, NETWORK, networks(rows, world, reward_name, name, metric, target))
             if metric == "excess_kl":
                 for kind in (LONG, EXACT):
                     of_kind = where(rows, kind=kind, world=world, reward_name=reward_name, regularizer=name)
-                    found = interval(row["excess_kl"] for row in of_kind)
-                    if found:
-                        marks.append(Mark(name, found.mean, kind, found.low, found.high))
+                    marks += _marks(name, kind, interval(row["excess_kl"] for row in of_kind))
             line = line_of(rows, world, reward_name, name)
             if line:
                 marks.append(Mark(name, line.at_reward(target, metric), FIXED))
@@ -416,10 +413,6 @@ def picture(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGET
     return strips(panels, (TILT, *ROWS), kinds, alt=alt, columns=1 + len(HEADS))
 
 
-def _number(found: Interval | None) -> str:
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else "not reached"
-
-
 def ranking(rows: Sequence[Row], world: str, reward_name: str) -> str:
     """The rows by the excess KL of their networks, that of their fixed points in brackets, and the largest step."""
     table = excess_table(rows, world, reward_name)
@@ -428,7 +421,7 @@ def ranking(rows: Sequence[Row], world: str, reward_name: str) -> str:
     if not listed:
         return f"{world.capitalize()}, “{reward_name}”: nothing was run."
     parts = [
-        f"{name} {_number(found)} ({'unknown' if math.isnan(value) else f'{value:.2f}'})"
+        f"{name} {interval_text(found) if found else 'not reached'} ({'unknown' if math.isnan(value) else f'{value:.2f}'})"
         for name, found, value in listed
     ]
     moves = {words: known[after] - known[before] for words, before, after in STEPS}
@@ -489,7 +482,9 @@ def gap_text(rows: Sequence[Row], bands: Sequence[tuple[str, str]]) -> str:
 def sentence(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGETS)) -> str:
     """The rows in order at matched reward, the largest step, and how well training reaches the fixed points."""
     everything = with_recorded(rows)
-    return " ".join([*(ranking(everything, *where_) for where_ in bands), gap_text(everything, bands)])
+    return " ".join(
+        [*(ranking(everything, world, reward_name) for world, reward_name in bands), gap_text(everything, bands)]
+    )
 
 
 STUDY = Study(

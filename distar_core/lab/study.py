@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..figures import Line, Picture
+from ..figures import Line, Picture, Style
 from ..metrics import Interval, bootstrap_interval
 from ..parallel import in_parallel
 from ..runs import require_writable
@@ -74,6 +74,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
+def as_read(setting: Row) -> Row:
+    """A row as its CSV file gives it back: numbers have six digits."""
+    return {key: _number(_text(value)) for key, value in setting.items()}
+
+
 def _measured(measure: Callable[[Row], Mapping[str, float]], setting: Row) -> tuple[Row, Row]:
     torch.set_num_threads(1)
     started = time.process_time()
@@ -97,7 +102,7 @@ def perform(
         raise ValueError(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
     require_writable(folder)
     path = folder / f"{study.name}.csv"
-    wanted = [{key: _number(_text(value)) for key, value in setting.items()} for setting in study.settings(profile)]
+    wanted = [as_read(setting) for setting in study.settings(profile)]
     keys = list(wanted[0])
     rows = read_rows(study.name, path) if path.exists() else []
     if rows and list(rows[0])[: len(keys)] != keys:
@@ -154,8 +159,17 @@ def over_seeds(rows: Sequence[Row], key: str) -> Interval:
     return bootstrap_interval(values)
 
 
+def interval_text(found: Interval, digits: int = 2) -> str:
+    """mean [low, high]."""
+    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def interval_line(label: str, x: Sequence[float], found: Sequence[Interval], style: Style | None = None) -> Line:
+    """A line through the means, with the intervals about it."""
+    return Line(label, x, [i.mean for i in found], [i.low for i in found], [i.high for i in found], style)
+
+
 def curve(label: str, rows: Sequence[Row], x: str, y: str) -> Line:
     """A line of one column against another: the mean over the rows that share x, with over_seeds' interval."""
     along = values_of(rows, x)
-    intervals = [over_seeds(where(rows, **{x: value}), y) for value in along]
-    return Line(label, along, [i.mean for i in intervals], [i.low for i in intervals], [i.high for i in intervals])
+    return interval_line(label, along, [over_seeds(where(rows, **{x: value}), y) for value in along])

@@ -20,6 +20,8 @@ from ..toy import LOOP, REWARDS, ToyGenerator, distilled, labels_in_turn, refere
 from ..training import State, post_train
 
 MIDDLE_AIM = 0.5
+SAMPLES = 20_000
+"""From which the outcome of a run is summarised."""
 UNKNOWN = dict.fromkeys(Summary._fields, math.nan)
 """The summary of a run that was lost."""
 
@@ -76,10 +78,10 @@ def flat_components_diverge() -> Iterator[None]:
         raise NonFiniteError("a component of the generator became flat") from error
 
 
-def outcome(state: State, reward_name: str, *, mixture: GaussianMixture | None = None) -> dict[str, float]:
-    """The summary of 20,000 samples, by metric."""
-    points = sample(state, 20_000)
-    return summarise(points, REWARDS[reward_name](points), mixture or reference())._asdict()
+def outcome(state: State, reward_name: str) -> dict[str, float]:
+    """The summary of a run's samples, by metric."""
+    points = sample(state, SAMPLES)
+    return summarise(points, REWARDS[reward_name](points), reference())._asdict()
 
 
 def train_and_summarise(method: Method, reward_name: str, **options: Any) -> dict[str, float]:
@@ -93,7 +95,7 @@ def train_and_summarise(method: Method, reward_name: str, **options: Any) -> dic
 
 
 @lru_cache
-def matched_scale(reward_name: str, regularizer: str, share: float = MIDDLE_AIM) -> float:
-    """The reward scale whose known fixed point lies `share` of the way from the reference's mean reward to the best."""
-    (aim,) = aims(reward_name, (share,))
+def matched_scale(reward_name: str, regularizer: str) -> float:
+    """The reward scale whose known fixed point lies half-way from the reference's mean reward to the best."""
+    (aim,) = aims(reward_name, (MIDDLE_AIM,))
     return scale_for(read_points(), reward_name, regularizer, aim)

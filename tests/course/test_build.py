@@ -26,6 +26,11 @@ def test_building_twice_gives_the_same_bytes():
     assert build(NOTEBOOKS) == build(NOTEBOOKS)
 
 
+def test_a_folder_without_sources_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no notebook"):
+        build(tmp_path)
+
+
 SOURCE = """# %% tags=["exercise"]
 def double(x):
     # solution

@@ -16,6 +16,11 @@ def test_the_notebooks_of_the_course_have_no_problems():
     assert lint(ROOT / "notebooks") == []
 
 
+def test_a_folder_without_notebooks_is_a_problem(tmp_path):
+    (problem,) = lint(tmp_path)
+    assert "holds no notebook" in problem
+
+
 QUIZ = "\n".join(f"{k}. Why?\n   <details><summary>Answer</summary>So.</details>" for k in range(1, 6))
 PROSE = f"""# Title
 

@@ -34,9 +34,10 @@ def test_no_prediction_is_said_and_blocks_nothing(blank, folder, capsys):
     assert "you predicted nothing" in capsys.readouterr().out
 
 
-def test_a_damaged_file_is_replaced_by_the_next_prediction(folder):
+@pytest.mark.parametrize("damaged", ["{", "3", "[1]"])
+def test_a_damaged_file_is_replaced_by_the_next_prediction(damaged, folder):
     folder.mkdir()
-    (folder / "predictions.json").write_text("{")
+    (folder / "predictions.json").write_text(damaged)
     assert stored() == {}
     predict("03.1", "b")
     assert stored() == {"03.1": "b"}

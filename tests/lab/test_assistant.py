@@ -44,13 +44,8 @@ def made_up(cosines=(0.0, 0.9), kl=0.3):
     return rows
 
 
-@pytest.mark.parametrize("profile", ["ci", "fast", "full"])
-def test_settings_are_distinct_and_full_has_five_seeds(profile):
-    rows = STUDY.settings(profile)
-    assert len({tuple(row.items()) for row in rows}) == len(rows) <= 150
-    if profile == "full":
-        assert values_of(rows, "assistant") == list(KINDS)
-        assert len(values_of(rows, "seed")) >= 5
+def test_the_full_profile_has_every_assistant():
+    assert values_of(STUDY.settings("full"), "assistant") == list(KINDS)
 
 
 def test_the_varied_assistants_differ_from_the_default_in_one_thing():
@@ -73,9 +68,13 @@ def test_the_sentence_follows_the_rows():
 
 def test_runs_that_diverged_are_left_out_and_counted():
     rows = made_up()
-    third = [row | {"seed": 2.0, "kl": math.inf, "cosine_half": math.nan, "cosine_0": math.nan} for row in rows[::2]]
+    third = [
+        row | {"seed": 2.0, "kl": math.inf} | {key: math.nan for key in row if key.startswith("cosine")}
+        for row in rows[::2]
+    ]
     text = sentence(rows + third)
     assert "(2 of 3 seeds, the rest diverged)" in text
+    assert text.count("below 0.5 from σ = 0.1 up to σ = 0.44") == 2
     assert "nan" not in text
     assert picture(rows + third)
 

@@ -7,6 +7,7 @@ import torch
 
 from distar_core.lab import didr
 from distar_core.lab.score_vs_kl import found_in
+from distar_core.runs import NonFiniteError
 from distar_core.toy import reference
 
 
@@ -26,6 +27,17 @@ def test_the_tilt_itself_has_no_excess_and_the_reference_moved_has() -> None:
 def test_a_short_run_gives_the_columns_that_are_used(reward: str, method: str) -> None:
     setting = {"reward_name": reward, "method": method, "reward_scale": 1.0, "seed": 0, "steps": 3}
     found = didr.measure(setting)
+    assert {"reward", "excess_kl", "modes", "off_support"} <= set(found)
+
+
+def test_a_run_that_diverges_is_a_row_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise NonFiniteError("lost")
+
+    monkeypatch.setattr(didr, "train", lost)
+    setting = {"reward_name": "mode", "method": "KL, w = 1", "reward_scale": 1.0, "seed": 0, "steps": 3}
+    found = didr.measure(setting)
+    assert all(math.isnan(value) for value in found.values())
     assert {"reward", "excess_kl", "modes", "off_support"} <= set(found)
 
 

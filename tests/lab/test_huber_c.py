@@ -22,12 +22,9 @@ def made_up(modes_at_small_c: float, away: float) -> list[dict[str, Any]]:
     return bounded + [run("linear", c, 0.0, seed, diverged=away) for c in (0.005, 5.0) for seed in range(3)]
 
 
-def test_settings_are_distinct_and_the_full_profile_has_five_seeds():
-    for profile in ("ci", "fast", "full"):
-        rows = study.settings(profile)
-        assert len({tuple(row.values()) for row in rows}) == len(rows)
-    assert len(study.settings("full")) <= 120
-    assert {row["seed"] for row in study.settings("full")} == set(range(5))
+def test_every_profile_has_seeds_for_an_interval():
+    for profile, seeds in (("ci", 2), ("fast", 2), ("full", 5)):
+        assert {row["seed"] for row in study.settings(profile)} == set(range(seeds))
 
 
 def test_the_sentence_follows_the_numbers():

@@ -8,13 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import Exercise, Mistake
+from ..checks import Exercise, Mistake, entries, gradients, normal, one_tensor
 
 Score = Callable[[Tensor], Tensor]
-
-
-def _normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _a_score(weights: Tensor) -> Score:
@@ -22,35 +18,21 @@ def _a_score(weights: Tensor) -> Score:
     return lambda x: -0.4 * x + (x @ weights).sin()
 
 
-def _one_tensor(value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"it returned a {type(value).__name__}, and one tensor is wanted")
-    return value
-
-
-def _gradients(value: Tensor, *leaves: Tensor) -> list[Tensor]:
-    """The gradient of a loss's sum in each leaf; zeros where none flows."""
-    if not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
-
-
 def loss_and_what_it_moves(answer: Callable[..., Any], *inputs: Tensor) -> list[Tensor]:
     """The assistant's loss, and its gradient in the assistant's weights and in x_t."""
     weights, x_t, noise, sigma = inputs
     weights.requires_grad_()
     x_t.requires_grad_()
-    value = _one_tensor(answer(_a_score(weights), x_t, noise, sigma))
-    return [value.detach(), *_gradients(value, weights, x_t)]
+    value = one_tensor(answer(_a_score(weights), x_t, noise, sigma))
+    return [value.detach(), *gradients(value, weights, x_t)]
 
 
 def pull_of(answer: Callable[..., Any], *inputs: Tensor) -> list[Tensor]:
     """The shape of a loss, as zeros, and its gradient in x_t: its value means nothing."""
     own, reference, x_t = inputs
     x_t.requires_grad_()
-    value = _one_tensor(answer(_a_score(own), _a_score(reference), x_t))
-    return [torch.zeros(value.shape, dtype=x_t.dtype), *_gradients(value, x_t)]
+    value = one_tensor(answer(_a_score(own), _a_score(reference), x_t))
+    return [torch.zeros(value.shape, dtype=x_t.dtype), *gradients(value, x_t)]
 
 
 def _denoising(assistant: Score, x_t: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -61,7 +43,7 @@ _DENOISING = Exercise(
     "02.1",
     reference=_denoising,
     inputs=[
-        (_normal(n, n, seed=n), 1.5 * _normal(6, n, seed=3), _normal(6, n, seed=4), 0.2 + _normal(6, 1, seed=5).abs())
+        (normal(n, n, seed=n), 1.5 * normal(6, n, seed=3), normal(6, n, seed=4), 0.2 + normal(6, 1, seed=5).abs())
         for n in (1, 2)
     ],
     observe=loss_and_what_it_moves,
@@ -130,7 +112,7 @@ def _kl_loss(assistant: Score, reference: Score, x_t: Tensor) -> Tensor:
 _KL_PULL = Exercise(
     "02.2",
     reference=_kl_loss,
-    inputs=[(_normal(n, n, seed=n), _normal(n, n, seed=9 + n), _normal(5, n, seed=7)) for n in (1, 2)],
+    inputs=[(normal(n, n, seed=n), normal(n, n, seed=9 + n), normal(5, n, seed=7)) for n in (1, 2)],
     observe=pull_of,
     mistakes=(
         Mistake(
@@ -194,7 +176,7 @@ _PENCIL = Exercise(
     "02.3",
     reference=_kl_gradient,
     inputs=[(1.0, 0.5, 1.0), (-0.7, 1.4, 0.6), (0.3, 0.8, 2.0)],
-    observe=lambda answer, *inputs: _pair(answer(*inputs)),
+    observe=entries,
     mistakes=(
         Mistake(
             lambda m, s, sigma: (-_kl_gradient(m, s, sigma)[0], -_kl_gradient(m, s, sigma)[1]),
@@ -238,11 +220,6 @@ _PENCIL = Exercise(
         ),
     ),
 )
-
-
-def _pair(value: Any) -> Any:
-    """(a, b), [a, b] and tensor([a, b]) are the same answer."""
-    return list(value) if isinstance(value, Tensor) and value.ndim == 1 and len(value) <= 3 else value
 
 
 EXERCISES = (_DENOISING, _KL_PULL, _PENCIL)

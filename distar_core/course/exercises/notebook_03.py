@@ -41,23 +41,14 @@ def _tilted_mixture(
     *,
     second: float = 0.5,
     power: int = 2,
-    sign: float = 1.0,
     square: bool = True,
+    normalised: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The right answer, and with other arguments the wrong ones: a factor of the second-order term, a power of s."""
-    alpha = sign * alpha
+    """The right answer, and with other options wrong ones: the factor of the term with alpha², the power of s, |a| in
+    place of |a|², weights that do not sum to 1."""
     length = (a @ a) if square else (a @ a).sqrt()
     grown = weights * (alpha * means @ a + second * alpha**2 * deviations**power * length).exp()
-    return grown / grown.sum(), means + alpha * deviations[:, None] ** power * a
-
-
-def _unnormalised(weights: Tensor, means: Tensor, deviations: Tensor, a: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    grown = weights * (alpha * means @ a + alpha**2 * deviations**2 * (a @ a) / 2).exp()
-    return grown, means + alpha * deviations[:, None] ** 2 * a
-
-
-def _parts(weights: Tensor, means: Tensor, deviations: Tensor, a: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    return _tilted_mixture(weights, means, deviations, a, alpha)
+    return grown / grown.sum() if normalised else grown, means + alpha * deviations[:, None] ** power * a
 
 
 def _rest_inputs() -> list[tuple[Any, ...]]:
@@ -115,12 +106,15 @@ EXERCISES = (
     ),
     Exercise(
         "03.2",
-        reference=_parts,
+        reference=_tilted_mixture,
         inputs=_mixture_inputs(),
         mistakes=(
-            Mistake(_unnormalised, "the new weights do not sum to 1: divide by their sum."),
             Mistake(
-                lambda *given: (given[0], _parts(*given)[1]),
+                lambda *given: _tilted_mixture(*given, normalised=False),
+                "the new weights do not sum to 1: divide by their sum.",
+            ),
+            Mistake(
+                lambda *given: (given[0], _tilted_mixture(*given)[1]),
                 "the weights stay as they were in your answer. Each must grow by its component's Z.",
             ),
             Mistake(
@@ -140,23 +134,23 @@ EXERCISES = (
                 "you used the deviation s where the variance s² is wanted.",
             ),
             Mistake(
-                lambda *given: (_parts(*given)[0], _tilted_mixture(*given, power=1)[1]),
+                lambda *given: (_tilted_mixture(*given)[0], _tilted_mixture(*given, power=1)[1]),
                 "the weights are right. The means move by α s² a, a variance; you have s.",
             ),
             Mistake(
-                lambda *given: _tilted_mixture(*given, sign=-1.0),
+                lambda weights, means, deviations, a, alpha: _tilted_mixture(weights, means, deviations, a, -alpha),
                 "check the sign: α > 0 means more reward, not less.",
             ),
             Mistake(
-                lambda *given: (_parts(*given)[0], given[1]),
+                lambda *given: (_tilted_mixture(*given)[0], given[1]),
                 "the weights are right. The means have to move, too, each by α s² a.",
             ),
             Mistake(
-                lambda *given: (_parts(*given)[0].log(), _parts(*given)[1]),
+                lambda *given: (_tilted_mixture(*given)[0].log(), _tilted_mixture(*given)[1]),
                 "the first value is the weights; you return their logarithms.",
             ),
             Mistake(
-                lambda *given: _parts(torch.ones_like(given[0]), *given[1:]),
+                lambda *given: _tilted_mixture(torch.ones_like(given[0]), *given[1:]),
                 "the means are right. The old weights are forgotten: each Z_k multiplies its own w_k.",
             ),
         ),

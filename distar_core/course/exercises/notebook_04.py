@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import Exercise, Mistake
+from ...exact import huber
+from ..checks import Exercise, Mistake, entries, gradients, normal, one_tensor
 
 Score = Callable[[Tensor], Tensor]
 
@@ -17,10 +18,6 @@ Score = Callable[[Tensor], Tensor]
 def _score(spread: float, bend: float) -> Score:
     """A smooth vector field in any dimension that no two of its derivatives make look alike."""
     return lambda x: -x / spread + bend * (1.3 * x.flip(-1)).sin()
-
-
-def _normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _products(u: Score, score: Score, x_t: Tensor, noise: Tensor, sigma: Any) -> Tensor:
@@ -31,19 +28,13 @@ def _mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
     return values.mean(), values.std() / math.sqrt(len(values))
 
 
-def entries(answer: Callable[..., Any], *inputs: Any) -> Any:
-    """What an answer returns, a vector of a few numbers taken apart: (a, b), [a, b] and tensor([a, b]) are the same."""
-    value = answer(*inputs)
-    return list(value) if isinstance(value, Tensor) and value.ndim == 1 and len(value) <= 3 else value
-
-
 def _projection(u: Score, score: Score, x_t: Tensor, noise: Tensor, sigma: Any) -> tuple[Tensor, Tensor]:
     return _mean_and_error(_products(u, score, x_t, noise, sigma))
 
 
 def _projection_inputs() -> list[tuple[Any, ...]]:
     return [
-        (_score(2.0, 0.7), _score(1.4, -0.5), 1.2 * _normal(900, n, seed=n) + 0.3, _normal(900, n, seed=9 + n), sigma)
+        (_score(2.0, 0.7), _score(1.4, -0.5), 1.2 * normal(900, n, seed=n) + 0.3, normal(900, n, seed=9 + n), sigma)
         for n, sigma in ((1, 0.7), (2, 1.6))
     ]
 
@@ -121,23 +112,18 @@ def value_and_pull(answer: Callable[..., Any], x_t: Tensor, *others: Any) -> lis
 
     The noise and sigma are constants of the theorem, so whether a gradient flows to them is not looked at.
     """
-    x_t = x_t.requires_grad_()
-    value = answer(x_t, *others)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"it returned a {type(value).__name__}, and one tensor is wanted")
-    if not value.requires_grad:
-        return [value, torch.zeros_like(x_t)]
-    (pull,) = torch.autograd.grad(value.sum(), x_t, allow_unused=True)
-    return [value.detach(), torch.zeros_like(x_t) if pull is None else pull]
+    x_t.requires_grad_()
+    value = one_tensor(answer(x_t, *others))
+    return [value.detach(), *gradients(value, x_t)]
 
 
 def _slope(y: Tensor, c: float) -> Tensor:
-    """d'(y) of pseudo-Huber, written out: notebooks' answers share nothing with losses.py."""
-    return y / (y.square().sum(-1, keepdim=True) + c**2).sqrt()
+    """d'(y) of pseudo-Huber, from exact.py: the answers of the exercises share nothing with losses.py."""
+    return huber(c).derivative(y)
 
 
 def _distance(y: Tensor, c: float) -> Tensor:
-    return (y.square().sum(-1) + c**2).sqrt() - c
+    return huber(c).value(y)
 
 
 def _loss(
@@ -162,8 +148,8 @@ def _loss_inputs() -> list[tuple[Any, ...]]:
     def inputs(n: int, c: float, seed: int) -> tuple[Any, ...]:
         sigma = 0.3 + 1.5 * torch.rand(6, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         return (
-            1.5 * _normal(6, n, seed=seed),
-            _normal(6, n, seed=seed + 1),
+            1.5 * normal(6, n, seed=seed),
+            normal(6, n, seed=seed + 1),
             sigma,
             _score(1.5, 0.4),
             _score(0.9, -0.3),
@@ -281,13 +267,13 @@ _LOSS = Exercise(
 )
 
 
-def _pencil(m: float, s: float, sigma: float) -> tuple[float, float]:
-    v, q = s**2 + sigma**2, 1 + sigma**2
+def _by_variances(m: float, s: float, v: float, q: float) -> tuple[float, float]:
+    """The gradient where x_t has variance v under the generator and q under the reference."""
     return 2 * m / (q * v), 4 * s * (v - q) / (q * v**2)
 
 
-def _pencil_by_laws(m: float, s: float, own: float, ref: float) -> tuple[float, float]:
-    return 2 * m / (ref * own), 4 * s * (own - ref) / (ref * own**2)
+def _pencil(m: float, s: float, sigma: float) -> tuple[float, float]:
+    return _by_variances(m, s, s**2 + sigma**2, 1 + sigma**2)
 
 
 def _moving(m: float, s: float, sigma: float) -> tuple[float, float]:
@@ -342,15 +328,15 @@ _PENCIL = Exercise(
             "s is right. In m you differentiated D = m²/q² + …; with the law frozen, ∂_m s_θ is 1/v, not 1/q.",
         ),
         Mistake(
-            lambda m, s, sigma: _pencil_by_laws(m, s, s**2 + sigma, 1 + sigma),
+            lambda m, s, sigma: _by_variances(m, s, s**2 + sigma, 1 + sigma),
             "variances add, not deviations: v = s² + σ² and q = 1 + σ², each with σ squared.",
         ),
         Mistake(
-            lambda m, s, sigma: _pencil_by_laws(m, s, s**2, 1.0),
+            lambda m, s, sigma: _by_variances(m, s, s**2, 1.0),
             "these are the clean Gaussians. Everything happens at the noised samples: add σ² to both variances.",
         ),
         Mistake(
-            lambda m, s, sigma: _pencil_by_laws(m, s, s**2 + sigma**2, 1.0),
+            lambda m, s, sigma: _by_variances(m, s, s**2 + sigma**2, 1.0),
             "the reference is noised, too: its variance at this level is q = 1 + σ².",
         ),
         Mistake(

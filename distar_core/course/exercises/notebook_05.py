@@ -12,9 +12,8 @@ from ..checks import Exercise, Mistake
 
 def pseudo_huber(y: Tensor, c: float) -> tuple[Tensor, Tensor]:
     """d = sqrt(‖y‖² + c²) − c without its cancellation, [B], and d' = y/sqrt(‖y‖² + c²), [B, n]."""
-    squared = y.square().sum(-1)
-    rho = (squared + c**2).sqrt()
-    return squared / (rho + c), y / rho[:, None]
+    rho = _rho(y, c)
+    return y.square().sum(-1) / (rho + c), y / rho[:, None]
 
 
 def _rho(y: Tensor, c: float) -> Tensor:
@@ -67,7 +66,7 @@ EXERCISES = (
                 "you took the root element by element. There is one ρ per sample: sum the squares over the elements first.",
             ),
             Mistake(
-                lambda y, c: (y.square().sum(-1) / (_rho(y, c) + c), y / (y**2 + c**2).sqrt()),
+                lambda y, c: (pseudo_huber(y, c)[0], y / (y**2 + c**2).sqrt()),
                 "d is right; in d' you took the root element by element. Use the sample's one ρ there, too.",
             ),
             Mistake(
@@ -86,15 +85,15 @@ EXERCISES = (
                 "c goes under the root squared, or the distance is not 0 at y = 0.",
             ),
             Mistake(
-                lambda y, c: (y.square().sum(-1) / (_rho(y, c) + c), y),
+                lambda y, c: (pseudo_huber(y, c)[0], y),
                 "d is right; d' lacks ρ: the derivative of the root divides by it.",
             ),
             Mistake(
-                lambda y, c: (y.square().sum(-1) / (_rho(y, c) + c), 2 * y / _rho(y, c)[:, None]),
+                lambda y, c: (pseudo_huber(y, c)[0], 2 * y / _rho(y, c)[:, None]),
                 "d is right; d' is twice too large: the derivative of a root has a ½ that meets the 2 of the square.",
             ),
             Mistake(
-                lambda y, c: (y.square().sum(-1) / (_rho(y, c) + c), y / y.norm(dim=-1, keepdim=True)),
+                lambda y, c: (pseudo_huber(y, c)[0], y / y.norm(dim=-1, keepdim=True)),
                 "d is right; d' is the unit vector, which is the limit c → 0. Divide by ρ, which holds c.",
             ),
             Mistake(
