@@ -17,7 +17,8 @@
 # >
 # > **Before you start.** Notebook 00. Of the others you need the score (01) and the tilted optimum (03), recalled in brief.
 # >
-# > **Time.** An hour with the exercises; the runs take about two minutes on one CPU core. Tier 0: no GPU, no network.
+# > **Time.** Forty minutes to read, eighty with the exercises; the runs take one or two of them on one CPU core. Tier 0: no
+# > GPU, no network.
 
 # %% tags=["setup"]
 from dataclasses import replace
@@ -25,7 +26,7 @@ from importlib.resources import files
 
 import torch
 
-from distar_core import exact, figures, grid, metrics, pictures, post_train, report, toy
+from distar_core import MixtureScore, exact, figures, grid, metrics, pictures, post_train, report, toy
 from distar_core.course import check, predict, profile, reveal
 from distar_core.frontier import DIVERGENCES, read_points, scale_for
 from distar_core.lab import STUDIES, read_rows, score_vs_kl
@@ -48,11 +49,8 @@ settings = profile()
 # %% [markdown]
 # ## What is a fair comparison
 #
-# Three rules carry everything here.
-#
-# 1. **Equal mean reward.** A reward scale of 1 means one thing beside KL and another beside a score divergence. Compare what is
-#    left of the reference at the same mean reward.
-# 2. **Several seeds, with an interval.** A difference smaller than what the seeds do is none.
+# 1. **Equal mean reward.** A reward scale of 1 means one thing beside KL and another beside a score divergence.
+# 2. **Several seeds, with an interval.** A difference smaller than what the seeds do counts as none.
 # 3. **A known optimum**, the **tilted optimum**: the reference's density times exp(scale · r), normalised. Among all
 #    distributions with its mean reward it has the smallest KL to the reference.
 #
@@ -68,8 +66,9 @@ pictures.frontier(recorded, read_points(), "side")
 
 # %% [markdown]
 # Lines are **fixed points**: where each method would rest, solved on a grid without any network. Read the picture along a
-# vertical line. At each mean reward KL with w = σ²/α² (red squares) pays most in the middle panel. The other three lie close
-# to the tilted optimum (black dashes) and to each other.
+# vertical line. At each mean reward KL with w = σ²/α² (red squares) pays most in the middle panel. The other three lines are
+# close to the tilted optimum (black dashes) and to each other. In that panel markers, which are trained networks, lie above
+# their lines; more on that below.
 #
 # No run lands exactly on the reward you want to compare at. So draw a straight line between a seed's two neighbouring runs and
 # read off the height. A seed that never gets that far has no value: nothing is extrapolated.
@@ -82,7 +81,7 @@ for name in report.REGULARIZERS:
 # %% [markdown]
 # Mean, lowest and highest seed. The rows other than w = σ²/α² overlap or nearly do.
 #
-# One number will serve us for the rest. For the tilt t and any p with the same mean reward,
+# For the tilted optimum t and any p with the same mean reward,
 #
 # KL(p ‖ reference) = KL(p ‖ t) + KL(t ‖ reference),
 #
@@ -104,22 +103,24 @@ print(f"KL(p ‖ reference) {kl['whole']:.4f} = excess {kl['excess']:.4f} + unav
 # %% [markdown]
 # ## Three things that differ
 #
-# Both leashes look at the gap of two scores at noised samples, s_ψ − s_ref. Then they part in three places.
+# Both leashes look at the gap of two scores at noised samples, the assistant's minus the reference's. Then they part in three
+# places.
 #
 # - The **distance** d: how a gap becomes a number. KL has none, its pull is the gap itself.
 # - The **weight** w over noise levels σ: which levels are loud.
 # - The **law**: where the noised samples come from. They come from the generator, which moves. A *frozen* law ignores that
 #   when it takes the gradient, as Theorem 3.1 does (notebook 04); a *differentiated* law does not.
 #
-# Here is every row of the toy. The gap in **eps-units** is σ times the gap of scores, your line of notebook 00.
+# Here is every row of the toy; `integral_kl` is KL at each noise level, averaged with the weight w. The gap in **eps-units** is
+# σ times the gap of scores, your line of notebook 00.
 
 # %%
 for name, loss, unit, distance, weight, law, _ in report.method_table()[2:]:
     print(f"{name:20s} {loss:17s} gap in {unit:6s} d = {distance:20s} w = {weight:6s} law {law}")
 
 # %% [markdown]
-# Diff-Instruct\* (pseudo-Huber) and Diff-Instruct++ (KL, w = σ²/α²) differ in all three places at once. Whoever compares just
-# these two learns nothing about causes.
+# Diff-Instruct\* (pseudo-Huber) and Diff-Instruct++ (KL, w = σ²/α²) differ in all three places: comparing just these two says
+# nothing about causes.
 #
 # > **Exercise 05.1** · implement · difficulty 2 of 5 · importance 4 of 5 · 6 minutes
 # >
@@ -187,9 +188,8 @@ figures.lines(
 #
 # ½ ∫ E‖s_p − s_q‖² d(σ²) = ∫ σ² E‖s_p − s_q‖² d log σ,
 #
-# with the mean over noised samples of p, since d(σ²) = 2σ² d log σ. Read the right-hand side again: the squared gap in
-# eps-units, with the weight 1, on levels spread evenly in log σ. That *is* the row “score, squared L2”, up to a factor, but for
-# its frozen law. A score divergence can be KL.
+# with the mean over noised samples of p, since d(σ²) = 2σ² d log σ. The right-hand side is the squared gap in eps-units, with the
+# weight 1, on levels spread evenly in log σ. That *is* the row “score, squared L2”, up to a factor, but for its frozen law.
 #
 # **With a pencil.** N(1, 1) against N(0, 1): the scores differ by 1/(1 + σ²) everywhere. So on σ from 0.1 to 4 the integral is
 # ½ ∫ dv/(1 + v)² = ½ (1/1.01 − 1/17) = 0.4656, where v = σ². The clean distributions' KL is 0.5; the rest lies outside.
@@ -316,8 +316,8 @@ figures.lines(
 predict("05.a", "?")
 
 # %% [markdown]
-# No network is needed: solve for the density at which each row rests. The scales come from the shipped table; all aim for the mean
-# reward 0.66. Pseudo-Huber with its law differentiated follows below.
+# No network is needed: solve for the density at which each row rests. The scales all aim for the mean reward 0.66. Pseudo-Huber
+# with its law differentiated follows below.
 
 # %%
 bump, aim = toy.REWARDS["mode"], 0.6643
@@ -357,11 +357,11 @@ figures.clouds(
 
 # %% [markdown]
 # Answer **d**, by far. Freezing the law and averaging KL with w = 1 cost next to nothing. Pseudo-Huber costs a little: it takes
-# from the far modes and fills the three nearest almost equally. The weight σ²/α² costs much, and the last panel shows how: the
-# right-hand mode is a narrow spot beside its centre and the neighbours are drained towards the reward, since this row hardly
-# listens where a mode's shape is visible. The shares of the far modes it holds best of all.
+# from the far modes and the nearest one, for that one's two neighbours. The weight σ²/α² costs much, and the last panel shows
+# how: the right-hand mode is a narrow spot beside its centre and the neighbours are drained towards the reward, since this row
+# hardly listens where a mode's shape is visible. The three far modes it keeps fuller than any other row.
 #
-# Is that so for trained networks, other rewards, another reference? That is the study `score-vs-kl`. What was expected, written
+# Is that so for trained networks, other rewards, another reference? What was expected of the study `score-vs-kl`, written
 # before the runs, is printed first.
 
 # %% tags=["figure"]
@@ -370,9 +370,12 @@ print("expected:", STUDIES["score-vs-kl"].prediction)
 score_vs_kl.picture(rows, [("ring", "mode")])
 
 # %% [markdown]
-# One line a row, five seeds each. Black bars are fixed points, blue dots networks
-# with their intervals. The first panel has the mean reward at equal reward *scale*: where blue is off black, training did not
-# arrive. The others compare at equal mean *reward*.
+# One line a row, five seeds each. Black bars are fixed points, blue dots networks, with 95 % bootstrap intervals. Red squares
+# have an **exact assistant**: the generator is a set of 64 affine maps, so its score is a formula and never stale. Affine maps
+# have a limit of their own: to move its mass, a map must cross the empty space between two modes.
+#
+# In the first panel each row keeps its own reward *scale*: where blue is off black, training fell short of the fixed point or
+# overshot it. The others compare at equal mean *reward*; only squares (and triangles, below) stay at their own.
 #
 # Next, the reward “side”, on the ring and on an **uneven** reference: five modes of different share and width, two of them close
 # together. First in words, computed from the table of runs.
@@ -382,20 +385,24 @@ print("found:", score_vs_kl.sentence(rows))
 score_vs_kl.picture(rows, [("ring", "side"), ("uneven", "side")])
 
 # %% [markdown]
-# Red squares are runs with an **exact assistant**: the generator is a set of 64 affine maps, so its score is a formula and never
-# stale. Triangles are networks with four times the steps. If a gap closes with the longer run, it was impatience; if with the
-# exact assistant, it was the assistant or the network. Affine maps have a limit of their own: to move its mass, a map must cross
-# the empty space between two modes.
+# Triangles are networks with four times the steps. If a gap closes with the longer run, it was impatience; if only with the
+# exact assistant, it was the assistant or the network.
 #
-# Three things to see. Networks pay some excess KL in *every* row, since a smooth map cannot tear its cloud into pieces; with four
-# times the steps most of it goes. KL with w = 1 lags far behind its fixed point, and an exact assistant brings it there. KL
-# with w = σ²/α² arrives everywhere, while on the uneven reference the others stop far short: loud high levels squeeze the width,
-# and it fits that they also move mass between modes.
+# 1. Networks pay more excess KL than the fixed point in *every* row. With four times the steps more than half of this surplus
+#    goes, in all four rows tried. The rest may be the map's smoothness: it cannot tear its cloud into pieces.
+# 2. Under “side”, KL with w = 1 ends far below its fixed point: 0.37 for 0.50. The longer run reaches 0.48, so this was mostly
+#    impatience; the exact assistant reaches 0.50.
+# 3. KL with w = σ²/α² arrives everywhere, while on the uneven reference the others stop far short: loud high levels squeeze the
+#    width, and it fits that they also move mass between modes.
+#
+# One expectation is not borne out, that an exact assistant closes pseudo-Huber's gap: under “side” the seeds scatter too much to
+# tell, and under “mode” it ends below the fixed point, networks above. The maps' own limit may be why.
 
 # %% [markdown]
 # ### What does freezing the law do, then?
 #
-# For squared L2 next to nothing. For pseudo-Huber, look at the mean reward at which each row rests, against its reward scale.
+# To excess KL, little: the fixed points' changes by 0.00 for squared L2 and by at most 0.04 for pseudo-Huber, where freezing
+# costs under “side”. But look at the mean reward at which each row rests, against its reward scale.
 
 # %% tags=["figure", "hide-input"]
 everything = score_vs_kl.with_recorded(rows)
@@ -411,14 +418,15 @@ figures.lines(
     log="x",
     markers=True,
     alt="Mean reward of the fixed points against the reward scale, frozen and differentiated law. Squared L2: two smooth curves,"
-    " nearly one. Pseudo-Huber: the frozen law rises steadily, the differentiated one is flat up to a scale of about 0.6 and"
-    " then jumps.",
+    " one up to a scale of 0.7, the frozen one a little lower above. Pseudo-Huber: one curve up to 0.63, then the frozen law"
+    " rises steadily and the differentiated one jumps.",
 )
 
 # %% [markdown]
-# With the law differentiated, pseudo-Huber lets go within a few hundredths of a scale of 0.65, from 0.5 to above 0.7; frozen, it
-# gives way gradually. So the frozen law, which looks like a shortcut, makes pseudo-Huber easier to use under a reward. Lines end
-# where the solver did not come to rest.
+# Squared L2 hardly notices; above a scale of about 0.7, frozen, it collects a little less reward. With the law differentiated,
+# pseudo-Huber lets go within a few hundredths of a scale of 0.65, from 0.5 to above 0.7; frozen, it gives way gradually. So the
+# frozen law, which looks like a shortcut, makes its fixed points easier to steer. Networks show that under “side” only, where
+# the differentiated row scatters most (the wide blue bar above). Lines end where the solver did not come to rest.
 
 # %% [markdown] tags=["instructor"]
 # **Ask here:** “Is a frozen-law row optimal for anything?” It minimises nothing: it is a fixed point of a semi-gradient, as in
@@ -477,8 +485,8 @@ figures.lines(
 # is back.
 #
 # So a score divergence at low noise is nearly *blind* to shares, and KL is not. What saves “score, squared L2” are its high
-# levels: over all levels the area is KL again. Take them away and see: the fixed points with the three lowest levels only, up to
-# σ = 0.27, under a mere breath of reward, scale 0.1.
+# levels: over all levels the area is KL again. Take them away: fixed points with the three lowest levels only, up to σ = 0.27,
+# under a mere breath of reward, scale 0.1.
 
 # %%
 for name in ("KL, w = 1", "score, squared L2"):
@@ -490,14 +498,14 @@ for name in ("KL, w = 1", "score, squared L2"):
 
 # %% [markdown]
 # KL hardly moves. Squared L2 lets go of half the modes, and keeps their width. But look at the last column: at *its* mean reward it
-# pays little. Blindness makes the hold on shares weak, not their proportions wrong; at equal mean reward, in this world, a weak
-# hold is just another reward scale. Both statements need the weight: “score keeps diversity” and “score lets modes go”.
+# pays little. Blindness makes the hold on shares weak; at equal mean reward, in this world, a weak hold is just another reward
+# scale.
 
 # %% [markdown]
 # > **Exercise 05.3** · explain · difficulty 3 of 5 · importance 5 of 5 · 5 minutes
 # >
-# > Somebody writes: “Score-based regularization preserves diversity better than KL.” Why does this need the weight over noise
-# > levels stated? Two or three sentences, with *width*, *shares* and *level*.
+# > “Score-based regularization preserves diversity better than KL.” Why does this need the weight over noise levels stated? Two
+# > or three sentences, with *width*, *shares* and *level*.
 # >
 # > <details><summary>Model answer</summary>
 # >
@@ -539,7 +547,7 @@ figures.lines(
     log="x",
     alt="Two panels against the noise level. Pull on the shift: KL falls from 1 to near 0, with sigma squared it rises from 0"
     " to nearly 1, squared L2 has a hump of 0.9 around 0.7. Pull on the width, negative: KL is strongest at low noise, with"
-    " sigma squared it stays small throughout, squared L2 has a deep trough near 0.3.",
+    " sigma squared it stays small throughout, squared L2 has a deep trough near 0.4.",
 )
 
 # %% [markdown]
@@ -605,20 +613,35 @@ figures.lines(
 # > </details>
 
 # %% [markdown]
-# Now the plane, with networks. The reward x₁/2 is unbounded; these runs were recorded with the demo.
+# Now the plane, with the unbounded reward x₁/2. The limit 0.3324 belongs to a width of 1. For any reference that is moved far out
+# as a whole it is the mean of −σ ∂s/∂x over noised samples and levels, s being the reference's score; for the pencil
+# ∂s/∂x = −1/(1 + σ²). For the ring, moved along x₁:
+
+# %%
+x0, pulls = reference.sample(20_000, torch.Generator().manual_seed(0)), []
+for sigma in toy.LEVELS:
+    x_t = (x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))).requires_grad_()
+    score = MixtureScore(reference, toy.SCHEDULE)(x_t, torch.full((20_000,), sigma), None)
+    (slope,) = torch.autograd.grad(score[:, 0].sum(), x_t)
+    pulls.append(-sigma * slope[:, 0].mean())
+limit = torch.stack(pulls).mean()
+print(f"limit {limit:.2f}; the reward x₁/2 reaches it at reward scale {2 * limit:.2f}")
+
+# %% [markdown]
+# So a scale well below that should be held, one well above not. Networks, recorded with the demo:
 
 # %% tags=["figure"]
 print(report.unbounded_sentence(recorded))
 pictures.unbounded(files("distar_core") / "data" / "distances_full.csv")
 
 # %% [markdown]
-# A runaway is no accident of the optimiser: it is the bound. Use a reward with a ceiling, or a scale below the bound.
+# A runaway is no accident: it is the bound. Use a reward with a ceiling, or a scale below the bound.
 
 # %% [markdown]
 # ## The constant, and the learning rate
 #
-# Two more recorded studies. The first varies c over three decades: under the bounded “mode” at equal mean reward, and under the
-# linear reward at 1, 2 and 4 times the middle scale.
+# The first of two recorded studies varies c over three decades: under the bounded “mode” at equal mean reward, and under the linear
+# reward at 1, 2 and 4 times the scale that suits this c under “mode”.
 
 # %% tags=["figure"]
 constants = read_rows("huber-c")  # recorded: distar lab huber-c --profile full
@@ -626,12 +649,12 @@ print("expected:", STUDIES["huber-c"].prediction, "\nfound:", STUDIES["huber-c"]
 STUDIES["huber-c"].picture(constants)
 
 # %% [markdown]
-# At equal mean reward c changes little: no number of modes, somewhat less excess KL for large c. The runaways are the
-# pencil's story. Sorted by c they look like four cases; sorted by reward scale, as the last sentence does, they are one: the limit
-# knows the scale and not c.
+# At equal mean reward c changes little: not the number of modes, and spread and excess KL fall somewhat for large c. The runaways
+# are the pencil's story. Sorted by c they look like four cases; sorted by reward scale, as the last sentence does, they are one,
+# and the scale is about the one computed above: the limit does not know c.
 #
-# The second study turns the generator's learning rate up. Which of the four rows is the first to diverge, do you think? “Diverged”:
-# a value that is not finite, or a hundredth of the samples outside the window.
+# The second study turns the generator's learning rate up. Which of the four rows loses most runs, do you think? “Diverged”:
+# a value that is not finite, or a hundredth of the samples with a coordinate beyond ±6.
 #
 # - **a** KL with w = σ²/α²
 # - **b** KL with w = 1
@@ -648,10 +671,10 @@ print("expected:", STUDIES["stability"].prediction)
 STUDIES["stability"].picture(rates)
 
 # %% [markdown]
-# The expectation was wrong. At the highest rate 2 of 5 runs of squared L2 and 1 of 5 of pseudo-Huber were lost, none of either
-# KL. One thing to think of: Adam divides a gradient by its own size, so a bounded pull does not bound a step. Three lost runs of
+# Answer **d**, narrowly; the expectation was wrong. At the highest rate 2 of 5 runs of squared L2 and 1 of 5 of pseudo-Huber
+# were lost, none of either KL. Adam divides a gradient by its own size, so a bounded pull need not help. Three lost runs of
 # a hundred are few, but “the score leash trains more stably” finds no support here. At the lowest rate pseudo-Huber and KL with
-# w = 1 end far below the reward they aim for: one more reason to look at the reward first.
+# w = 1 end far below the reward they aim for.
 
 # %% [markdown]
 # ## Two live runs that ask for the same
@@ -688,10 +711,10 @@ figures.pull_picture(
 )
 
 # %% [markdown]
-# Pink is the reward, outlined turquoise the leash, thin black the sum, one scale for both. Pink is long near the middle only:
-# tanh is flat on the far sides. KL's arrows cancel the reward's almost dot by dot, although in a run this short its mean reward is
-# far below the known one. Squared L2's point every way: they mend the shape of the cloud, and the assistant's errors are in
-# them. Equal fixed points do not mean equal training. Do not compare these two clouds: their rewards differ.
+# Pink is the reward, outlined turquoise the leash, thin black the sum. Pink is long near the middle only: tanh is flat on the far
+# sides. KL's arrows cancel the reward's almost dot by dot, although in a run this short its mean reward is far below the known
+# one. Squared L2's point every way: they mend the shape of the cloud, and the assistant's errors are in them. Equal fixed points
+# do not mean equal training. Do not compare these clouds: their rewards differ.
 
 # %% [markdown]
 # ## Wins and losses, in one size of type
@@ -708,8 +731,8 @@ for reward_name, at, rival, *cells in report.verdict_table(recorded, highest_onl
 # %% [markdown]
 # > **Exercise 05.5** · explore · difficulty 2 of 5 · importance 3 of 5 · 5 minutes
 # >
-# > Drop `highest_only=True` in the cell above. At lower mean rewards, which verdicts turn? Say in one sentence each what you
-# > would claim in a paper, and what you would not.
+# > Drop `highest_only=True` in the cell above. At lower mean rewards, which verdicts turn? Say in one sentence what you would
+# > claim in a paper, and in one what you would not.
 
 # %% [markdown]
 # ## What you can now say
@@ -723,14 +746,13 @@ for reward_name, at, rival, *cells in report.verdict_table(recorded, highest_onl
 # ## Quiz
 #
 # 1. How do KL and score regularization differ in mode seeking?
-#    <details><summary>Answer</summary>Less than the words suggest. What decides is which noise levels are loud. KL averaged with
-#    w = σ²/α² seeks the best *point* of a mode: widths shrink. A score divergence at low noise keeps widths but hardly sees the
-#    shares of separate modes, so a weak reward moves them. With weight 1 on log-spaced levels squared L2 is nearly KL at
-#    the lowest level, and both follow the tilted optimum; pseudo-Huber keeps widths and pays a little in shares. Neither
-#    family is “the” mode-seeking one.</details>
+#    <details><summary>Answer</summary>Less than the words suggest: which noise levels are loud decides. KL averaged with
+#    w = σ²/α² lets widths shrink. A score divergence at low noise keeps widths but hardly sees the shares of separate modes, so
+#    a weak reward moves them. With weight 1 on log-spaced levels squared L2 follows the tilted optimum; pseudo-Huber keeps
+#    widths and pays a little in shares.</details>
 # 2. Two methods have run with reward scale 1, and one has kept more modes. What do you do before you conclude?
-#    <details><summary>Answer</summary>Compare at equal mean reward, by interpolation between runs, over several seeds; look
-#    whether the runs reached their fixed points; and look at width, off-data share and KL, too.</details>
+#    <details><summary>Answer</summary>Compare at equal mean reward, over several seeds; look whether the runs reached their
+#    fixed points, and at width, off-data share and KL, too.</details>
 # 3. Why is excess KL a fair measure at equal mean reward?
 #    <details><summary>Answer</summary>KL to the reference splits into KL to the tilt of the same mean reward, and a rest that
 #    every distribution of that mean reward has to pay.</details>
@@ -738,8 +760,8 @@ for reward_name, at, rival, *cells in report.verdict_table(recorded, highest_onl
 #    <details><summary>Answer</summary>No. The strongest pull is the same for every c. A larger c reaches it later, so the samples
 #    rest farther out.</details>
 # 5. What does the frozen law change in the toy?
-#    <details><summary>Answer</summary>For squared L2 hardly anything. Pseudo-Huber with its law differentiated lets go
-#    abruptly at one reward scale; frozen, it gives way gradually.</details>
+#    <details><summary>Answer</summary>For squared L2 hardly anything. Pseudo-Huber's fixed point lets go abruptly at one
+#    reward scale with the law differentiated, gradually with it frozen.</details>
 #
 # ## Exercises
 #
@@ -749,9 +771,9 @@ for reward_name, at, rival, *cells in report.verdict_table(recorded, highest_onl
 # ## Where this comes from, and what next
 #
 # Diff-Instruct\*: arXiv 2410.20898; Diff-Instruct++: arXiv 2410.18881; Score Implicit Matching, with the same divergence and no
-# reward: arXiv 2410.16794. That KL is an integral of squared score gaps with the weight g²/2 is printed as equation 13 in arXiv
-# 2605.25042. Their objectives are reconstructed here. No published value of c was found, nor one of the weights; ours are
-# defaults. Claims 20 to 22, 25 and 26 in `tests/claims` hold the statements of this notebook. The studies: `distar lab score-vs-kl`,
+# reward: arXiv 2410.16794. That KL is an integral of squared score gaps with the weight g²/2 (here g² is the rate of σ²) is
+# printed as equation 13 in arXiv 2605.25042. The objectives of the first three are reconstructed here. No published value of c was
+# found, nor one of the weights; ours are defaults. Claims 20 to 22, 25 and 26 in `tests/claims` hold the statements of this notebook. The studies: `distar lab score-vs-kl`,
 # `huber-c` and `stability`.
 #
 # Next: notebook 06, guidance as an implicit reward.

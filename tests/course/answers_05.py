@@ -53,6 +53,7 @@ WRONG = {
         (lambda y, c: (in_double(y, math.sqrt(c))[0], in_double(y, math.sqrt(c))[1]), "squared"),
         (lambda y, c: (in_double(y, c)[0], y + 0 * c), "lacks ρ"),
         (lambda y, c: (in_double(y, c)[0], torch.nn.functional.normalize(y, dim=1)), "unit vector"),
+        (lambda y, c: (torch.einsum("bi,bi->b", y, y) / c / 2, by_hypot(y, c)[1]), "parabola"),
         (lambda y, c: (torch.sum(y * y, 1), y + y), "squared L2"),
         (lambda y, c: in_double(y, c)[0], "2 values are wanted"),
         (lambda y, c: (in_double(y, c)[0], in_double(y, c)[0]), "shape"),
@@ -63,6 +64,7 @@ WRONG = {
         (lambda sigma, squared_gap: 2 * rectangles(sigma, squared_gap), "forgot the ½"),
         (lambda sigma, squared_gap: torch.trapezoid(squared_gap, sigma), "∫ gap² dσ"),
         (lambda sigma, squared_gap: torch.einsum("t,t->", sigma**2, squared_gap) / len(sigma), "mean over the levels"),
+        (lambda sigma, squared_gap: rectangles(sigma, squared_gap.square()), "squared already"),
         (lambda sigma, squared_gap: sigma.square() @ squared_gap, "without the width"),
         (
             lambda sigma, squared_gap: torch.trapezoid(sigma.flip(0) ** 2 * squared_gap.flip(0), sigma.flip(0).log()),

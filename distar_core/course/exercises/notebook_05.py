@@ -97,6 +97,10 @@ EXERCISES = (
                 "d is right; d' is the unit vector, which is the limit c → 0. Divide by ρ, which holds c.",
             ),
             Mistake(
+                lambda y, c: (y.square().sum(-1) / (2 * c), y / _rho(y, c)[:, None]),
+                "d' is right; d is the parabola ‖y‖²/2c, which is good for ‖y‖ far below c only. Your form must hold everywhere.",
+            ),
+            Mistake(
                 lambda y, c: (y.square().sum(-1), 2 * y),
                 "this is squared L2. Pseudo-Huber puts ‖y‖² + c² under a root.",
             ),
@@ -127,6 +131,10 @@ EXERCISES = (
             Mistake(
                 lambda sigma, squared_gap: torch.trapezoid(sigma**2 * squared_gap, sigma),
                 "you multiplied with σ² and integrated over σ. Over log σ the factor is σ², over σ it is σ.",
+            ),
+            Mistake(
+                lambda sigma, squared_gap: torch.trapezoid(sigma**2 * squared_gap**2, sigma.log()),
+                "you squared the gap again; it comes as E‖s_p − s_q‖², squared already.",
             ),
             Mistake(
                 lambda sigma, squared_gap: (sigma**2 * squared_gap).mean(),
