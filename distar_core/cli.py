@@ -1,4 +1,4 @@
-"""The command line: distar demo | train | doctor | lab | bench."""
+"""The command line: distar demo | train | world | doctor | lab | bench."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+world_app = typer.Typer(help="The miniature text-to-image world.", no_args_is_help=True)
+app.add_typer(world_app, name="world")
 console = Console()
 
 
@@ -405,6 +407,56 @@ def lab(
     console.print(
         f"{folder / name}.csv and .png, after {time.perf_counter() - started:.0f} s", highlight=False, markup=False
     )
+
+
+@world_app.command("build")
+def world_build(
+    folder: Annotated[Path, typer.Argument(help="Where the stages, the weights and their card go.")],
+    profile: Annotated[
+        str, typer.Option(help="full (under 90 minutes on two cores) or ci (seconds, learns nothing).")
+    ] = "full",
+) -> None:
+    """Train the world's models from nothing: autoencoder, diffusion, one-step generator; stops and goes on where it stopped."""
+    from .runs import Interrupted, NonFiniteError
+    from .world.build import RECIPES, build, seconds_of
+    from .world.build import Progress as Step
+    from .world.card import DRAWS, below_the_bar, write_card
+
+    if profile not in RECIPES:
+        raise fail(f"profile {profile!r} is unknown; known are {', '.join(RECIPES)}")
+    recipe = RECIPES[profile]
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]:>12}"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
+    tasks: dict[str, Any] = {}
+    goes_on = f"what is done is kept in {folder}; the same command goes on"
+    with stoppable(lambda: f"while building; {goes_on}"), Progress(*columns, console=console) as bars:
+
+        def tell(step: Step) -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = bars.add_task(step.stage, total=step.total, loss="")
+            loss = "" if math.isnan(step.loss) else f"loss {step.loss:.4g}"
+            bars.update(tasks[step.stage], completed=step.done, loss=loss)
+
+        try:
+            weights = build(folder, recipe, tell)
+            console.print("measuring the weights on held-out captions")
+            count = DRAWS if profile == "full" else 20
+            measured = write_card(weights, recipe, seconds_of(folder), count=count, tell=say)
+        except Interrupted as stop:
+            raise fail(f"{stop}; {goes_on}", 130 if "SIGINT" in str(stop) else 143) from stop
+        except (NonFiniteError, ValueError, OSError) as error:
+            raise fail(error) from error
+    for line in below_the_bar(measured):
+        say(f"below the bar: {line}")
+    say(f"weights, card and sample sheets are in {weights}: open {weights / 'README.md'}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -676,4 +677,17 @@ def carried(
             box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "black", "linewidth": 0.6}
             axes.text(*point, str(number), ha="center", va="center", fontsize=8, bbox=box, zorder=4)
         axes.set_title(title)
+    return Picture(figure, alt)
+
+
+def pictures(images: Tensor, titles: Sequence[str], *, alt: str, columns: int = 6, width: float = 1.5) -> Picture:
+    """A sheet of pictures [B, 3, H, W] in [0, 1], a title above each."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure, grid = new_figure(columns, rows, width=width, height=1.3 * width)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+        axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+        axes.set_title(textwrap.fill(title, 22), fontsize=7)
     return Picture(figure, alt)

@@ -114,6 +114,20 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, resamples: int = 
     return Interval(float(values.mean()), low, high)
 
 
+def wilson_interval(successes: int, count: int) -> Interval:
+    """Share of successes with its 95 % interval (Wilson 1927), which stays in [0, 1] and has width where the share is 1.
+
+    Raises:
+        ValueError: unless 0 <= successes <= count and count >= 1.
+    """
+    if not 0 <= successes <= count or count < 1:
+        raise ValueError(f"{successes} successes of {count} draws are no share; count the draws again")
+    z, share = 1.959964, successes / count
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return Interval(share, max(middle - reach, 0.0), min(middle + reach, 1.0))
+
+
 def paired_interval(first: Tensor, second: Tensor, *, level: float = 0.95, seed: int = 0) -> Interval:
     """Bootstrap interval of mean(first − second) for values that belong together by position, [n] each."""
     if first.shape != second.shape:

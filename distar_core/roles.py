@@ -297,10 +297,14 @@ class Roles(NamedTuple):
     assistant: Trainable
     reward: Reward | None = None
 
-    def check(self, method: Method, condition: Any) -> None:
-        """Raise ValueError, before anything runs, if a role lacks what the method and the loop need of it."""
+    def check(self, method: Method, condition: Any, *, moves: bool = True) -> None:
+        """Raise ValueError, before anything runs, if a role lacks what the method and the loop need of it.
+
+        Args:
+            moves: whether the generator is to be updated, or the assistant alone.
+        """
         generator = self.generator
-        if generator.optimizer is None:
+        if moves and generator.optimizer is None:
             raise ValueError("the generator has no optimizer, so it cannot move; give its Trainable one")
         if not hasattr(generator.module, "latent"):
             raise ValueError(

@@ -226,6 +226,8 @@ def post_train(
         state: where to start; a new one (step None) begins with the warm-up.
         conditions: (step, rows) -> the conditions of these rows of the global batch, or None. Steps are negative in the
             warm-up, and row 0 of step 0 is asked for once in advance.
+        steps: generator steps; with 0 only the warm-up runs, and a generator that yields data instead of its own samples
+            makes it the training of a diffusion.
         batch: size of the global batch.
         warmup: assistant-only steps before the first generator step, recorded with negative step numbers.
         assistant_updates: assistant updates before each generator update.
@@ -244,7 +246,7 @@ def post_train(
         raise ValueError(f"micro_batch {size} does not divide the {len(mine)} rows at hand; choose a divisor")
     if warmup < 0 or assistant_updates < 0:
         raise ValueError(f"warmup {warmup} or assistant_updates {assistant_updates} is negative; use 0 for none")
-    state.roles.check(method, conditions(0, slice(0, 1)))
+    state.roles.check(method, conditions(0, slice(0, 1)), moves=steps > 0)
     for law in (method.time_law, method.assistant_time_law):
         law.check(state.schedule)
     parts = [slice(start, start + size) for start in mine[::size]]

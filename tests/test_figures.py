@@ -30,6 +30,7 @@ def pictures(tmp_path):
     curve = figures.Curve("KL, w = 1", [0.1, 0.2, 0.3], {"modes": [3.0, float("nan"), 1.0]})
     dots = [figures.Dot("reward only", 0.3, {"modes": value}) for value in (1.0, 9.0, float("inf"))]
     yield figures.frontier([curve], dots, {"modes": "modes"}, alt=ALT, limits={"modes": (0, 8)}, guides={"modes": 8.0})
+    yield figures.pictures(torch.rand(3, 3, 8, 8), ["a", "b", "c"], alt=ALT, columns=2)
     yield figures.animate(
         {"KL, w = 1": [POINTS, POINTS + 0.1]}, ring(), tmp_path / "a.gif", alt=ALT, captions=["0", "1"]
     )

@@ -12,7 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distar_core import METHODS, Method, MixtureScore, Record, State, TimeLaw, Trainable, post_train
+from distar_core import (
+    METHODS,
+    Method,
+    MixtureScore,
+    Record,
+    Roles,
+    State,
+    TimeLaw,
+    Trainable,
+    VarianceExploding,
+    post_train,
+    ring,
+)
 from distar_core.roles import Recomputed
 from distar_core.training import assistant_step, draw, generator_step, make_batch
 
@@ -570,3 +582,42 @@ def test_no_optimizer_touches_what_is_not_its_own(toy: SimpleNamespace) -> None:
 def test_a_reward_of_the_wrong_shape_is_refused_by_the_proxy_too(toy: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match=r"one value per sample, shape \[8\], got \(8, 2\); reduce over"):
         run(toy.state(reward=lambda x0, condition: x0), toy, METHODS["didr-proxy"])
+
+
+# The warm-up alone: the training of a diffusion on data.
+
+
+class Data(nn.Module):
+    """In the generator's place: samples of N(0, 1) that nobody trains."""
+
+    def latent(self, draw: Any) -> Tensor:
+        return draw("z", (1,))
+
+    def forward(self, z: Tensor, condition: Any) -> Tensor:
+        return z
+
+
+class LinearScore(nn.Module):
+    """s(x_t) = −slope · x_t."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+        return -self.slope * x_t
+
+
+def test_with_no_generator_steps_the_warm_up_learns_the_score_of_data() -> None:
+    """N(0, 1) at sigma = 1 is N(0, 2), whose score is −x/2."""
+    law = TimeLaw.levels([1.0])
+    method = replace(METHODS["diff-instruct"], time_law=law, assistant_time_law=law)
+    score = LinearScore()
+    learner = Trainable(score, torch.optim.Adam(score.parameters(), 0.05), lr=lambda step: 0.05 * -step / 200)
+    state = State(Roles(Trainable(Data()), MixtureScore(ring(), VarianceExploding()), learner), VarianceExploding())
+    records = list(post_train(state, method, lambda step, rows: None, steps=0, seed=0, batch=256, warmup=200))
+    assert (len(records), state.step) == (200, 0)
+    assert abs(float(score.slope) - 0.5) < 0.02
+    # control: the generator is not asked to move, and if it were, it would be refused
+    with pytest.raises(ValueError, match="the generator has no optimizer"):
+        next(post_train(state, method, lambda step, rows: None, steps=1, seed=0, batch=256))

@@ -1,0 +1,29 @@
+"""Between pictures in [0, 1] and the latents that SDXL's UNet sees, for any AutoencoderKL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _mean_and_std(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation by channel that the VAE's configuration gives its latents, as SDXL's pipeline reads them."""
+    config = vae.config
+    mean = torch.as_tensor(config.latents_mean or [0.0] * config.latent_channels).to(like).view(1, -1, 1, 1)
+    std = torch.as_tensor(config.latents_std or [1.0] * config.latent_channels).to(like).view(1, -1, 1, 1)
+    return mean, std / config.scaling_factor
+
+
+def encode(vae: Any, pictures: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] -> latents [B, C, h, w], the mean of the posterior, normalised."""
+    latents = vae.encode(2 * pictures - 1).latent_dist.mean
+    mean, std = _mean_and_std(vae, latents)
+    return (latents - mean) / std
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Latents [B, C, h, w] -> pictures [B, 3, H, W], in [0, 1] but for overshoots, which are left to the caller."""
+    mean, std = _mean_and_std(vae, latents)
+    return vae.decode(latents * std + mean).sample / 2 + 0.5

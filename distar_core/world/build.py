@@ -1,0 +1,369 @@
+"""Trains the world's models from nothing: an autoencoder, a text-to-image diffusion, and a one-step generator distilled
+from it without pictures. Each stage has a folder, stops at Ctrl-C and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..methods import METHODS, Method
+from ..roles import NetworkScore, Roles, Trainable
+from ..runs import CHECKPOINT, Interrupted, load_checkpoint, require_writable, run, save_checkpoint, stop_requests
+from ..schedule import TimeLaw
+from ..sdxl.latents import encode
+from ..sdxl.loading import quiet
+from ..sdxl.miniature import make_pipeline
+from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
+from ..training import State, draw
+from .models import SCHEDULE, World
+from .scenes import PIXELS, WORDS, render, training_scenes
+
+ALL_TIMES = TimeLaw.levels(range(1000))
+MIDDLE_TIMES = TimeLaw.levels(range(20, 980))
+GUIDANCE = 2.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much each stage works.
+
+    Attributes:
+        vae_steps, reference_steps, generator_steps: updates, the last those of the generator.
+        stored: pictures whose latents the diffusion is trained on.
+        prompts: captions that the generator is distilled on.
+    """
+
+    vae_steps: int
+    reference_steps: int
+    generator_steps: int
+    stored: int
+    prompts: int
+    vae_batch: int = 64
+    reference_batch: int = 64
+    generator_batch: int = 32
+    seed: int = 0
+
+
+RECIPES = {
+    "full": Recipe(vae_steps=2000, reference_steps=7000, generator_steps=700, stored=80_000, prompts=4096),
+    "ci": Recipe(3, 3, 3, stored=64, prompts=16, vae_batch=8, reference_batch=8, generator_batch=8),
+}
+
+
+class Progress(NamedTuple):
+    """What the build tells after every update: the stage, how far it is, and a loss."""
+
+    stage: str
+    done: int
+    total: int
+    loss: float
+
+
+Tell = Callable[[Progress], None]
+
+
+def decay(rate: float, steps: int, *, rise: int = 0) -> Callable[[int], float]:
+    """A learning rate over warm-up steps −steps … −1: a linear rise, then half a cosine down to 0."""
+
+    def at(step: int) -> float:
+        done = step + steps
+        return rate * min(1.0, (done + 1) / (rise + 1)) * 0.5 * (1 + math.cos(math.pi * done / steps))
+
+    return at
+
+
+class Autoencoding(nn.Module):
+    """An AutoencoderKL's training loss: squared and absolute error of the picture, and KL of the posterior."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1] and noise like the latents -> loss, []."""
+        target = 2 * pictures - 1
+        posterior = self.vae.encode(target).latent_dist  # type: ignore[operator]
+        error = self.vae.decode(posterior.mean + posterior.std * noise).sample - target  # type: ignore[operator]
+        return error.square().mean() + 0.3 * error.abs().mean() + 1e-5 * posterior.kl().mean()
+
+
+def train_vae(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> None:
+    """Train the pipeline's autoencoder on the stream of scenes; resumes from the folder's checkpoint."""
+    require_writable(folder)
+    module = Autoencoding(pipeline.vae)
+    learner = Trainable(
+        module,
+        torch.optim.Adam(module.parameters(), betas=(0.9, 0.99)),
+        lr=decay(2e-3, recipe.vae_steps, rise=50),
+        ema_decay=0.99,
+        max_grad_norm=1.0,
+    )
+    state = State(Roles(learner, _nothing, Trainable(nn.Module())), SCHEDULE, step=-recipe.vae_steps)
+    config = {"stage": "vae", "steps": recipe.vae_steps, "batch": recipe.vae_batch, "seed": recipe.seed}
+    if (folder / CHECKPOINT).exists():
+        load_checkpoint(state, folder, config)
+    latent_shape = World(pipeline, None).latent_shape
+    assert state.step is not None
+    with _Seconds(folder) as clock, stop_requests() as stops:
+        while state.step < 0:
+            rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + state.step + recipe.vae_steps)
+            pictures = render(training_scenes(recipe.vae_batch, rng)[0])
+            learner.zero_grad()
+            loss = module(pictures, torch.randn(recipe.vae_batch, *latent_shape, generator=rng))
+            loss.backward()
+            learner.update(state.step)
+            state.step += 1
+            clock.tick()
+            tell(Progress("autoencoder", recipe.vae_steps + state.step, recipe.vae_steps, loss.item()))
+            if stops or state.step % 200 == 0:
+                save_checkpoint(state, folder, config)
+            if stops:
+                raise Interrupted(f"stopped by {stops[0]} in the autoencoder's step {state.step + recipe.vae_steps}")
+    _take_averages(learner)
+
+
+def _nothing(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+    raise NotImplementedError("this stage has no reference")
+
+
+def _take_averages(learner: Trainable) -> None:
+    """Put the averaged parameters in place of the last ones."""
+    with torch.no_grad():
+        for name, parameter in learner.parameters().items():
+            parameter.copy_(learner.ema[name])
+
+
+class _Seconds:
+    """Adds up the seconds that a stage has worked, over interruptions, in a file of its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "seconds.txt"
+        self.total = float(self.path.read_text()) if self.path.exists() else 0.0
+        self.since = time.perf_counter()
+
+    def __enter__(self) -> _Seconds:
+        return self
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.total, self.since = self.total + now - self.since, now
+
+    def __exit__(self, *_: object) -> None:
+        self.path.write_text(f"{self.total:.1f}\n")
+
+
+@torch.no_grad()
+def normalise_latents(vae: Any, seed: int) -> None:
+    """Give the VAE's configuration the mean and deviation of its latents by channel, on 2048 scenes."""
+    vae.register_to_config(latents_mean=None, latents_std=None, scaling_factor=1.0)
+    pictures = render(training_scenes(2048, torch.Generator().manual_seed(seed))[0])
+    latents = torch.cat([encode(vae, part) for part in pictures.split(256)])
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist(), scaling_factor=1.0)
+
+
+@torch.no_grad()
+def store_latents(path: Path, vae: Any, recipe: Recipe, tell: Tell) -> tuple[Tensor, list[str]]:
+    """Latents [N, C, h, w] of training scenes and their captions; written once, then read."""
+    captions_path = path.with_suffix(".json")
+    if path.exists() and captions_path.exists():
+        captions = json.loads(captions_path.read_text("utf-8"))
+        if len(captions) == recipe.stored:
+            return load_file(path)["latents"].float(), captions
+    parts, captions = [], []
+    rng = torch.Generator().manual_seed(recipe.seed + 1)
+    while len(captions) < recipe.stored:
+        scenes, said = training_scenes(min(500, recipe.stored - len(captions)), rng)
+        parts.append(encode(vae, render(scenes)).half().contiguous())
+        captions += said
+        tell(Progress("latents", len(captions), recipe.stored, math.nan))
+    captions_path.write_text(json.dumps(captions), "utf-8")
+    latents = torch.cat(parts)
+    partial = path.with_suffix(".partial")
+    save_file({"latents": latents}, partial)
+    os.replace(partial, path)
+    return latents.float(), captions
+
+
+class Captioned(NamedTuple):
+    """Which stored pictures a batch is made of, [B], their captions' token ids [B, tokens], and whether to use them."""
+
+    picture: Tensor
+    ids: Tensor
+    kept: Tensor
+
+
+class StoredLatents(nn.Module):
+    """In the generator's place: yields the stored latents that the condition names, so the loop trains a diffusion."""
+
+    def __init__(self, latents: Tensor) -> None:
+        super().__init__()
+        self.stored = latents  # no buffer: a checkpoint need not hold the data
+
+    def latent(self, draw: Callable[[str, tuple[int, ...]], Tensor]) -> Tensor:
+        """Nothing is drawn."""
+        return torch.empty(0)
+
+    def forward(self, z: Tensor, condition: Captioned) -> Tensor:
+        return self.stored[condition.picture]
+
+
+class TextAndUNet(nn.Module):
+    """UNet and text encoders as one network (x_t, t, condition) -> eps, so that they are trained together."""
+
+    def __init__(self, unet: nn.Module, encoders: Sequence[nn.Module], *, tokens: int) -> None:
+        super().__init__()
+        self.network = PromptedUNet(unet, pixels=PIXELS, tokens=tokens)
+        self.encoders = nn.ModuleList(encoders)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Captioned) -> Tensor:
+        prompt = embed(list(self.encoders), [condition.ids] * len(self.encoders))
+        kept = condition.kept.to(x_t)
+        return self.network(x_t, t, Prompt(prompt.text * kept[:, None, None], prompt.pooled * kept[:, None]))
+
+
+def train_reference(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> None:
+    """Train UNet and text encoders: denoising score matching by the loop's own assistant step, on stored latents."""
+    require_writable(folder)
+    latents, captions = store_latents(folder / "latents.safetensors", pipeline.vae, recipe, tell)
+    encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+    (ids, _) = PromptEncoder.of(pipeline).tokens(captions)
+    network = TextAndUNet(pipeline.unet, encoders, tokens=ids.shape[1])
+    score = NetworkScore(network, SCHEDULE, "eps")
+    learner = Trainable(
+        score,
+        torch.optim.Adam(score.parameters(), betas=(0.9, 0.99)),
+        lr=decay(2e-3, recipe.reference_steps, rise=200),
+        ema_decay=0.999 if recipe.reference_steps > 2000 else 0.9,
+    )
+    state = State(Roles(Trainable(StoredLatents(latents)), _nothing, learner), SCHEDULE)
+    batch = recipe.reference_batch
+
+    def conditions(step: int, rows: slice) -> Captioned:
+        index = (draw(recipe.seed, step, "picture", (batch,), rows, uniform=True) * len(latents)).long()
+        kept = draw(recipe.seed, step, "kept", (batch,), rows, uniform=True) >= 0.1
+        return Captioned(index, ids[index], kept)
+
+    method = replace(METHODS["diff-instruct"], name="denoising", assistant_time_law=ALL_TIMES, time_law=ALL_TIMES)
+    _run_stage(
+        folder,
+        state,
+        method,
+        conditions,
+        recipe,
+        tell,
+        "reference",
+        steps=0,
+        warmup=recipe.reference_steps,
+        batch=batch,
+    )
+    _take_averages(learner)
+
+
+def _run_stage(
+    folder: Path,
+    state: State,
+    method: Method,
+    conditions: Callable[[int, slice], Any],
+    recipe: Recipe,
+    tell: Tell,
+    stage: str,
+    **options: Any,
+) -> None:
+    total = options["steps"] + options["warmup"]
+    records = run(
+        state,
+        method,
+        conditions,
+        folder,
+        resume=(folder / CHECKPOINT).exists(),
+        save_every=250,
+        settings={"recipe": recipe, "stage": stage},
+        seed=recipe.seed,
+        **options,
+    )
+    with _Seconds(folder) as clock:
+        for record in records:
+            clock.tick()
+            loss = float(record.losses["assistant"].mean())
+            tell(Progress(stage, record.step + 1 + options["warmup"], total, loss))
+
+
+def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> Any:
+    """Distil the reference into a one-step generator, without pictures: Diff-Instruct with DMD's weight, guidance inside.
+
+    Returns:
+        The generator's UNet.
+    """
+    require_writable(folder)
+    _, captions = training_scenes(recipe.prompts, torch.Generator().manual_seed(recipe.seed + 2))
+    world = World(pipeline, None)
+    prompts = world.encoder(captions)
+
+    def copied() -> Any:
+        return copy.deepcopy(pipeline.unet).requires_grad_(True)
+
+    generator = world.generator(copied())
+    assistant = NetworkScore(world.prompted(copied()), SCHEDULE, "eps")
+    steps = recipe.generator_steps
+
+    def learner(module: nn.Module, rate: float, ema: float = 0.0) -> Trainable:
+        rates = decay(rate, steps)
+        optimizer = torch.optim.Adam(module.parameters(), betas=(0.0, 0.99))
+        return Trainable(module, optimizer, lr=lambda step: rates(max(step, 0) - steps), ema_decay=ema)
+
+    state = State(Roles(learner(generator, 3e-4, 0.98), world.reference(), learner(assistant, 1e-3)), SCHEDULE)
+    batch = recipe.generator_batch
+
+    def conditions(step: int, rows: slice) -> Prompt:
+        return prompts.rows((draw(recipe.seed, step, "prompt", (batch,), rows, uniform=True) * recipe.prompts).long())
+
+    method = replace(METHODS["dmd"], cfg_scale=GUIDANCE, time_law=MIDDLE_TIMES, assistant_time_law=MIDDLE_TIMES)
+    _run_stage(folder, state, method, conditions, recipe, tell, "generator", steps=steps, warmup=0, batch=batch)
+    _take_averages(state.roles.generator)
+    return generator.network.unet
+
+
+def build(folder: Path, recipe: Recipe, tell: Tell = lambda _: None) -> Path:
+    """All three stages; returns the folder of weights, with reference/ (a StableDiffusionXLPipeline) and generator/ (a
+    UNet2DConditionModel to be used once at t = 399).
+
+    Raises:
+        Interrupted: at Ctrl-C or SIGTERM; calling again goes on.
+        PermissionError: if the folder cannot be written.
+        ValueError: if the folder holds a build with another recipe.
+    """
+    torch.manual_seed(recipe.seed)
+    pipeline = make_pipeline(WORDS, pixels=PIXELS)
+    train_vae(folder / "vae", pipeline, recipe, tell)
+    pipeline.vae.requires_grad_(False)
+    normalise_latents(pipeline.vae, recipe.seed)
+    train_reference(folder / "reference", pipeline, recipe, tell)
+    for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
+        part.requires_grad_(False)
+    unet = train_generator(folder / "generator", pipeline, recipe, tell)
+    weights = folder / "weights"
+    # half precision for what is large; text encoders stay as they are, since transformers loads them in the file's type
+    pipeline.vae.half()
+    pipeline.unet.half()
+    with quiet():
+        pipeline.save_pretrained(weights / "reference")
+        unet.half().save_pretrained(weights / "generator")
+    return weights
+
+
+def seconds_of(folder: Path) -> dict[str, float]:
+    """Seconds that each stage of a build has worked."""
+    return {stage: float((folder / stage / "seconds.txt").read_text()) for stage in ("vae", "reference", "generator")}

@@ -1,0 +1,134 @@
+"""The trained world: a text-to-image diffusion on SDXL's classes and the one-step generator distilled from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..roles import NetworkScore, OneStep
+from ..schedule import scaled_linear_schedule
+from ..sdxl import T_STAR
+from ..sdxl.latents import decode
+from ..sdxl.loading import load_pipeline, quiet
+from ..sdxl.prompts import PromptedUNet, PromptEncoder
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+SCHEDULE = scaled_linear_schedule()
+SHIPPED = Path(__file__).parent / "weights"
+STEPS, GUIDANCE_SCALE = 20, 3.0
+
+
+@dataclass(frozen=True)
+class World:
+    """The world's models, frozen.
+
+    Attributes:
+        pipeline: the reference, as diffusers knows it.
+        unet: the one-step generator's network, of the reference's kind.
+    """
+
+    pipeline: StableDiffusionXLPipeline
+    unet: Any
+
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        """Prompts to conditions."""
+        return PromptEncoder.of(self.pipeline)
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of the pictures."""
+        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        config = self.pipeline.unet.config
+        return (config.in_channels, config.sample_size, config.sample_size)
+
+    def prompted(self, unet: Any) -> PromptedUNet:
+        """A UNet of the world's kind as the core's network."""
+        return PromptedUNet(unet, pixels=self.pixels, tokens=self.pipeline.tokenizer.model_max_length)
+
+    def reference(self) -> NetworkScore:
+        """The reference's score."""
+        return NetworkScore(self.prompted(self.pipeline.unet), SCHEDULE, "eps")
+
+    def generator(self, unet: Any = None) -> OneStep:
+        """The one-step generator, with another network if one is given."""
+        return OneStep(self.prompted(unet or self.unet), SCHEDULE, "eps", T_STAR, self.latent_shape)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """Unit noise [B, C, h, w], one seed a row, whatever the batch."""
+        return torch.stack([torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], generator: OneStep | None = None) -> Tensor:
+        """One-step pictures [B, 3, H, W] in [0, 1], one prompt and one seed a row."""
+        generator = generator or self.generator()
+        pairs = zip(self.noise(seeds).split(250), _parts(prompts, 250), strict=True)
+        latents = torch.cat([generator(z, self.encoder(part)) for z, part in pairs])
+        return self.pictures(latents)
+
+    @torch.no_grad()
+    def draw_reference(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        guidance_scale: float = GUIDANCE_SCALE,
+        steps: int = STEPS,
+    ) -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1] from the diffusion, by diffusers' own pipeline and scheduler.
+
+        Args:
+            guidance_scale: in diffusers' spelling, s_null + w (s_c − s_null).
+        """
+        self.pipeline.set_progress_bar_config(disable=True)
+        pictures = []
+        for z, part in zip(self.noise(seeds).split(250), _parts(prompts, 250), strict=True):
+            prompt = self.encoder(part)
+            latents = self.pipeline(
+                prompt_embeds=prompt.text,
+                pooled_prompt_embeds=prompt.pooled,
+                latents=z,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                output_type="latent",
+            ).images
+            pictures.append(self.pictures(latents))
+        return torch.cat(pictures)
+
+    @torch.no_grad()
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Decoded latents, clamped to [0, 1]."""
+        return torch.cat([decode(self.pipeline.vae, part).clamp(0, 1) for part in latents.split(250)])
+
+
+def _parts(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def load_world(folder: Path | str = SHIPPED) -> World:
+    """The world in a folder of weights, the shipped one by default; single precision, on the CPU.
+
+    Raises:
+        FileNotFoundError: if a part is missing; the message names it.
+    """
+    from diffusers import UNet2DConditionModel
+
+    folder = Path(folder)
+    if not (folder / "generator" / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no generator/config.json; build it again with: distar world build")
+    pipeline = load_pipeline(folder / "reference")
+    with quiet():
+        unet = UNet2DConditionModel.from_pretrained(folder / "generator").float()
+    return World(pipeline, unet.requires_grad_(False).eval())
