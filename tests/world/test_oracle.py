@@ -97,3 +97,12 @@ def test_pictures_without_objects_are_no_scene():
 def test_what_is_no_picture_is_refused(pictures, why):
     with pytest.raises(ValueError, match=why):
         read(pictures)
+
+
+def test_a_blur_such_as_an_autoencoders_is_read_through():
+    stated, scenes = drawn_from("two", 400)
+    pictures = torch.nn.functional.avg_pool2d(render(scenes), 3, stride=1, padding=1, count_include_pad=False)
+    assert int((~compare(read(pictures), stated).all).sum()) <= 4
+    # control: a blur that nobody could read through is not
+    pictures = torch.nn.functional.avg_pool2d(render(scenes), 9, stride=1, padding=4, count_include_pad=False)
+    assert int((~compare(read(pictures), stated).all).sum()) > 100
