@@ -53,7 +53,7 @@ class LabelSummary(NamedTuple):
             sample was made for; 0.91 for the reference itself.
         modes: effective number of the label's own modes in use, exp of the entropy of their shares among the samples
             whose nearest mode is one of them; 2 at most, 0 if there are no such samples.
-        spread: root mean square deviation per axis of a label's samples from their mean; 0.73 for the reference.
+        spread: root mean square deviation per axis of a label's samples from their mean; 0.74 for the reference.
         kl: KL to p_ref(x | label) in nats, both noised with sigma = 0.15; infinite once a hundredth left the window.
         off_support: share farther than three deviations from every mode of the reference.
     """

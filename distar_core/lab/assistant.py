@@ -76,7 +76,8 @@ OTHERS = Style("#9c9ca1", "x", "")
 
 
 def settings(profile: str) -> list[Row]:
-    """Regularizer x assistant x seed: one thing varied at a time from the toy's defaults, and the exact score.
+    """Regularizer x assistant x seed: one thing varied at a time from the toy's defaults (two in GENEROUS), and the
+    exact score.
 
     KL gets the assistants that the figure draws, the score leash all.
     """

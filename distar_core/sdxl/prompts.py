@@ -13,14 +13,20 @@ from torch import Tensor, nn
 
 
 class Prompt(NamedTuple):
-    """Embedded prompts: text [B, tokens, width] of both encoders side by side, pooled [B, width] of the second."""
+    """Embedded prompts: text [B, tokens, width] of both encoders side by side, pooled [B, width] of the second.
+
+    Attributes:
+        words: the prompts themselves, for rewards that read them; may be empty where no reward does.
+    """
 
     text: Tensor
     pooled: Tensor
+    words: tuple[str, ...] = ()
 
     def rows(self, index: Tensor) -> Prompt:
         """The prompts at these places, [N]."""
-        return Prompt(self.text[index], self.pooled[index])
+        words = tuple(self.words[place] for place in index.tolist()) if self.words else ()
+        return Prompt(self.text[index], self.pooled[index], words)
 
 
 def embed(encoders: Sequence[nn.Module], ids: Sequence[Tensor]) -> Prompt:
@@ -39,7 +45,7 @@ class PromptEncoder:
     def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module]) -> None:
         self.tokenizers = tokenizers
         self.encoders = encoders
-        self._known: dict[str, Prompt] = {}
+        self._known: dict[str, tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def of(cls, pipeline: Any) -> PromptEncoder:
@@ -82,9 +88,9 @@ class PromptEncoder:
         if fresh or not prompts:
             device = next(self.encoders[0].parameters()).device
             found = embed(self.encoders, [ids.to(device) for ids in self.tokens(fresh)])
-            self._known |= {prompt: Prompt(*rows) for prompt, *rows in zip(fresh, *found, strict=True)}
-        known = [self._known[prompt] for prompt in prompts]
-        return Prompt(torch.stack([one.text for one in known]), torch.stack([one.pooled for one in known]))
+            self._known |= dict(zip(fresh, zip(found.text, found.pooled, strict=True), strict=True))
+        texts, pooled = zip(*(self._known[prompt] for prompt in prompts), strict=True)
+        return Prompt(torch.stack(texts), torch.stack(pooled), tuple(prompts))
 
 
 class PromptedUNet(nn.Module):

@@ -75,7 +75,7 @@ Tell = Callable[[Progress], None]
 
 
 def decay(rate: float, steps: int, *, rise: int = 0) -> Callable[[int], float]:
-    """A learning rate over warm-up steps −steps … −1: a linear rise, then half a cosine down to 0."""
+    """A learning rate over warm-up steps −steps … −1: half a cosine down to 0, times a linear rise over the first `rise`."""
 
     def at(step: int) -> float:
         done = step + steps

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d
 
+from ..rewards.base import check_pictures
 from .scenes import (
     COLOURS,
     PIXELS,
@@ -70,19 +71,12 @@ def read(pictures: Tensor) -> Reading:
     Raises:
         ValueError: for another shape or values outside [0, 1].
     """
+    if pictures.shape[2:] != (PIXELS, PIXELS):
+        raise ValueError(f"pictures must be [B, 3, {PIXELS}, {PIXELS}], got {list(pictures.shape)}; resize them first")
     check_pictures(pictures)
     parts = [_read(part) for part in pictures.float().split(256)]
     scenes = Scenes(*(torch.cat(values) for values in zip(*(part.scenes for part in parts), strict=True)))
     return Reading(torch.cat([p.number for p in parts]), scenes, torch.cat([p.residual for p in parts]))
-
-
-def check_pictures(pictures: Tensor) -> None:
-    """Raise ValueError unless pictures are [B, 3, 32, 32] with values in [0, 1]."""
-    if pictures.dim() != 4 or pictures.shape[1:] != (3, PIXELS, PIXELS):
-        raise ValueError(f"pictures must be [B, 3, {PIXELS}, {PIXELS}], got {list(pictures.shape)}; resize them first")
-    low, high = float(pictures.amin()), float(pictures.amax())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"pictures must lie in [0, 1], got values from {low:.3g} to {high:.3g}; clamp or rescale them")
 
 
 def _read(pictures: Tensor) -> Reading:

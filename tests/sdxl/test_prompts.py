@@ -34,6 +34,9 @@ def test_embeddings_equal_those_of_the_pipeline(pipeline):
     torch.testing.assert_close(embedded.text, text, rtol=0, atol=1e-5)
     torch.testing.assert_close(embedded.pooled, pooled, rtol=0, atol=1e-5)
     assert not torch.allclose(embedded.text[0], embedded.text[1], atol=1e-2)
+    rows = embedded.rows(torch.tensor([1, 0]))
+    assert rows.words == (prompts[1], prompts[0])
+    assert torch.equal(rows.text, embedded.text[[1, 0]])
 
 
 def test_a_prompt_is_embedded_once(pipeline, monkeypatch):

@@ -1,0 +1,116 @@
+"""Rewards on pictures, and what turns them into the loop's reward(x0, condition)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..sdxl.latents import decode
+from ..sdxl.prompts import Prompt
+
+
+@runtime_checkable
+class PictureReward(Protocol):
+    """Preference for pictures given their prompts: images [B, 3, H, W] in [0, 1], B prompts -> [B], larger is better.
+
+    Attributes:
+        differentiable: whether its gradient at the pictures means anything; the loop refuses one without.
+    """
+
+    differentiable: bool
+
+    def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor: ...
+
+
+def check_pictures(images: Tensor, prompts: Sequence[str] | None = None) -> None:
+    """Raise ValueError unless images are [B, 3, H, W] in [0, 1] and, if prompts are given, there is one for each.
+
+    Off the CPU the values are not looked at: that would wait for the device.
+    """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be [B, 3, H, W], got {list(images.shape)}; stack RGB pictures")
+    if prompts is not None and len(images) != len(prompts):
+        raise ValueError(f"there are {len(images)} images but {len(prompts)} prompts; give one prompt an image")
+    if images.device.type == "cpu" and images.numel():
+        low, high = (float(end) for end in images.detach().aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"images must lie in [0, 1], got values from {low:.3g} to {high:.3g}; clamp them, or undo the model's scaling"
+            )
+
+
+class WeightedSum:
+    """A sum of rewards with weights, by name.
+
+    Args:
+        terms: name -> (weight, reward).
+    """
+
+    def __init__(self, terms: Mapping[str, tuple[float, PictureReward]]) -> None:
+        if not terms:
+            raise ValueError("a sum of rewards needs at least one term; pass {name: (weight, reward)}")
+        self.terms = dict(terms)
+        self.differentiable = all(reward.differentiable for _, reward in self.terms.values())
+
+    def each(self, *, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Every reward without its weight, [B] by name."""
+        return {name: reward(images=images, prompts=prompts) for name, (_, reward) in self.terms.items()}
+
+    def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        values = self.each(images=images, prompts=prompts)
+        return torch.stack([self.terms[name][0] * value for name, value in values.items()]).sum(0)
+
+
+class Normalised:
+    """(r − mean)/std, so that rewards of different units can be added.
+
+    Args:
+        mean, std: of the reward on pictures that one calls usual; see `fit`.
+    """
+
+    def __init__(self, reward: PictureReward, mean: float, std: float) -> None:
+        if not std > 0:
+            raise ValueError(
+                f"std must be positive, got {std}; the reward does not vary on the pictures it was fitted to"
+            )
+        self.reward, self.mean, self.std = reward, mean, std
+        self.differentiable = reward.differentiable
+
+    @classmethod
+    def fit(cls, reward: PictureReward, *, images: Tensor, prompts: Sequence[str]) -> Normalised:
+        """Mean and deviation from these pictures, such as samples of the generator before post-training."""
+        with torch.no_grad():
+            values = reward(images=images, prompts=prompts)
+        return cls(reward, float(values.mean()), float(values.std()))
+
+    def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return (self.reward(images=images, prompts=prompts) - self.mean) / self.std
+
+
+class Decoded:
+    """The loop's reward(x0, condition) from a reward on pictures: decodes the latents and clamps them to [0, 1].
+
+    Args:
+        vae: an AutoencoderKL; gradients pass through it.
+        reward: a differentiable reward on pictures.
+
+    Raises:
+        ValueError: if the reward is not differentiable.
+    """
+
+    def __init__(self, vae: Any, reward: PictureReward) -> None:
+        if not reward.differentiable:
+            raise ValueError(
+                f"reward {type(reward).__name__} is not differentiable, so the loop cannot climb it; use it to evaluate, "
+                "or learn a differentiable one from its preferences"
+            )
+        self.vae = vae
+        self.reward = reward
+
+    def __call__(self, x0: Tensor, condition: Prompt) -> Tensor:
+        """Latents [B, C, h, w] and their embedded prompts, words included -> [B]."""
+        images = decode(self.vae, x0).clamp(0, 1)
+        return self.reward(images=images, prompts=condition.words)
