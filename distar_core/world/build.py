@@ -8,7 +8,6 @@ import copy
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from ..methods import METHODS, Method
 from ..roles import NetworkScore, Roles, Trainable
-from ..runs import CHECKPOINT, Interrupted, load_checkpoint, require_writable, run, save_checkpoint, stop_requests
+from ..runs import CHECKPOINT, require_writable, run
 from ..schedule import TimeLaw
 from ..sdxl.latents import encode
 from ..sdxl.loading import quiet
@@ -29,6 +28,7 @@ from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
 from ..training import State, draw
 from .models import SCHEDULE, World
 from .scenes import PIXELS, WORDS, render, training_scenes
+from .stages import Progress, Seconds, Tell, decay, fit, nothing, take_averages
 
 ALL_TIMES = TimeLaw.levels(range(1000))
 MIDDLE_TIMES = TimeLaw.levels(range(20, 980))
@@ -62,28 +62,6 @@ RECIPES = {
 }
 
 
-class Progress(NamedTuple):
-    """What the build tells after every update: the stage, how far it is, and a loss."""
-
-    stage: str
-    done: int
-    total: int
-    loss: float
-
-
-Tell = Callable[[Progress], None]
-
-
-def decay(rate: float, steps: int, *, rise: int = 0) -> Callable[[int], float]:
-    """A learning rate over warm-up steps −steps … −1: half a cosine down to 0, times a linear rise over the first `rise`."""
-
-    def at(step: int) -> float:
-        done = step + steps
-        return rate * min(1.0, (done + 1) / (rise + 1)) * 0.5 * (1 + math.cos(math.pi * done / steps))
-
-    return at
-
-
 class Autoencoding(nn.Module):
     """An AutoencoderKL's training loss: squared and absolute error of the picture, and KL of the posterior."""
 
@@ -101,7 +79,6 @@ class Autoencoding(nn.Module):
 
 def train_vae(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> None:
     """Train the pipeline's autoencoder on the stream of scenes; resumes from the folder's checkpoint."""
-    require_writable(folder)
     module = Autoencoding(pipeline.vae)
     learner = Trainable(
         module,
@@ -110,58 +87,14 @@ def train_vae(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> None:
         ema_decay=0.99,
         max_grad_norm=1.0,
     )
-    state = State(Roles(learner, _nothing, Trainable(nn.Module())), SCHEDULE, step=-recipe.vae_steps)
-    config = {"stage": "vae", "steps": recipe.vae_steps, "batch": recipe.vae_batch, "seed": recipe.seed}
-    if (folder / CHECKPOINT).exists():
-        load_checkpoint(state, folder, config)
     latent_shape = World(pipeline, None).latent_shape
-    assert state.step is not None
-    with _Seconds(folder) as clock, stop_requests() as stops:
-        while state.step < 0:
-            rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + state.step + recipe.vae_steps)
-            pictures = render(training_scenes(recipe.vae_batch, rng)[0])
-            learner.zero_grad()
-            loss = module(pictures, torch.randn(recipe.vae_batch, *latent_shape, generator=rng))
-            loss.backward()
-            learner.update(state.step)
-            state.step += 1
-            clock.tick()
-            tell(Progress("autoencoder", recipe.vae_steps + state.step, recipe.vae_steps, loss.item()))
-            if stops or state.step % 200 == 0:
-                save_checkpoint(state, folder, config)
-            if stops:
-                raise Interrupted(f"stopped by {stops[0]} in the autoencoder's step {state.step + recipe.vae_steps}")
-    _take_averages(learner)
 
+    def loss_at(step: int) -> Tensor:
+        rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        pictures = render(training_scenes(recipe.vae_batch, rng)[0])
+        return module(pictures, torch.randn(recipe.vae_batch, *latent_shape, generator=rng))
 
-def _nothing(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
-    raise NotImplementedError("this stage has no reference")
-
-
-def _take_averages(learner: Trainable) -> None:
-    """Put the averaged parameters in place of the last ones."""
-    with torch.no_grad():
-        for name, parameter in learner.parameters().items():
-            parameter.copy_(learner.ema[name])
-
-
-class _Seconds:
-    """Adds up the seconds that a stage has worked, over interruptions, in a file of its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "seconds.txt"
-        self.total = float(self.path.read_text()) if self.path.exists() else 0.0
-        self.since = time.perf_counter()
-
-    def __enter__(self) -> _Seconds:
-        return self
-
-    def tick(self) -> None:
-        now = time.perf_counter()
-        self.total, self.since = self.total + now - self.since, now
-
-    def __exit__(self, *_: object) -> None:
-        self.path.write_text(f"{self.total:.1f}\n")
+    fit(folder, learner, loss_at, recipe.vae_steps, "autoencoder", {"recipe": recipe}, tell)
 
 
 @torch.no_grad()
@@ -248,7 +181,7 @@ def train_reference(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
         lr=decay(2e-3, recipe.reference_steps, rise=200),
         ema_decay=0.999 if recipe.reference_steps > 2000 else 0.9,
     )
-    state = State(Roles(Trainable(StoredLatents(latents)), _nothing, learner), SCHEDULE)
+    state = State(Roles(Trainable(StoredLatents(latents)), nothing, learner), SCHEDULE)
     batch = recipe.reference_batch
 
     def conditions(step: int, rows: slice) -> Captioned:
@@ -269,7 +202,7 @@ def train_reference(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
         warmup=recipe.reference_steps,
         batch=batch,
     )
-    _take_averages(learner)
+    take_averages(learner)
 
 
 def _run_stage(
@@ -294,7 +227,7 @@ def _run_stage(
         seed=recipe.seed,
         **options,
     )
-    with _Seconds(folder) as clock:
+    with Seconds(folder) as clock:
         for record in records:
             clock.tick()
             loss = float(record.losses["assistant"].mean())
@@ -332,7 +265,7 @@ def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
 
     method = replace(METHODS["dmd"], cfg_scale=GUIDANCE, time_law=MIDDLE_TIMES, assistant_time_law=MIDDLE_TIMES)
     _run_stage(folder, state, method, conditions, recipe, tell, "generator", steps=steps, warmup=0, batch=batch)
-    _take_averages(state.roles.generator)
+    take_averages(state.roles.generator)
     return generator.network.unet
 
 

@@ -1,0 +1,113 @@
+"""What the stages of the world's build share: rates, progress, and a loop that stops and goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..roles import Roles, Trainable
+from ..runs import CHECKPOINT, Interrupted, load_checkpoint, require_writable, save_checkpoint, stop_requests
+from ..training import State
+from .models import SCHEDULE
+
+
+class Progress(NamedTuple):
+    """What the build tells after every update: the stage, how far it is, and a loss."""
+
+    stage: str
+    done: int
+    total: int
+    loss: float
+
+
+Tell = Callable[[Progress], None]
+
+
+def decay(rate: float, steps: int, *, rise: int = 0) -> Callable[[int], float]:
+    """A learning rate over warm-up steps −steps … −1: half a cosine down to 0, times a linear rise over the first `rise`."""
+
+    def at(step: int) -> float:
+        done = step + steps
+        return rate * min(1.0, (done + 1) / (rise + 1)) * 0.5 * (1 + math.cos(math.pi * done / steps))
+
+    return at
+
+
+def nothing(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+    """In a reference's place where a stage has none."""
+    raise NotImplementedError("this stage has no reference")
+
+
+def take_averages(learner: Trainable) -> None:
+    """Put the averaged parameters in place of the last ones."""
+    with torch.no_grad():
+        for name, parameter in learner.parameters().items():
+            parameter.copy_(learner.ema[name])
+
+
+class Seconds:
+    """Adds up the seconds that a stage has worked, over interruptions, in a file of its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "seconds.txt"
+        self.total = float(self.path.read_text()) if self.path.exists() else 0.0
+        self.since = time.perf_counter()
+
+    def __enter__(self) -> Seconds:
+        return self
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.total, self.since = self.total + now - self.since, now
+
+    def __exit__(self, *_: object) -> None:
+        self.path.write_text(f"{self.total:.1f}\n")
+
+
+def fit(
+    folder: Path,
+    learner: Trainable,
+    loss_at: Callable[[int], Tensor],
+    steps: int,
+    stage: str,
+    settings: Mapping[str, Any],
+    tell: Tell,
+) -> None:
+    """Minimise a loss over steps 0 … steps − 1, with checkpoints; the learner ends with its averaged parameters.
+
+    Args:
+        folder: holds the checkpoint; a run that is there goes on.
+        loss_at: the loss of a step, a function of the step alone and the learner's parameters.
+        settings: what the result depends on besides; compared when a run goes on.
+
+    Raises:
+        Interrupted: at Ctrl-C or SIGTERM, with a checkpoint written.
+        ValueError: if the folder holds a run with other settings.
+    """
+    require_writable(folder)
+    # negative steps, as a warm-up has: the learner is in the generator's place, and nobody moves against it
+    state = State(Roles(learner, nothing, Trainable(nn.Module())), SCHEDULE, step=-steps)
+    config = {"stage": stage, "steps": steps, **settings}
+    if (folder / CHECKPOINT).exists():
+        load_checkpoint(state, folder, config)
+    assert state.step is not None
+    with Seconds(folder) as clock, stop_requests() as stops:
+        while state.step < 0:
+            learner.zero_grad()
+            loss = loss_at(state.step + steps)
+            loss.backward()
+            learner.update(state.step)
+            state.step += 1
+            clock.tick()
+            tell(Progress(stage, steps + state.step, steps, loss.item()))
+            if stops or state.step % 200 == 0:
+                save_checkpoint(state, folder, config)
+            if stops:
+                raise Interrupted(f"stopped by {stops[0]} after step {steps + state.step - 1} of the {stage}")
+    take_averages(learner)
