@@ -23,6 +23,7 @@ from .recipes import describe, differences
 from .training import Conditions, Record, State, post_train
 
 CHECKPOINT = "checkpoint.safetensors"
+FORMAT = "distar_core checkpoint 1"
 COLUMNS = ["step", "seconds", "reward", "gap_norm", "loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward"]
 COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward"]
 
@@ -58,7 +59,8 @@ def _tensors(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for role_name in ("generator", "assistant"):
         role = getattr(state.roles, role_name)
         tensors |= {f"{role_name}.parameter.{name}": value for name, value in role.parameters().items()}
-        tensors |= {f"{role_name}.buffer.{name}": value for name, value in role.module.named_buffers()}
+        kept = role.module.state_dict()  # buffers that are not persistent are rebuilt with the module
+        tensors |= {f"{role_name}.buffer.{name}": value for name, value in role.module.named_buffers() if name in kept}
         tensors |= {f"{role_name}.ema.{name}": value for name, value in role.ema.items()}
         if role.optimizer is not None:
             for index, slots in role.optimizer.state_dict()["state"].items():
@@ -93,12 +95,7 @@ def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Pa
                 f"{name} is not finite after step {state.step}, so no checkpoint is written; resume from the last one "
                 "with a lower learning rate"
             )
-    meta = {
-        "format": "distar_core checkpoint 1",
-        "step": state.step,
-        "config": _configuration(state, config),
-        "optimizer": rest,
-    }
+    meta = {"format": FORMAT, "step": state.step, "config": _configuration(state, config), "optimizer": rest}
     path, partial = folder / CHECKPOINT, folder / f"{CHECKPOINT}.partial"
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     save_file(copies, partial, metadata={"distar_core": json.dumps(meta)})
@@ -128,7 +125,7 @@ def load_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> No
         raise ValueError(
             f"checkpoint {path} is truncated or no safetensors file ({error}); restore it from a copy"
         ) from None
-    if not meta or meta.get("format") != "distar_core checkpoint 1":
+    if not meta or meta.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by distar_core; resume needs the {CHECKPOINT} of one of its runs")
     for key, here, there in differences(_configuration(state, config), meta["config"]):
         raise ValueError(

@@ -244,6 +244,18 @@ def test_roles_that_share_a_buffer_are_saved(tmp_path: Path) -> None:
     assert all(torch.equal(saved[f"{role}.buffer.shared"], shared) for role in ("generator", "assistant"))
 
 
+def test_buffers_that_are_not_persistent_are_not_saved(tmp_path: Path) -> None:
+    """A causal mask of minus infinity is rebuilt with its module; as a persistent buffer it is no state of a run."""
+    state = build()
+    mask = torch.full((2, 2), -torch.inf)
+    state.roles.assistant.module.register_buffer("mask", mask, persistent=False)
+    save_checkpoint(state, tmp_path, {})
+    assert "assistant.buffer.mask" not in saved_tensors(tmp_path)
+    state.roles.assistant.module.register_buffer("mask", mask)
+    with pytest.raises(NonFiniteError, match=r"assistant\.buffer\.mask is not finite"):
+        save_checkpoint(state, tmp_path, {})
+
+
 # Kills.
 
 

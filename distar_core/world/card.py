@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .. import figures
 from ..metrics import Interval, wilson_interval
-from ..sdxl.latents import encode
 from .build import Recipe
 from .models import GUIDANCE_SCALE, STEPS, World, load_world
 from .oracle import Verdicts, compare, read
@@ -54,8 +53,7 @@ def pictures_from(world: World, source: str, draws: Draws) -> Tensor:
     pictures = render(lay_out(draws.stated, torch.Generator().manual_seed(0)))
     if source == "renders":
         return pictures
-    with torch.no_grad():
-        return world.pictures(torch.cat([encode(world.pipeline.vae, part) for part in pictures.split(250)]))
+    return world.reconstructed(pictures)
 
 
 Measured = dict[str, dict[str, dict[str, list[int]]]]

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..roles import NetworkScore, OneStep
 from ..schedule import scaled_linear_schedule
 from ..sdxl import T_STAR
-from ..sdxl.latents import decode
+from ..sdxl.latents import decode, encode
 from ..sdxl.loading import load_pipeline, quiet
 from ..sdxl.prompts import PromptedUNet, PromptEncoder
 
@@ -106,6 +106,11 @@ class World:
             ).images
             pictures.append(self.pictures(latents))
         return torch.cat(pictures)
+
+    @torch.no_grad()
+    def reconstructed(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1] through the autoencoder."""
+        return self.pictures(torch.cat([encode(self.pipeline.vae, part) for part in pictures.split(250)]))
 
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> Tensor:

@@ -1,0 +1,234 @@
+"""Who judges the world's pictures: a CLIP trained on it, a gold preference that is known, and a preference reward learnt
+from noisy comparisons by the gold one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from ..rewards.base import check_pictures
+from ..rewards.clip import ClipScore
+from ..roles import Trainable
+from .oracle import Reading, compare, read
+from .scenes import BRIGHTNESS, PIXELS, SIZES, WORDS, read_caption, render, training_scenes
+from .stages import Tell, decay, fit
+
+if TYPE_CHECKING:
+    from .models import World
+
+CLIP_CONFIG: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 64,
+        "vision_cfg": {"layers": 3, "width": 64, "head_width": 16, "patch_size": 4, "image_size": PIXELS},
+        "text_cfg": {"context_length": 16, "width": 64, "heads": 4, "layers": 3, "hf_tokenizer_name": "own"},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
+}
+SHARPNESS = 6.0
+
+
+def make_clip(folder: Path, tokenizer: Any) -> ClipScore:
+    """An untrained CLIP for the world's language, as an open_clip folder."""
+    import open_clip
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads(json.dumps(CLIP_CONFIG))
+    config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+    tokenizer.save_pretrained(folder)
+    parts = config["model_cfg"]
+    model = open_clip.CLIP(
+        parts["embed_dim"], open_clip.CLIPVisionCfg(**parts["vision_cfg"]), open_clip.CLIPTextCfg(**parts["text_cfg"])
+    )
+    open_clip.set_model_preprocess_cfg(model, {"size": PIXELS, **config["preprocess_cfg"]})
+    return ClipScore.of(model, open_clip.get_tokenizer(f"local-dir:{folder}"))
+
+
+def load_clip(folder: Path) -> ClipScore:
+    """The CLIP score of a folder that `train_clip` left. Raises FileNotFoundError if it is not there."""
+    if not (folder / "open_clip_model.safetensors").is_file():
+        raise FileNotFoundError(f"{folder} has no open_clip_model.safetensors; build it with: distar world build")
+    return ClipScore.load(f"local-dir:{folder}")
+
+
+def swapped(caption: str) -> str:
+    """The caption with its two objects in each other's place, or with another shape where there is one object."""
+    words = caption.split()
+    nouns = [k for k, word in enumerate(words) if word in ("circle", "square", "triangle")]
+    if len(nouns) == 2:
+        first, second = nouns
+        words[first - 1 : first + 1], words[second - 1 : second + 1] = (
+            words[second - 1 : second + 1],
+            words[first - 1 : first + 1],
+        )
+    else:
+        words[nouns[0]] = {"circle": "square", "square": "triangle", "triangle": "circle"}[words[nouns[0]]]
+    return " ".join(words)
+
+
+def train_clip(folder: Path, world: World, *, steps: int, batch: int, seed: int, tell: Tell) -> ClipScore:
+    """Contrastive training on scenes, half of them through the autoencoder, with swapped captions as hard negatives."""
+    torch.manual_seed(seed)
+    score = make_clip(folder / "clip", world.pipeline.tokenizer)
+    model: Any = score.model.requires_grad_(True)
+    tokenize = world.pipeline.tokenizer
+    learner = Trainable(
+        model,
+        torch.optim.Adam(model.parameters(), betas=(0.9, 0.98)),
+        lr=decay(1e-3, steps, rise=100),
+        ema_decay=0.99,
+    )
+
+    def embedded(captions: Sequence[str]) -> Tensor:
+        ids = tokenize(list(captions), padding="max_length", max_length=16, return_tensors="pt").input_ids
+        return model.encode_text(ids, normalize=True)
+
+    def loss_at(step: int) -> Tensor:
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        scenes, captions = training_scenes(batch, rng)
+        pictures = render(scenes)
+        half = batch // 2
+        pictures = torch.cat([pictures[:half], world.reconstructed(pictures[half:])])
+        seen = model.encode_image(score.preprocess(pictures), normalize=True)
+        said = embedded([*captions, *map(swapped, captions)])
+        logits = model.logit_scale.exp() * seen @ said.T
+        target = torch.arange(batch)
+        return (cross_entropy(logits, target) + cross_entropy(logits[:, :batch].T, target)) / 2
+
+    fit(folder, learner, loss_at, steps, "CLIP", {"batch": batch, "seed": seed}, tell)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "clip" / "open_clip_model.safetensors")
+    return load_clip(folder / "clip")
+
+
+def taste(reading: Reading) -> Tensor:
+    """What the gold preference likes about a picture apart from its caption, in [0, 1]: bright objects that are large
+    within their size class, and a composition around the middle; [B].
+    """
+    scenes = reading.scenes
+    low, high = BRIGHTNESS
+    bright = ((scenes.brightness - low) / (high - low)).clamp(0, 1).mean(1)
+    bounds = torch.tensor(list(SIZES.values()))
+    small = (scenes.radius - bounds[0, 0]) / (bounds[0, 1] - bounds[0, 0])
+    large = (scenes.radius - bounds[1, 0]) / (bounds[1, 1] - bounds[1, 0])
+    size = torch.where(scenes.radius > bounds.mean(), large, small).clamp(0, 1).mean(1)
+    off = (scenes.centre.mean(1) - PIXELS / 2).norm(dim=1)
+    return (bright + size + (-off.square() / (2 * 4.0**2)).exp()) / 3
+
+
+class GoldPreference:
+    """The known preference of the world: `taste` where a picture has all that its caption states, and one less where not.
+
+    For evaluation only: it reads pictures with the oracle, so it has no gradient.
+    """
+
+    differentiable = False
+
+    def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images [B, 3, 32, 32] in [0, 1] and B captions -> [B], in [−1, 1]."""
+        check_pictures(images, prompts)
+        reading = read(images)
+        faithful = compare(reading, [read_caption(prompt) for prompt in prompts]).all
+        return taste(reading) - 1 + faithful.to(images.dtype)
+
+
+class PreferenceReward(nn.Module):
+    """A reward learnt from comparisons (Bradley and Terry 1952): P(a over b) = 1/(1 + exp(r(b) − r(a))).
+
+    Sees the picture through a small convolutional network, and the prompt through CLIP.
+    """
+
+    differentiable = True
+
+    def __init__(self, clip: ClipScore, width: int = 64) -> None:
+        super().__init__()
+        self.clip = [clip]  # in a list, since its weights are its own and stay as they are
+        layers: list[nn.Module] = []
+        for before, after in ((3, 32), (32, 64), (64, 64)):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
+        self.eyes = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (PIXELS // 8) ** 2, width))
+        joint = clip.words([WORDS[0]]).shape[1]
+        self.head = nn.Sequential(nn.SiLU(), nn.Linear(width + joint, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images [B, 3, 32, 32] in [0, 1] and B prompts -> [B]. Raises ValueError as check_pictures."""
+        check_pictures(images, prompts)
+        (clip,) = self.clip
+        agreement = 8 * clip.features(images) * clip.words(prompts)
+        return self.head(torch.cat([self.eyes(2 * images - 1), agreement], 1))[:, 0]
+
+
+def compared(world: World, count: int, seed: int, *, noise: float = 1 / SHARPNESS) -> tuple[Tensor, Tensor, list[str]]:
+    """Pairs of one-step pictures of the same training caption, the preferred one first, as a noisy judge says:
+    P(a over b) = 1/(1 + exp((gold(b) − gold(a))/noise)).
+
+    Returns:
+        preferred [N, 3, 32, 32], other [N, 3, 32, 32], captions.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    _, captions = training_scenes(count, rng)
+    seeds = torch.randint(2**31, (2, count), generator=rng).tolist()
+    first, second = (world.draw(captions, row) for row in seeds)
+    gold = GoldPreference()
+    gap = gold(images=first, prompts=captions) - gold(images=second, prompts=captions)
+    swap = (torch.rand(count, generator=rng) > torch.sigmoid(gap / noise))[:, None, None, None]
+    return torch.where(swap, second, first), torch.where(swap, first, second), captions
+
+
+def train_preference(
+    folder: Path, world: World, clip: ClipScore, *, pairs: int, steps: int, batch: int, seed: int, tell: Tell
+) -> PreferenceReward:
+    """Fit a PreferenceReward to comparisons by its likelihood."""
+    torch.manual_seed(seed)
+    reward = PreferenceReward(clip)
+    learner = Trainable(
+        reward,
+        torch.optim.AdamW(reward.parameters(), weight_decay=0.05),
+        lr=decay(1e-3, steps, rise=20),
+        ema_decay=0.99,
+    )
+    preferred, other, captions = compared(world, pairs, seed)
+
+    def loss_at(step: int) -> Tensor:
+        rows = torch.randint(pairs, (batch,), generator=torch.Generator().manual_seed(seed * 1_000_003 + step))
+        said = [captions[row] for row in rows.tolist()]
+        return -logsigmoid(
+            reward(images=preferred[rows], prompts=said) - reward(images=other[rows], prompts=said)
+        ).mean()
+
+    fit(folder, learner, loss_at, steps, "preference", {"pairs": pairs, "batch": batch, "seed": seed}, tell)
+    path = folder / "preference.safetensors"
+    save_file({name: value.contiguous() for name, value in reward.state_dict().items()}, path)
+    return load_preference(path, clip)
+
+
+def load_preference(path: Path, clip: ClipScore) -> PreferenceReward:
+    """The reward in a file that `train_preference` left, frozen. Raises FileNotFoundError if it is not there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; build it with: distar world build")
+    reward = PreferenceReward(clip)
+    reward.load_state_dict(load_file(path))
+    return reward.requires_grad_(False).eval()
+
+
+def agreement(reward: Callable[..., Tensor], world: World, count: int, seed: int) -> float:
+    """Share of fresh pairs on which a reward prefers what the gold preference does; pairs that gold ties are left out."""
+    rng = torch.Generator().manual_seed(seed)
+    _, captions = training_scenes(count, rng)
+    seeds = torch.randint(2**31, (2, count), generator=rng).tolist()
+    gaps = []
+    with torch.no_grad():
+        pictures = [world.draw(captions, row) for row in seeds]
+        for judge in (reward, GoldPreference()):
+            first, second = (judge(images=images, prompts=captions) for images in pictures)
+            gaps.append(first - second)
+    told = gaps[1] != 0
+    return float((gaps[0] * gaps[1] > 0)[told].double().mean())
