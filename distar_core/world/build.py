@@ -1,5 +1,5 @@
-"""Trains the world's models from nothing: an autoencoder, a text-to-image diffusion, and a one-step generator distilled
-from it without pictures. Each stage has a folder, stops at Ctrl-C and goes on where it stopped.
+"""Trains the world's models from nothing: an autoencoder, a text-to-image diffusion, a one-step generator distilled from
+it without pictures, and the judges. Each stage has a folder, stops at Ctrl-C and goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import copy
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from ..sdxl.loading import quiet
 from ..sdxl.miniature import make_pipeline
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
 from ..training import State, draw
-from .models import SCHEDULE, World
+from .judges import PREFERENCE, train_clip, train_preference
+from .models import SCHEDULE, World, load_world
 from .scenes import PIXELS, WORDS, render, training_scenes
 from .stages import Progress, Seconds, Tell, decay, fit, nothing, take_averages
 
@@ -43,6 +45,8 @@ class Recipe:
         vae_steps, reference_steps, generator_steps: updates, the last those of the generator.
         stored: pictures whose latents the diffusion is trained on.
         prompts: captions that the generator is distilled on.
+        clip_steps, preference_steps: updates of the judges.
+        pairs: comparisons that the preference reward is learnt from.
     """
 
     vae_steps: int
@@ -50,15 +54,29 @@ class Recipe:
     generator_steps: int
     stored: int
     prompts: int
+    clip_steps: int
+    preference_steps: int
+    pairs: int
     vae_batch: int = 64
     reference_batch: int = 64
     generator_batch: int = 32
+    clip_batch: int = 128
+    preference_batch: int = 64
     seed: int = 0
 
 
 RECIPES = {
-    "full": Recipe(vae_steps=2000, reference_steps=7000, generator_steps=700, stored=80_000, prompts=4096),
-    "ci": Recipe(3, 3, 3, stored=64, prompts=16, vae_batch=8, reference_batch=8, generator_batch=8),
+    "full": Recipe(
+        vae_steps=2000,
+        reference_steps=7000,
+        generator_steps=700,
+        stored=80_000,
+        prompts=4096,
+        clip_steps=2500,
+        preference_steps=1500,
+        pairs=6000,
+    ),
+    "ci": Recipe(3, 3, 3, 64, 16, 3, 3, 8, vae_batch=8, reference_batch=8, generator_batch=8, clip_batch=8),
 }
 
 
@@ -270,8 +288,8 @@ def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
 
 
 def build(folder: Path, recipe: Recipe, tell: Tell = lambda _: None) -> Path:
-    """All three stages; returns the folder of weights, with reference/ (a StableDiffusionXLPipeline) and generator/ (a
-    UNet2DConditionModel to be used once at t = 399).
+    """All stages; returns the folder of weights, with reference/ (a StableDiffusionXLPipeline), generator/ (a
+    UNet2DConditionModel to be used once at t = 399), clip/ (for open_clip) and preference.safetensors.
 
     Raises:
         Interrupted: at Ctrl-C or SIGTERM; calling again goes on.
@@ -294,9 +312,21 @@ def build(folder: Path, recipe: Recipe, tell: Tell = lambda _: None) -> Path:
     with quiet():
         pipeline.save_pretrained(weights / "reference")
         unet.half().save_pretrained(weights / "generator")
+    world = load_world(weights)
+    steps, batch = recipe.clip_steps, recipe.clip_batch
+    clip = train_clip(folder / "clip", world, steps=steps, batch=batch, seed=recipe.seed, tell=tell)
+    shutil.copytree(folder / "clip" / "model", weights / "clip", dirs_exist_ok=True)
+    steps, batch = recipe.preference_steps, recipe.preference_batch
+    train_preference(
+        folder / "preference", world, clip, pairs=recipe.pairs, steps=steps, batch=batch, seed=recipe.seed, tell=tell
+    )
+    shutil.copy(folder / "preference" / PREFERENCE, weights / PREFERENCE)
     return weights
+
+
+STAGES = ("vae", "reference", "generator", "clip", "preference")
 
 
 def seconds_of(folder: Path) -> dict[str, float]:
     """Seconds that each stage of a build has worked."""
-    return {stage: float((folder / stage / "seconds.txt").read_text()) for stage in ("vae", "reference", "generator")}
+    return {stage: float((folder / stage / "seconds.txt").read_text()) for stage in STAGES}

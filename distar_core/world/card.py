@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import figures
 from ..metrics import Interval, wilson_interval
 from .build import Recipe
+from .judges import Judges, load_judges, prefers_as_gold, tells_swaps
 from .models import GUIDANCE_SCALE, STEPS, World, load_world
 from .oracle import Verdicts, compare, read
 from .scenes import PIXELS, WORDS, Stated, caption_of, combinations, lay_out, render
@@ -72,6 +73,17 @@ def measure(world: World, count: int = DRAWS, tell: Callable[[str], None] = lamb
     return found
 
 
+def measure_judges(world: World, judges: Judges, count: int = DRAWS) -> dict[str, list[int]]:
+    """Successes and draws, [k, n]: CLIP telling captions from swapped ones, and the preference reward agreeing with gold."""
+    draws = held_out_draws("two", count)
+    swaps = tells_swaps(judges.clip, pictures_from(world, "reconstructions", draws), draws.captions)
+    found = {"swaps": [int(swaps.sum()), count]}
+    for name, judge in (("preference", judges.preference), ("clip", judges.clip)):
+        agrees = prefers_as_gold(judge, world, count, seed=1)
+        found[name] = [int(agrees.sum()), len(agrees)]
+    return found
+
+
 def below_the_bar(measured: Measured) -> list[str]:
     """Where the lower end of the interval is below the bar; empty if everything holds."""
     lacking = []
@@ -99,7 +111,8 @@ def write_card(
     """Measure the weights in a folder and write card.json, README.md and the sample sheets beside them."""
     world = load_world(folder)
     measured = measure(world, count, tell)
-    card = {"recipe": asdict(recipe), "seconds": seconds, "measured": measured}
+    judged = measure_judges(world, load_judges(folder), count)
+    card = {"recipe": asdict(recipe), "seconds": seconds, "measured": measured, "judges": judged}
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
     for source in ("reference", "one step"):
         sheet(world, source).save(folder / f"{source.replace(' ', '_')}.png")
@@ -121,6 +134,10 @@ def sheet(world: World, source: str, rows: int = 4, columns: int = 6) -> figures
 def words_of(card: dict[str, Any]) -> str:
     """The model card."""
     measured, recipe = card["measured"], card["recipe"]
+
+    def judged(name: str) -> str:
+        return percent(wilson_interval(*card["judges"][name]))
+
     minutes = {stage: value / 60 for stage, value in card["seconds"].items()}
     lines = [
         "# The miniature text-to-image world",
@@ -157,12 +174,22 @@ def words_of(card: dict[str, Any]) -> str:
         "",
         "![Sample sheet of the one-step generator: the same captions, before post-training.](one_step.png)",
         "",
+        "## Its judges",
+        "",
+        "`clip/` is a CLIP trained on the world, for open_clip. On held-out captions with two objects it scores the right",
+        f"caption above the one with the objects swapped for {judged('swaps')} of pictures. The gold preference is known: bright",
+        "objects, large within their size class, near the middle, and one point less where the picture is not what the caption",
+        f"states. `preference.safetensors` is a reward learnt from {recipe['pairs']} noisy comparisons by it (Bradley–Terry); on",
+        f"fresh pairs of one-step pictures it prefers what gold prefers in {judged('preference')}, CLIP in {judged('clip')}.",
+        "",
         "## How it was made",
         "",
         f"`distar world build`, one thread of a shared CPU: autoencoder {minutes['vae']:.0f} minutes "
         f"({recipe['vae_steps']} updates), text encoders and UNet {minutes['reference']:.0f} minutes "
         f"({recipe['reference_steps']} updates of {recipe['reference_batch']} pictures), one-step generator "
-        f"{minutes['generator']:.0f} minutes ({recipe['generator_steps']} updates).",
+        f"{minutes['generator']:.0f} minutes ({recipe['generator_steps']} updates), CLIP {minutes['clip']:.0f} minutes "
+        f"({recipe['clip_steps']} updates), preference reward {minutes['preference']:.0f} minutes; "
+        f"{sum(minutes.values()):.0f} minutes in all.",
         "",
         "## What it is not for",
         "",

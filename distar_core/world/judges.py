@@ -5,18 +5,19 @@ from noisy comparisons by the gold one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from ..rewards.base import check_pictures
+from ..rewards.base import PictureReward, check_pictures
 from ..rewards.clip import ClipScore
 from ..roles import Trainable
+from .models import SHIPPED
 from .oracle import Reading, compare, read
 from .scenes import BRIGHTNESS, PIXELS, SIZES, WORDS, read_caption, render, training_scenes
 from .stages import Tell, decay, fit
@@ -32,6 +33,7 @@ CLIP_CONFIG: dict[str, Any] = {
     },
     "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
 }
+PREFERENCE = "preference.safetensors"
 SHARPNESS = 6.0
 
 
@@ -77,7 +79,7 @@ def swapped(caption: str) -> str:
 def train_clip(folder: Path, world: World, *, steps: int, batch: int, seed: int, tell: Tell) -> ClipScore:
     """Contrastive training on scenes, half of them through the autoencoder, with swapped captions as hard negatives."""
     torch.manual_seed(seed)
-    score = make_clip(folder / "clip", world.pipeline.tokenizer)
+    score = make_clip(folder / "model", world.pipeline.tokenizer)
     model: Any = score.model.requires_grad_(True)
     tokenize = world.pipeline.tokenizer
     learner = Trainable(
@@ -105,8 +107,8 @@ def train_clip(folder: Path, world: World, *, steps: int, batch: int, seed: int,
 
     fit(folder, learner, loss_at, steps, "CLIP", {"batch": batch, "seed": seed}, tell)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "clip" / "open_clip_model.safetensors")
-    return load_clip(folder / "clip")
+    save_file(weights, folder / "model" / "open_clip_model.safetensors")
+    return load_clip(folder / "model")
 
 
 def taste(reading: Reading) -> Tensor:
@@ -205,7 +207,7 @@ def train_preference(
         ).mean()
 
     fit(folder, learner, loss_at, steps, "preference", {"pairs": pairs, "batch": batch, "seed": seed}, tell)
-    path = folder / "preference.safetensors"
+    path = folder / PREFERENCE
     save_file({name: value.contiguous() for name, value in reward.state_dict().items()}, path)
     return load_preference(path, clip)
 
@@ -219,16 +221,38 @@ def load_preference(path: Path, clip: ClipScore) -> PreferenceReward:
     return reward.requires_grad_(False).eval()
 
 
-def agreement(reward: Callable[..., Tensor], world: World, count: int, seed: int) -> float:
-    """Share of fresh pairs on which a reward prefers what the gold preference does; pairs that gold ties are left out."""
+class Judges(NamedTuple):
+    """Who judges the world's pictures."""
+
+    clip: ClipScore
+    preference: PreferenceReward
+    gold: GoldPreference
+
+
+def load_judges(folder: Path | str = SHIPPED) -> Judges:
+    """The judges in a folder of weights, the shipped one by default. Raises FileNotFoundError if one is not there."""
+    folder = Path(folder)
+    clip = load_clip(folder / "clip")
+    return Judges(clip, load_preference(folder / PREFERENCE, clip), GoldPreference())
+
+
+def prefers_as_gold(reward: PictureReward, world: World, count: int, seed: int) -> Tensor:
+    """Whether a reward prefers what the gold preference does, on fresh pairs of one-step pictures of training captions,
+    [N] true or false; pairs that the gold preference ties are left out.
+    """
     rng = torch.Generator().manual_seed(seed)
     _, captions = training_scenes(count, rng)
-    seeds = torch.randint(2**31, (2, count), generator=rng).tolist()
+    pictures = [world.draw(captions, torch.randint(2**31, (count,), generator=rng).tolist()) for _ in range(2)]
     gaps = []
     with torch.no_grad():
-        pictures = [world.draw(captions, row) for row in seeds]
         for judge in (reward, GoldPreference()):
             first, second = (judge(images=images, prompts=captions) for images in pictures)
             gaps.append(first - second)
-    told = gaps[1] != 0
-    return float((gaps[0] * gaps[1] > 0)[told].double().mean())
+    return (gaps[0] * gaps[1] > 0)[gaps[1] != 0]
+
+
+@torch.no_grad()
+def tells_swaps(clip: ClipScore, pictures: Tensor, captions: Sequence[str]) -> Tensor:
+    """Whether CLIP scores each picture's own caption above the swapped one, [B] true or false."""
+    own, other = (clip(images=pictures, prompts=said) for said in (captions, [swapped(c) for c in captions]))
+    return own > other

@@ -45,6 +45,8 @@ def test_a_shortened_build_leaves_what_loads_and_draws(whole):
         ("latents", 64),
         ("reference", 3),
         ("generator", 3),
+        ("CLIP", 3),
+        ("preference", 3),
     ]
     world = load_world(weights)
     for pictures in (
@@ -67,7 +69,9 @@ def test_a_shortened_build_leaves_what_loads_and_draws(whole):
     assert all(seconds > 0 for seconds in seconds_of(weights.parent).values())
 
 
-@pytest.mark.parametrize("moment", [("autoencoder", 2), ("reference", 1), ("generator", 2)])
+@pytest.mark.parametrize(
+    "moment", [("autoencoder", 2), ("reference", 1), ("generator", 2), ("CLIP", 1), ("preference", 2)]
+)
 def test_a_build_that_was_stopped_equals_one_that_was_not(whole, tmp_path, moment):
     def stop(progress):
         if progress[:2] == moment:
