@@ -107,13 +107,18 @@ def demo(
     ] = "demo",
 ) -> None:
     """Post-train one generator under a reward with each regularizer; leaves a page that explains the result."""
-    from .demo import PROFILES, run_demo
+    from .demo import PROFILES, plan, run_demo
     from .demo import Progress as Step
-    from .report import gap_sentence, read_points, read_runs, result_table, reward_names, sentences
+    from .parallel import cores
+    from .report import gap_sentence, ranking, read_points, read_runs, result_table, reward_names, sentences
 
     if profile not in PROFILES:
         raise fail(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
     started = time.perf_counter()
+    runs = len(plan(PROFILES[profile], read_points()))
+    minutes = {"ci": "under a minute", "demo": "about 3 minutes", "full": "about 20 minutes"}[profile]
+    replaced = f"; the demo in {folder} is replaced" if (folder / "runs.csv").exists() else ""
+    say(f"{runs} runs on {min(cores(), runs)} processes, {minutes} on two free cores{replaced}")
     columns = (
         TextColumn("{task.description:>10}"),
         BarColumn(bar_width=16),
@@ -159,9 +164,10 @@ def demo(
         head, *body = result_table(rows, name, compact=True)
         short = [SHORT_HEADS.get(word, word) for word in head]
         print_table([short, *body], f"Reward “{name}”, mean over seeds; the page explains the columns")
-    for line in [*sentences(rows), gap_sentence(rows, read_points())]:
+    answers = [ranking(rows, name) for name in reward_names(rows)]
+    for line in [*answers, *sentences(rows), gap_sentence(rows, read_points())]:
         console.print(f"• {line}", highlight=False, markup=False)
-    say(f"done in {time.perf_counter() - started:.0f} s; open {page}")
+    say(f"done in {time.perf_counter() - started:.0f} s; open {page}; next: make lab, which opens notebook 00")
 
 
 def command_to_resume(folder: Path, settings: Mapping[str, Any], save_every: int) -> str:
@@ -212,7 +218,7 @@ def train(
         str,
         typer.Option(
             help="reward-only, diff-instruct, diff-instruct++ (di++), sim, diff-instruct* (di-star), diff-instruct*-out "
-            "(di-star-out), dmd or didr-proxy. In a shell a name with a star needs quotes, its alias in brackets "
+            "(di-star-out), dmd or didr-proxy (didr needs a reward whose tilt has a closed form). In a shell a name with a star needs quotes, its alias in brackets "
             "does not."
         ),
     ] = "di-star",
@@ -280,7 +286,7 @@ def train_toy(
             if (folder / CHECKPOINT).exists():
                 raise FileExistsError(f"folder {folder} already holds a run; add --resume, or choose another folder")
             require_writable(folder)
-            generator = distil_with_progress()
+            generator = distil_with_progress("distilling a one-step generator")
     state = toy_state(generator, reference(), reward, seed=seed, steps=steps)
     options = {"steps": steps, "seed": seed, **LOOP}
     finished_before = True
@@ -305,7 +311,7 @@ def train_toy(
         )
     with stoppable(lambda: "while drawing; the run is finished, and the same command with --resume draws its picture"):
         if resume:
-            generator = distil_with_progress()
+            generator = distil_with_progress("distilling once more, for the picture of before")
         start = toy_state(generator, reference(), reward, seed=seed, steps=steps)
         clouds = {
             "reference": reference().sample(20_000, torch.Generator().manual_seed(seed)),
@@ -317,13 +323,13 @@ def train_toy(
         draw_samples(folder / "samples.png", clouds, method, reward, steps)
 
 
-def distil_with_progress() -> ToyGenerator:
+def distil_with_progress(purpose: str) -> ToyGenerator:
     """The toy's one-step generator, distilled under a progress bar."""
     from .toy import distil, reference
 
     steps = 2500
     every_step = distil(reference(), steps=steps)
-    *_, generator = track(every_step, "distilling a one-step generator", total=steps, console=console)
+    *_, generator = track(every_step, purpose, total=steps, console=console)
     return generator
 
 
@@ -338,7 +344,7 @@ def print_summaries(clouds: Mapping[str, Tensor], reward: ToyReward) -> None:
         summary = summarise(points, reward(points), reference())
         cells = [format(getattr(summary, name), metric.format) for name, metric in METRICS.items()]
         rows.append([name, f"{summary.reward:.3f}", *cells])
-    print_table(rows, "Before and after; the README says what the columns mean")
+    print_table(rows, "Before and after; the README explains the columns under its first picture")
 
 
 def draw_samples(path: Path, clouds: Mapping[str, Tensor], method: Method, reward: ToyReward, steps: int) -> None:
@@ -469,6 +475,7 @@ def bench(
 
     if what != "toy":
         raise fail(ValueError(f"benchmark {what!r} is unknown; known is toy"))
+    Console(stderr=True).print("about half a minute; close other programs, since ratios compare runs of one core")
     text = json.dumps(bench_toy(), indent=2)
     print(text)
     if out:

@@ -23,7 +23,7 @@ START_ALT = (
 )
 AXES = {
     "modes": "effective number of modes",
-    "kl": "KL to the reference, blurred (nats)",
+    "kl": "KL to the reference\n(blurred, nats)",
     "spread": "spread in the fullest mode",
 }
 

@@ -24,6 +24,7 @@ from .toy import REWARDS, TOY_METHODS
 START = "distilled generator"
 UNLEASHED = "reward only"
 STAR = "score, pseudo-Huber"
+TITLE = f"Diff-Instruct* ({STAR})"
 RIVALS = ("KL, w = σ²/α²", "KL, w = 1")
 KNOWN_SPREAD = 0.244
 REGULARIZERS = tuple(name for name in TOY_METHODS if name != UNLEASHED)
@@ -155,21 +156,35 @@ def targets(rows: Iterable[Row], reward_name: str) -> list[float]:
     return sorted({row.aim for row in rows if row.reward_name == reward_name and not math.isnan(row.aim)})
 
 
-def common_targets(rows: Sequence[Row], reward_name: str, first: str, second: str) -> list[float]:
-    """The aims that every seed of both regularizers reaches; a higher aim is replaced by the highest common reward."""
-    if not of(rows, reward_name, first) or not of(rows, reward_name, second):
+def common_targets(rows: Sequence[Row], reward_name: str, *regularizers: str) -> list[float]:
+    """The aims between the lowest and the highest run of every seed of these regularizers, so that each value lies
+    between two of its own runs; an aim beyond is replaced by the nearest end, in hundredths. Empty if there is none.
+    """
+    lows, highs = [], []
+    for regularizer in regularizers:
+        chosen = of(rows, reward_name, regularizer)
+        for seed in {row.seed for row in chosen}:
+            rewards = [row.summary.reward for row in chosen if row.seed == seed]
+            lows.append(min(rewards))
+            highs.append(max(rewards))
+        if not chosen:
+            return []
+    low, high = math.ceil(100 * max(lows) - 1e-9) / 100, math.floor(100 * min(highs) + 1e-9) / 100
+    if low > high:
         return []
-    tops = [
-        max(row.summary.reward for row in of(rows, reward_name, regularizer) if row.seed == seed)
-        for regularizer in (first, second)
-        for seed in {row.seed for row in of(rows, reward_name, regularizer)}
-    ]
-    top = math.floor(100 * min(tops)) / 100
-    start = [row.summary.reward for row in of(rows, reward_name, START)]
-    aims = targets(rows, reward_name)
-    reached = [aim for aim in aims if aim <= top]
-    missed = len(reached) < len(aims) and top > max([*reached, *start], default=math.inf)
-    return [*reached, top] if missed else reached
+    return sorted({min(max(aim, low), high) for aim in targets(rows, reward_name)})
+
+
+def ranking(rows: Sequence[Row], reward_name: str) -> str:
+    """Which regularizer keeps most of the reference at the same mean reward, by KL; the middle of the rewards compared."""
+    common = common_targets(rows, reward_name, *REGULARIZERS)
+    if not common:
+        return f"Reward “{reward_name}”: there is no mean reward that every seed of every regularizer reaches."
+    target = common[len(common) // 2]
+    values = {name: at_reward(rows, reward_name, name, target, "kl") for name in REGULARIZERS}
+    order = sorted(values, key=lambda name: float(np.mean(values[name])))
+    listed = ", ".join(f"{name} {shown('kl', values[name])}" for name in order)
+    return f"At mean reward {target:.2f} under “{reward_name}”, KL to the reference, least first: {listed}."
 
 
 OUTCOMES = {"better": "wins on", "worse": "loses on", "undecided": "undecided on"}
@@ -198,7 +213,7 @@ def sentences(rows: Sequence[Row]) -> list[str]:
                 lines.append(f"Reward “{name}”: no mean reward that every seed of {STAR} and of {rival} reaches.")
             for target in common:
                 parts = [f"{verb} {text}" for verb, text in outcomes(rows, name, rival, target).items() if text]
-                lines.append(f"Reward “{name}” at {target:.2f}, Diff-Instruct* against {rival}: {'; '.join(parts)}.")
+                lines.append(f"Reward “{name}” at {target:.2f}, {TITLE} against {rival}: {'; '.join(parts)}.")
     return lines
 
 
@@ -221,6 +236,7 @@ def readme_results(rows: Sequence[Row], points: Sequence[Point]) -> str:
     """The README's paragraph and table of results, at the highest mean reward that all seeds reach."""
     seeds = len({row.seed for row in rows if not math.isnan(row.seed)})
     lines = [
+        *(f"{ranking(rows, name)}\n" for name in reward_names(rows)),
         f"What Diff-Instruct\\* (pseudo-Huber) wins and loses, at the highest mean reward that all seeds of both reach, {seeds} seeds. “Wins” means better "
         "for every seed than every seed of the other; brackets give the smallest and the largest seed. Better is: more modes, "
         "spread closer to the reference's 0.244, less off the data, less KL. Modes count the nearest mode at any distance, so "
@@ -421,9 +437,10 @@ def write_page(folder: Path) -> Path:
     ]
     sections = [
         *(short if steps < SHORT_RUN else []),
-        f"<p>One distilled one-step generator, post-trained for {steps} steps under a reward, with {seeds} seeds a "
+        *(f"<p><strong>{html.escape(ranking(rows, name))}</strong></p>" for name in names),
+        f"<p>One distilled one-step generator, a network that draws in one step, post-trained for {steps} steps under a reward, with {seeds} seeds a "
         "setting. Each regularizer's reward scale was chosen by its known fixed point, so that all of them aim for the "
-        "same mean rewards; what each reached stands in the tables. Methods are compared below at equal mean reward, never at equal reward scale.</p>",
+        "same mean rewards; what each reached stands in the tables. Methods are compared at equal mean reward, never at equal reward scale. “Score, pseudo-Huber” is Diff-Instruct*.</p>",
         "<h2>Where we start</h2>",
         _html_figure(
             "01_start.png",
@@ -454,7 +471,7 @@ def write_page(folder: Path) -> Path:
                 "Every method of the family is one vector per sample. At each dot: where the reward moves it (wide, pink), "
                 "where the regularizer moves it (outlined, turquoise), and the sum (thin, black), each averaged over noise at "
                 "the end of the run, on one scale in all panels. Where a run has come to rest, pink and turquoise cancel. Pseudo-Huber answers "
-                "even a small gap, the assistant's error included, with a sizeable pull, so its black arrows stay long and "
+                "even a small gap, the error of the assistant (the network that learns the generator's own score) included, with a sizeable pull, so its black arrows stay long and "
                 "point every way. Arrows are minus the pulls, the direction of descent; the dots are chosen far apart.",
             ),
             _html_figure(
@@ -471,10 +488,10 @@ def write_page(folder: Path) -> Path:
             "reference itself).</p>",
         ]
     sections += [
-        "<h2>Where Diff-Instruct* wins and where it loses</h2>",
+        f"<h2>Where {TITLE} wins and where it loses</h2>",
         "<p>“Wins” means better for every seed against every seed of the other, at the same mean reward by linear "
-        "interpolation between runs; “loses” the reverse; otherwise undecided. Rewards compared are those aimed for, and "
-        "where some seed falls short, the highest that all seeds of both reach. Better is: more modes, spread closer to 0.244, less off the data, less KL. Modes count the nearest mode at any distance.</p>",
+        "interpolation between runs of one seed; “loses” the reverse; otherwise undecided. Rewards compared are those aimed "
+        "for, or the nearest that the runs of all seeds of both enclose. Better is: more modes, spread closer to 0.244, less off the data, less KL. Modes count the nearest mode at any distance.</p>",
         _html_table(verdict_table(rows), kind="prose"),
         "<h2>Do the networks arrive where the theory says?</h2>",
         f"<p>{html.escape(gap_sentence(rows, points))}</p>",
@@ -495,8 +512,8 @@ def write_page(folder: Path) -> Path:
         "the highest. So the loss is nearly KL itself, and the tilted optimum is what KL asks for. One thing differs: the "
         "sampling law is frozen.</p>",
         "<p>Everything on this page is computed from <code>runs.csv</code> and <code>distances.csv</code> "
-        "in this folder and from the fixed points that ship with the package. Again, or larger: "
-        "<code>distar demo --profile full</code>.</p>",
+        "in this folder and from the fixed points that ship with the package. Larger, in 20 minutes on two cores: "
+        "<code>.venv/bin/distar demo --profile full --folder full</code>. Next: <code>make lab</code> opens notebook 00.</p>",
     ]
     page = folder / "index.html"
     page.write_text(

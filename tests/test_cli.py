@@ -93,7 +93,7 @@ def test_bench_prints_ratios_as_json(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "import_seconds", lambda module: 1.0)
     monkeypatch.setattr(bench, "bench_toy", lambda: whole(steps=2, batch=8, rounds=1))
     result = CliRunner().invoke(app, ["bench", "toy", "--out", str(tmp_path / "bench.json")])
-    numbers = json.loads(result.output)
+    numbers = json.loads(result.stdout)
     assert numbers == json.loads((tmp_path / "bench.json").read_text())
     assert numbers["post_train_over_bare"] > 0
     assert numbers["import_distar_core_over_torch"] == 1.0

@@ -73,16 +73,39 @@ def test_one_overlapping_seed_undoes_a_win():
     assert {v.metric: v.outcome for v in report.compare(rows, "mode", STAR, RIVAL, 0.7)}["modes"] == "undecided"
 
 
-def test_methods_are_compared_where_all_seeds_get():
-    assert report.common_targets(ROWS, "mode", STAR, RIVAL) == [0.6]
-    assert report.common_targets(ROWS, "mode", STAR, "KL, w = σ²/α²") == [0.5]
-    stuck = [row for row in ROWS if row.regularizer != RIVAL] + [run(RIVAL, 0, 0.3, modes=8.0)]
-    assert report.common_targets(stuck, "mode", STAR, RIVAL) == []
+def test_methods_are_compared_between_runs_that_all_seeds_have():
+    wide = [
+        *ROWS,
+        *[run(name, seed, 0.5 + 0.01 * seed, modes=7.0, aim=0.5) for name in (STAR, RIVAL) for seed in range(3)],
+    ]
+    assert report.common_targets(wide, "mode", STAR, RIVAL) == [0.52, 0.6]
+    # one run a seed encloses a single reward, the distilled generator is no run of theirs
+    assert report.common_targets(ROWS, "mode", STAR, RIVAL) == [0.7]
+    assert report.common_targets(ROWS, "mode", STAR, "KL, w = σ²/α²") == []
+    short = [*wide, run(RIVAL, 3, 0.52, modes=6.0), run(RIVAL, 3, 0.58, modes=6.0)]
+    assert report.common_targets(short, "mode", STAR, RIVAL) == [0.52, 0.58]
+    assert report.common_targets([r for r in ROWS if r.regularizer != RIVAL], "mode", STAR, RIVAL) == []
+
+
+def test_the_ranking_follows_the_kl():
+    rows = [BLANK]
+    for place, name in enumerate(report.REGULARIZERS):
+        rows += [
+            run(name, seed, reward, modes=5.0, kl=place + 0.1 * seed) for seed in range(2) for reward in (0.5, 0.7)
+        ]
+    text = report.ranking(rows, "mode")
+    assert text.startswith(
+        "At mean reward 0.60 under “mode”, KL to the reference, least first: KL, w = σ²/α² 0.05 [0.00, 0.10]"
+    )
+    places = [text.index(f"{name} {place}.05") for place, name in enumerate(report.REGULARIZERS)]
+    assert places == sorted(places)
+    assert "no mean reward that every seed" in report.ranking(ROWS, "mode")
 
 
 def test_sentences_say_what_the_table_says_and_change_with_it():
     text = " ".join(report.sentences(ROWS))
-    assert "wins on effective number of modes (6.6 [6.5, 6.7] against 5.8 [5.8, 5.9])" in text
+    assert "wins on effective number of modes (6.1 [6.0, 6.2] against 5.1 [5.0, 5.2])" in text
+    assert "Diff-Instruct* (score, pseudo-Huber) against KL, w = 1" in text
     assert "loses on spread within the fullest mode" in text
     worse = [changed(row, modes=2.0) if row.regularizer == STAR else row for row in ROWS]
     assert "loses on effective number of modes" in " ".join(report.sentences(worse))

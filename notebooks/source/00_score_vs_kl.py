@@ -12,13 +12,13 @@
 # **In this notebook you train a generator on a reward, change one word, and see what a leash does.**
 #
 # > **Goals.** Say in one picture what Diff-Instruct\* does. Name its five parts: generator, reference, assistant, reward,
-# > pull. Read a frontier plot with one win and one loss on it.
+# > pull. Read a **frontier**, the picture of what is kept against the reward reached, with one win and one loss on it.
 # >
 # > **Before you start.** You have trained a small network in PyTorch. You know what a gradient is. Nothing about diffusion
 # > is needed.
 # >
 # > **Time.** Ten minutes to read, fifteen with the exercises; the runs take less than a minute of that on one CPU core.
-# > Tier 0: no GPU, no network.
+# > No GPU, no network.
 
 # %% tags=["setup"]
 from dataclasses import replace
@@ -97,6 +97,10 @@ def train(name, reward_scale):
         pass
     return state
 
+
+# %% [markdown]
+# `reward_scale` multiplies the reward's pull: the larger, the more the reward is worth against a leash. There is no leash yet,
+# so here it hardly matters.
 
 # %%
 alone = train("reward only", reward_scale=0.82)

@@ -19,7 +19,7 @@
 # > diffusion is needed.
 # >
 # > **Time.** Thirty minutes to read, sixty-five with the exercises; the cells run for about twenty seconds on one CPU core.
-# > Tier 0: no GPU, no network.
+# > No GPU, no network.
 
 # %% tags=["setup"]
 from itertools import pairwise

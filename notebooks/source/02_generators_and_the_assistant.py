@@ -18,7 +18,7 @@
 # > **Before you start.** Notebooks 00 and 01: the pull, the score of x_t = x₀ + σε, denoising score matching.
 # >
 # > **Time.** Thirty-five minutes to read, eighty with the exercises; the cells run for about a minute on one CPU core.
-# > Tier 0: no GPU, no network.
+# > No GPU, no network.
 
 # %% tags=["setup"]
 from dataclasses import replace

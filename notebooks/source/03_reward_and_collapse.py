@@ -18,7 +18,7 @@
 # > **Before you start.** Notebook 00: generator, reference, reward, leash, pull. You can complete a square.
 # >
 # > **Time.** Forty minutes to read, an hour and a half with the exercises; the runs take about a minute of that on one CPU
-# > core. Tier 0: no GPU, no network.
+# > core. No GPU, no network.
 
 # %% tags=["setup"]
 from dataclasses import replace

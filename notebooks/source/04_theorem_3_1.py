@@ -17,7 +17,7 @@
 # >
 # > **Before you start.** Notebook 00; the chain rule; what `detach` does.
 # >
-# > **Time.** Forty minutes to read, ninety with the exercises; the runs take less than a minute on one CPU core. Tier 0: no
+# > **Time.** Forty minutes to read, ninety with the exercises; the runs take less than a minute on one CPU core. No
 # > GPU, no network.
 
 # %% tags=["setup"]

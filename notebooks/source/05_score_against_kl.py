@@ -17,7 +17,7 @@
 # >
 # > **Before you start.** Notebook 00. Of the others you need the score (01) and the tilted optimum (03), recalled in brief.
 # >
-# > **Time.** Forty minutes to read, eighty with the exercises; the runs take one or two of them on one CPU core. Tier 0: no
+# > **Time.** Forty minutes to read, eighty with the exercises; the runs take one or two of them on one CPU core. No
 # > GPU, no network.
 
 # %% tags=["setup"]

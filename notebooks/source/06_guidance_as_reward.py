@@ -18,7 +18,7 @@
 # > **Before you start.** Notebook 00. Helpful: 03 (collapse) and 04 (Theorem 3.1). Bayes' rule.
 # >
 # > **Time.** Fifty minutes to read, eighty with the exercises; the runs take about a minute of that on one CPU core.
-# > Tier 0: no GPU, no network.
+# > No GPU, no network.
 
 # %% tags=["setup"]
 from dataclasses import replace

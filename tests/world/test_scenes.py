@@ -91,7 +91,7 @@ def test_nothing_held_out_is_drawn_for_training():
         assert whole not in held_out, caption
         seen.add(whole)
     assert len(seen & set(groups["one"])) == 40
-    assert len(seen & set(groups["two"])) > 800
+    assert len(seen & set(groups["two"])) > 600
     # control: drawn from the held-out groups, the same reading finds them
     drawn = lay_out(list(groups["one held out"]), rng())
     assert [int(r > 6) for r in drawn.radius[:, 0]] == [stated.size for stated in groups["one held out"]]
