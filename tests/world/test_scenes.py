@@ -91,7 +91,7 @@ def test_nothing_held_out_is_drawn_for_training():
         assert whole not in held_out, caption
         seen.add(whole)
     assert len(seen & set(groups["one"])) == 40
-    assert len(seen & set(groups["two"])) > 600
+    assert len(seen & set(groups["two"])) > 800
     # control: drawn from the held-out groups, the same reading finds them
     drawn = lay_out(list(groups["one held out"]), rng())
     assert [int(r > 6) for r in drawn.radius[:, 0]] == [stated.size for stated in groups["one held out"]]
@@ -147,16 +147,3 @@ def test_rgb_against_the_standard_library():
         ]
     )
     torch.testing.assert_close(scenes.rgb(hues, values), expected, rtol=0, atol=1e-5)
-
-
-def test_two_relations_are_told_from_the_other_end_more_often_than_not():
-    drawn, captions = training_scenes(6000, rng(1))
-    relations = [read_caption(caption).relation for caption in captions]
-    shares = [relations.count(k) / sum(r is not None for r in relations) for k in range(4)]
-    assert all(abs(share - expected) < 0.03 for share, expected in zip(shares, (0.4, 0.1, 0.4, 0.1), strict=True))
-    # and they are still what the picture shows
-    from distar_core.world.oracle import judge
-
-    first = slice(0, 400)
-    pictures = render(type(drawn)(*(value[first] for value in drawn)))
-    assert int((~judge(pictures, captions[first]).all).sum()) <= 2
