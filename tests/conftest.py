@@ -26,12 +26,13 @@ from distar_core import (
 )
 from distar_core.networks import MLP, TimeMLP
 from distar_core.schedule import scaled_linear_schedule
+from distar_core.sdxl.adapters import add_lora, tied_clone
+from distar_core.sdxl.prompts import Prompt, PromptedUNet
 
 TEXT_LENGTH, TEXT_WIDTH, POOLED_WIDTH = 3, 12, 10
 LATENT_SHAPE = (4, 8, 8)
 LORA_RANK, LORA_ALPHA = 2, 3
 SIDEWAYS = LinearReward(torch.tensor([0.5, 0.0]))
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def to_double(tensor: Tensor) -> Tensor:
@@ -75,27 +76,8 @@ def toy_state(
     return State(roles, schedule, place=to_double)
 
 
-class Prompt(NamedTuple):
-    """What SDXL is conditioned on, without the time ids, which are the same for every prompt here."""
-
-    text: Tensor
-    pooled: Tensor
-
-
-class PromptedNetwork(nn.Module):
-    """The (x_t, t, condition) interface of the core around a diffusers network; None is both embeddings at zero."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, x_t: Tensor, t: Tensor, condition: Prompt | None) -> Tensor:
-        count = len(x_t)
-        if condition is None:
-            condition = Prompt(x_t.new_zeros(count, TEXT_LENGTH, TEXT_WIDTH), x_t.new_zeros(count, POOLED_WIDTH))
-        time_ids = x_t.new_tensor([64.0, 64.0, 0.0, 0.0, 64.0, 64.0]).expand(count, 6)
-        extra = {"text_embeds": condition.pooled, "time_ids": time_ids}
-        return self.unet(x_t, t, encoder_hidden_states=condition.text, added_cond_kwargs=extra).sample
+def PromptedNetwork(unet: nn.Module) -> PromptedUNet:
+    return PromptedUNet(unet, pixels=64, tokens=TEXT_LENGTH)
 
 
 def tiny_unet(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
@@ -122,19 +104,11 @@ def tiny_unet(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
     ).to(dtype)
 
 
-def tied_clone(unet: nn.Module) -> nn.Module:
-    """Another module tree over the same tensors: adapters added to it leave the original as it was."""
-    return copy.deepcopy(unet, memo={id(p): p for p in [*unet.parameters(), *unet.buffers()]})
-
-
 def with_lora(unet: nn.Module, *, seed: int, random: bool) -> nn.Module:
     """The network with frozen weights and a LoRA: random=True makes A and B non-zero, else B starts at zero."""
-    from peft import LoraConfig
-
-    unet.requires_grad_(False)
-    torch.manual_seed(seed)
-    unet.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=TARGETS))
+    add_lora(unet, rank=LORA_RANK, alpha=LORA_ALPHA, seed=seed)
     if random:
+        torch.manual_seed(seed)
         for name, p in unet.named_parameters():
             if "lora_" in name:
                 nn.init.normal_(p, std=0.3)
