@@ -23,7 +23,7 @@ def tied_clone(network: Network) -> Network:
 
 
 def add_lora(
-    network: Any, *, rank: int, alpha: float | None = None, seed: int = 0, targets: Sequence[str] = LORA_TARGETS
+    network: Any, *, rank: int, alpha: int | None = None, seed: int = 0, targets: Sequence[str] = LORA_TARGETS
 ) -> Any:
     """Freeze a diffusers network and give it a LoRA, W + (alpha/rank) B A with B = 0 at first; returns it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..schedule import scaled_linear_schedule
 from ..sdxl import T_STAR
 from ..sdxl.latents import decode, encode
 from ..sdxl.loading import load_pipeline, quiet
-from ..sdxl.prompts import PromptedUNet, PromptEncoder
+from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SCHEDULE = scaled_linear_schedule()
 SHIPPED = Path(__file__).parent / "weights"
 STEPS, GUIDANCE_SCALE = 20, 3.0
+Draws = Callable[[Tensor, Prompt], Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,15 @@ class World:
         return torch.stack([torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
     @torch.no_grad()
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], generator: OneStep | None = None) -> Tensor:
-        """One-step pictures [B, 3, H, W] in [0, 1], one prompt and one seed a row."""
-        generator = generator or self.generator()
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], generator: Draws | None = None) -> Tensor:
+        """One-step pictures [B, 3, H, W] in [0, 1], one prompt and one seed a row.
+
+        Args:
+            generator: (z, prompt) -> latents; the world's own by default.
+        """
+        draw = generator or self.generator()
         pairs = zip(self.noise(seeds).split(250), _parts(prompts, 250), strict=True)
-        latents = torch.cat([generator(z, self.encoder(part)) for z, part in pairs])
+        latents = torch.cat([draw(z, self.encoder(part)) for z, part in pairs])
         return self.pictures(latents)
 
     @torch.no_grad()
