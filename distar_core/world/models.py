@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCHEDULE = scaled_linear_schedule()
 SHIPPED = Path(__file__).parent / "weights"
-STEPS, GUIDANCE_SCALE = 20, 3.0
+STEPS, GUIDANCE_SCALE = 20, 2.0
 Draws = Callable[[Tensor, Prompt], Tensor]
 
 
