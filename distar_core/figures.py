@@ -213,7 +213,10 @@ def pull_picture(
         backgrounds: title -> cloud of samples [M, 2] drawn faintly.
         half_width: of the window, which grows until it holds every arrow.
     """
-    figure, grid = new_figure(len(panels), width=3.4, height=3.7)
+    columns = len(panels) if len(panels) < 4 else 2
+    figure, grid = new_figure(columns, -(-len(panels) // columns), width=3.4, height=3.7)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
     moves = {
         title: dict(zip(("reward", "regularizer", "guidance"), motions, strict=False))
         | {"sum": torch.stack(motions).sum(0)}
@@ -223,7 +226,7 @@ def pull_picture(
     scale = longest / 1.3
     heads = [panels[title][0] + move / scale for title, parts in moves.items() for move in parts.values()]
     half_width = max(half_width, 1.05 * float(torch.cat(heads + [dots for dots, *_ in panels.values()]).abs().max()))
-    for axes, (title, (dots, *_)) in zip(grid.flat, panels.items(), strict=True):
+    for axes, (title, (dots, *_)) in zip(grid.flat, panels.items(), strict=False):
         draw_world(axes, mixture, reward, half_width=half_width)
         if backgrounds and title in backgrounds:
             cloud = backgrounds[title][:800]
