@@ -9,13 +9,18 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_snippet_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def output_of(snippet: int) -> str:
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[snippet]
     result = subprocess.run(
         [sys.executable, "-c", code.replace("steps=500", "steps=3")], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("step 0: mean reward ")
+    return result.stdout
+
+
+def test_the_snippets_run():
+    assert output_of(0).strip() == "tensor([True, True])"
+    assert output_of(1).startswith("step 0: mean reward ")
 
 
 def test_local_links_exist():

@@ -5,7 +5,7 @@ embedding. The null condition is both embeddings at zero.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,17 +40,23 @@ class PromptEncoder:
 
     Args:
         tokenizers, encoders: the pipeline's two tokenizers and text encoders, in its order.
+        vocabulary: the words that the model has seen, where that is known; others are warned about.
     """
 
-    def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module], vocabulary: Collection[str] = ()
+    ) -> None:
         self.tokenizers = tokenizers
         self.encoders = encoders
+        self.vocabulary = frozenset(vocabulary)
         self._known: dict[str, tuple[Tensor, Tensor]] = {}
 
     @classmethod
-    def of(cls, pipeline: Any) -> PromptEncoder:
+    def of(cls, pipeline: Any, vocabulary: Collection[str] = ()) -> PromptEncoder:
         """The prompt encoder of a StableDiffusionXLPipeline."""
-        return cls((pipeline.tokenizer, pipeline.tokenizer_2), (pipeline.text_encoder, pipeline.text_encoder_2))
+        return cls(
+            (pipeline.tokenizer, pipeline.tokenizer_2), (pipeline.text_encoder, pipeline.text_encoder_2), vocabulary
+        )
 
     def tokens(self, prompts: Sequence[str]) -> list[Tensor]:
         """Token ids [B, tokens] for each encoder.
@@ -59,7 +65,8 @@ class PromptEncoder:
             ValueError: for no prompts at all, or an empty one.
 
         Warns:
-            UserWarning: once for each call with prompts over the token limit, which are cut, with their number.
+            UserWarning: once for each call with prompts over the token limit, which are cut, with their number; and once
+                for each call with words outside the vocabulary.
         """
         if not prompts:
             raise ValueError("there are no prompts; give at least one, or a file with one a line")
@@ -72,6 +79,13 @@ class PromptEncoder:
             warnings.warn(
                 f"{len(too_long)} of {len(prompts)} prompts have more than {limit} tokens and are cut, the first: "
                 f"{too_long[0]!r}",
+                stacklevel=2,
+            )
+        unknown = [word for prompt in prompts for word in prompt.split() if word not in self.vocabulary]
+        if self.vocabulary and unknown:
+            warnings.warn(
+                f"the model has never seen {', '.join(map(repr, dict.fromkeys(unknown)))}; it knows "
+                f"{', '.join(sorted(self.vocabulary))}",
                 stacklevel=2,
             )
         return [

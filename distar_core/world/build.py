@@ -26,6 +26,7 @@ from ..sdxl.latents import encode
 from ..sdxl.loading import quiet
 from ..sdxl.miniature import make_pipeline
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
+from ..toy import cosine_decay
 from ..training import State, draw
 from .judges import PREFERENCE, train_clip, train_preference
 from .models import SCHEDULE, World, load_world
@@ -34,7 +35,8 @@ from .stages import Progress, Seconds, Tell, decay, fit, nothing, take_averages
 
 ALL_TIMES = TimeLaw.levels(range(1000))
 MIDDLE_TIMES = TimeLaw.levels(range(20, 980))
-GUIDANCE = 2.0
+LOW_TIMES = TimeLaw.levels(range(20, 600))
+GUIDANCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Recipe:
     """How much each stage works.
 
     Attributes:
-        vae_steps, reference_steps, generator_steps: updates, the last those of the generator.
+        vae_steps, reference_steps, generator_steps, low_noise_steps: updates; the last two are the generator's.
         stored: pictures whose latents the diffusion is trained on.
         prompts: captions that the generator is distilled on.
         clip_steps, preference_steps: updates of the judges.
@@ -52,6 +54,7 @@ class Recipe:
     vae_steps: int
     reference_steps: int
     generator_steps: int
+    low_noise_steps: int
     stored: int
     prompts: int
     clip_steps: int
@@ -69,14 +72,15 @@ RECIPES = {
     "full": Recipe(
         vae_steps=2000,
         reference_steps=7000,
-        generator_steps=700,
+        generator_steps=1200,
+        low_noise_steps=300,
         stored=80_000,
         prompts=4096,
         clip_steps=2500,
         preference_steps=1500,
         pairs=6000,
     ),
-    "ci": Recipe(3, 3, 3, 64, 16, 3, 3, 8, vae_batch=8, reference_batch=8, generator_batch=8, clip_batch=8),
+    "ci": Recipe(3, 3, 3, 2, 64, 16, 3, 3, 8, vae_batch=8, reference_batch=8, generator_batch=8, clip_batch=8),
 }
 
 
@@ -233,6 +237,7 @@ def _run_stage(
     stage: str,
     **options: Any,
 ) -> None:
+    require_writable(folder)
     total = options["steps"] + options["warmup"]
     records = run(
         state,
@@ -255,35 +260,40 @@ def _run_stage(
 def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> Any:
     """Distil the reference into a one-step generator, without pictures: Diff-Instruct with DMD's weight, guidance inside.
 
+    First on nearly all noise levels, which settles what is where; then on the lower ones alone. Some colours are close
+    together in the autoencoder's latents, and only little noise shows the difference.
+
     Returns:
         The generator's UNet.
     """
-    require_writable(folder)
     _, captions = training_scenes(recipe.prompts, torch.Generator().manual_seed(recipe.seed + 2))
     world = World(pipeline, None)
     prompts = world.encoder(captions)
+    batch = recipe.generator_batch
 
     def copied() -> Any:
         return copy.deepcopy(pipeline.unet).requires_grad_(True)
 
-    generator = world.generator(copied())
-    assistant = NetworkScore(world.prompted(copied()), SCHEDULE, "eps")
-    steps = recipe.generator_steps
-
-    def learner(module: nn.Module, rate: float, ema: float = 0.0) -> Trainable:
-        rates = decay(rate, steps)
-        optimizer = torch.optim.Adam(module.parameters(), betas=(0.0, 0.99))
-        return Trainable(module, optimizer, lr=lambda step: rates(max(step, 0) - steps), ema_decay=ema)
-
-    state = State(Roles(learner(generator, 3e-4, 0.98), world.reference(), learner(assistant, 1e-3)), SCHEDULE)
-    batch = recipe.generator_batch
-
     def conditions(step: int, rows: slice) -> Prompt:
         return prompts.rows((draw(recipe.seed, step, "prompt", (batch,), rows, uniform=True) * recipe.prompts).long())
 
-    method = replace(METHODS["dmd"], cfg_scale=GUIDANCE, time_law=MIDDLE_TIMES, assistant_time_law=MIDDLE_TIMES)
-    _run_stage(folder, state, method, conditions, recipe, tell, "generator", steps=steps, warmup=0, batch=batch)
-    take_averages(state.roles.generator)
+    generator = world.generator(copied())
+    assistant = NetworkScore(world.prompted(copied()), SCHEDULE, "eps")
+    for name, times, steps in (
+        ("generator", MIDDLE_TIMES, recipe.generator_steps),
+        ("low noise", LOW_TIMES, recipe.low_noise_steps),
+    ):
+
+        def learner(module: nn.Module, rate: float, ema: float = 0.0, steps: int = steps) -> Trainable:
+            optimizer = torch.optim.Adam(module.parameters(), betas=(0.0, 0.99))
+            return Trainable(module, optimizer, lr=cosine_decay(rate, steps), ema_decay=ema)
+
+        learns = learner(generator, 3e-4, 0.98)
+        state = State(Roles(learns, world.reference(), learner(assistant, 7e-4)), SCHEDULE)
+        method = replace(METHODS["dmd"], cfg_scale=GUIDANCE, time_law=times, assistant_time_law=times)
+        options = {"steps": steps, "warmup": 0, "batch": batch, "assistant_updates": 2}
+        _run_stage(folder / name.replace(" ", "_"), state, method, conditions, recipe, tell, name, **options)
+        take_averages(learns)
     return generator.network.unet
 
 
@@ -324,7 +334,7 @@ def build(folder: Path, recipe: Recipe, tell: Tell = lambda _: None) -> Path:
     return weights
 
 
-STAGES = ("vae", "reference", "generator", "clip", "preference")
+STAGES = ("vae", "reference", "generator/generator", "generator/low_noise", "clip", "preference")
 
 
 def seconds_of(folder: Path) -> dict[str, float]:

@@ -193,7 +193,8 @@ def words_of(card: dict[str, Any]) -> str:
         f"`distar world build`, one thread of a shared CPU: autoencoder {minutes['vae']:.0f} minutes "
         f"({recipe['vae_steps']} updates), text encoders and UNet {minutes['reference']:.0f} minutes "
         f"({recipe['reference_steps']} updates of {recipe['reference_batch']} pictures), one-step generator "
-        f"{minutes['generator']:.0f} minutes ({recipe['generator_steps']} updates), CLIP {minutes['clip']:.0f} minutes "
+        f"{minutes['generator/generator'] + minutes['generator/low_noise']:.0f} minutes ({recipe['generator_steps']} updates "
+        f"on t from 20 to 979, {recipe['low_noise_steps']} on t below 600), CLIP {minutes['clip']:.0f} minutes "
         f"({recipe['clip_steps']} updates), preference reward {minutes['preference']:.0f} minutes; "
         f"{sum(minutes.values()):.0f} minutes in all.",
         "",

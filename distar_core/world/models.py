@@ -17,6 +17,7 @@ from ..sdxl import T_STAR
 from ..sdxl.latents import decode, encode
 from ..sdxl.loading import load_pipeline, quiet
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder
+from .scenes import WORDS
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -41,8 +42,8 @@ class World:
 
     @cached_property
     def encoder(self) -> PromptEncoder:
-        """Prompts to conditions."""
-        return PromptEncoder.of(self.pipeline)
+        """Prompts to conditions; words outside the world's language are warned about."""
+        return PromptEncoder.of(self.pipeline, WORDS)
 
     @property
     def pixels(self) -> int:

@@ -1,5 +1,7 @@
 """Words to embeddings, exactly as diffusers' pipeline makes them."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -94,3 +96,13 @@ def test_long_prompts_are_cut_counted_and_said(pipeline):
     with pytest.warns(UserWarning, match=rf"1 of 2 prompts have more than {TOKENS} tokens and are cut, the first"):
         ids, _ = PromptEncoder.of(pipeline).tokens(["a red circle", long])
     assert ids.shape == (2, TOKENS)
+
+
+def test_words_that_the_model_never_saw_are_named(pipeline):
+    encoder = PromptEncoder.of(pipeline, WORDS)
+    with pytest.warns(UserWarning, match=r"the model has never seen 'purple', 'cat'; it knows a, circle, of"):
+        encoder(["a red circle", "a purple cat"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder(["a red triangle"])
+        PromptEncoder.of(pipeline)(["a purple cat"])  # of other models nobody knows the words
