@@ -465,6 +465,28 @@ def world_build(
     say(f"weights, card and sample sheets are in {weights}: open {weights / 'README.md'}")
 
 
+@world_app.command("evaluate")
+def world_evaluate(
+    folder: Annotated[Path | None, typer.Argument(help="A folder of weights; the shipped one by default.")] = None,
+    count: Annotated[int, typer.Option(min=2, help="Draws with one object, and as many with two.")] = 250,
+) -> None:
+    """The one-step generator beside its reference: faithfulness, judges, diversity, distance to renders, with intervals."""
+    from .world.evaluation import Draw, evaluate, table
+    from .world.judges import load_judges
+    from .world.models import SHIPPED, load_world
+
+    try:
+        world, judges = load_world(folder or SHIPPED), load_judges(folder or SHIPPED)
+    except FileNotFoundError as error:
+        raise fail(error) from error
+    with stoppable(lambda: "while evaluating; nothing is kept"):
+        who: dict[str, Draw] = {"reference": world.draw_reference, "one step": world.draw}
+        evaluations = {
+            name: evaluate(draw, judges, count=count) for name, draw in track(who.items(), "drawing", console=console)
+        }
+    print_table(table(evaluations), f"{2 * count} held-out captions and seeds, means with 95 % bootstrap intervals")
+
+
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(help="toy")] = "toy",

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
@@ -97,4 +96,4 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     roots = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt()
     gap = (first.mean(0) - second.mean(0)).square().sum()
     distance = gap + covariances[0].trace() + covariances[1].trace() - 2 * roots.sum()
-    return max(float(distance), 0.0) if math.isfinite(float(distance)) else math.nan
+    return float(distance.clamp(min=0))

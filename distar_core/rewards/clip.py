@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -50,8 +51,9 @@ class Preprocess(nn.Module):
         """Images [B, 3, H, W] in [0, 1] -> [B, 3, size, size] in [0, 1]."""
         height, width = images.shape[-2:]
         if min(height, width) != self.size:
-            scale = self.size / min(height, width)
-            shape = (self.size, int(width * scale)) if height <= width else (int(height * scale), self.size)
+            # whole numbers: with a scale in floating point 55 pixels would become 223 instead of 224
+            longer = self.size * max(height, width) // min(height, width)
+            shape = (self.size, longer) if height <= width else (longer, self.size)
             images = interpolate(images, shape, mode=self.interpolation, antialias=True).clamp(0, 1)
         top, left = (self.halves((side - self.size) / 2) for side in images.shape[-2:])
         return images[..., top : top + self.size, left : left + self.size]
@@ -109,13 +111,23 @@ class ClipScore(nn.Module):
 
     @classmethod
     def of(cls, model: Any, tokenizer: Callable[[list[str]], Tensor]) -> ClipScore:
-        """An open_clip model at hand, with its tokenizer."""
+        """An open_clip model at hand, with its tokenizer.
+
+        Raises:
+            ValueError: if its preprocessing is another one, such as SigLIP's, which squashes pictures into a square.
+        """
         config = model.visual.preprocess_cfg
-        size = config["size"] if isinstance(config["size"], int) else config["size"][0]
+        height, width = (config["size"],) * 2 if isinstance(config["size"], int) else config["size"]
+        mode = config.get("resize_mode", "shortest")
+        if height != width or mode != "shortest":
+            raise ValueError(
+                f"the model takes {height} × {width} pixels with resize_mode {mode!r}, but only squares cut out after "
+                "resizing the shorter side ('shortest') are supported; choose another CLIP"
+            )
         device = next(model.parameters()).device
         return cls(
             model,
-            Preprocess(size, config["mean"], config["std"], config["interpolation"]).to(device),
+            Preprocess(height, config["mean"], config["std"], config["interpolation"]).to(device),
             model.encode_image,
             lambda prompts: model.encode_text(tokenizer(list(prompts)).to(next(model.parameters()).device)),
         )
@@ -152,10 +164,16 @@ class ClipScore(nn.Module):
 
         return cls(
             model,
-            Preprocess(model.config.vision_config.image_size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, halves="floor"),
+            Preprocess(model.config.vision_config.image_size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, halves="floor").to(
+                model.device
+            ),
             lambda pictures: model.visual_projection(model.vision_model(pixel_values=pictures).pooler_output),
             embed_words,
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClipScore:
+        self._known.clear()  # these were embedded on the device and in the type from before
+        return super()._apply(fn, recurse)
 
     def features(self, images: Tensor) -> Tensor:
         """Unit embeddings of pictures [B, 3, H, W] in [0, 1], [B, width]."""
@@ -175,19 +193,15 @@ class ClipScore(nn.Module):
         return (self.features(images) * self.words(prompts)).sum(-1)
 
 
-class _fetching:
-    """Turns what loaders raise without a network into one sentence."""
-
-    def __init__(self, key: str, what: str, licence: str) -> None:
+@contextmanager
+def _fetching(key: str, what: str, licence: str) -> Iterator[None]:
+    """Turn what loaders raise without a network into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
         size = f"{SIZES[key]:g} GB" if key in SIZES else "of unknown size"
-        self.sentence = (
-            f"the weights of {what} are not here and could not be fetched ({{why}}): {size}, licence: {licence}; connect "
+        why = (str(error) or type(error).__name__).splitlines()[0][:100]
+        raise FileNotFoundError(
+            f"the weights of {what} are not here and could not be fetched ({why}): {size}, licence: {licence}; connect "
             "to the network once, or give the path of a copy"
-        )
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, (OSError, RuntimeError)):
-            raise FileNotFoundError(self.sentence.format(why=str(error).splitlines()[0][:100])) from error
+        ) from error

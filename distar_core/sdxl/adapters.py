@@ -36,6 +36,8 @@ def add_lora(
 
     network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(targets)))
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the devices' sources too
+        network.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
+        )
     return network

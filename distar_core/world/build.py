@@ -36,7 +36,7 @@ from .stages import Progress, Seconds, Tell, decay, fit, nothing, take_averages
 ALL_TIMES = TimeLaw.levels(range(1000))
 MIDDLE_TIMES = TimeLaw.levels(range(20, 980))
 LOW_TIMES = TimeLaw.levels(range(20, 600))
-GUIDANCE = 1.0
+GUIDANCE = 1.0  # additive, s_c + w (s_c − s_null): a guidance scale of 2 in diffusers' spelling
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Recipe:
         prompts: captions that the generator is distilled on.
         clip_steps, preference_steps: updates of the judges.
         pairs: comparisons that the preference reward is learnt from.
+        vae_batch, reference_batch, generator_batch, clip_batch, preference_batch: rows of an update.
+        seed: of everything that is drawn.
     """
 
     vae_steps: int

@@ -7,34 +7,32 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from ..rewards.base import PictureReward, check_pictures
+from ..rewards.base import PictureReward
 from ..rewards.clip import ClipScore
 from ..roles import Trainable
-from .models import SHIPPED
-from .oracle import Reading, compare, read
-from .scenes import BRIGHTNESS, PIXELS, SIZES, WORDS, read_caption, render, training_scenes
+from ..sdxl.miniature import TOKENS
+from .models import SHIPPED, World
+from .oracle import Reading, check_world_pictures, compare, read
+from .scenes import BRIGHTNESS, PIXELS, SHAPES, SIZES, WORDS, read_caption, render, training_scenes
 from .stages import Tell, decay, fit
-
-if TYPE_CHECKING:
-    from .models import World
 
 CLIP_CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 64,
         "vision_cfg": {"layers": 3, "width": 64, "head_width": 16, "patch_size": 4, "image_size": PIXELS},
-        "text_cfg": {"context_length": 16, "width": 64, "heads": 4, "layers": 3, "hf_tokenizer_name": "own"},
+        "text_cfg": {"context_length": TOKENS, "width": 64, "heads": 4, "layers": 3, "hf_tokenizer_name": "own"},
     },
     "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
 }
 PREFERENCE = "preference.safetensors"
-SHARPNESS = 6.0
+NOISE = 1 / 6  # of the judge whose comparisons are learnt from, in units of the gold preference
 
 
 def make_clip(folder: Path, tokenizer: Any) -> ClipScore:
@@ -64,7 +62,7 @@ def load_clip(folder: Path) -> ClipScore:
 def swapped(caption: str) -> str:
     """The caption with its two objects in each other's place, or with another shape where there is one object."""
     words = caption.split()
-    nouns = [k for k, word in enumerate(words) if word in ("circle", "square", "triangle")]
+    nouns = [k for k, word in enumerate(words) if word in SHAPES]
     if len(nouns) == 2:
         first, second = nouns
         words[first - 1 : first + 1], words[second - 1 : second + 1] = (
@@ -72,7 +70,7 @@ def swapped(caption: str) -> str:
             words[first - 1 : first + 1],
         )
     else:
-        words[nouns[0]] = {"circle": "square", "square": "triangle", "triangle": "circle"}[words[nouns[0]]]
+        words[nouns[0]] = SHAPES[(SHAPES.index(words[nouns[0]]) + 1) % len(SHAPES)]
     return " ".join(words)
 
 
@@ -90,7 +88,7 @@ def train_clip(folder: Path, world: World, *, steps: int, batch: int, seed: int,
     )
 
     def embedded(captions: Sequence[str]) -> Tensor:
-        ids = tokenize(list(captions), padding="max_length", max_length=16, return_tensors="pt").input_ids
+        ids = tokenize(list(captions), padding="max_length", max_length=TOKENS, return_tensors="pt").input_ids
         return model.encode_text(ids, normalize=True)
 
     def loss_at(step: int) -> Tensor:
@@ -136,7 +134,7 @@ class GoldPreference:
 
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images [B, 3, 32, 32] in [0, 1] and B captions -> [B], in [−1, 1]."""
-        check_pictures(images, prompts)
+        check_world_pictures(images, prompts)
         reading = read(images)
         faithful = compare(reading, [read_caption(prompt) for prompt in prompts]).all
         return taste(reading) - 1 + faithful.to(images.dtype)
@@ -161,14 +159,14 @@ class PreferenceReward(nn.Module):
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(width + joint, width), nn.SiLU(), nn.Linear(width, 1))
 
     def forward(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Images [B, 3, 32, 32] in [0, 1] and B prompts -> [B]. Raises ValueError as check_pictures."""
-        check_pictures(images, prompts)
+        """Images [B, 3, 32, 32] in [0, 1] and B prompts -> [B]. Raises ValueError as check_world_pictures."""
+        check_world_pictures(images, prompts)
         (clip,) = self.clip
         agreement = 8 * clip.features(images) * clip.words(prompts)
         return self.head(torch.cat([self.eyes(2 * images - 1), agreement], 1))[:, 0]
 
 
-def compared(world: World, count: int, seed: int, *, noise: float = 1 / SHARPNESS) -> tuple[Tensor, Tensor, list[str]]:
+def compared(world: World, count: int, seed: int, *, noise: float = NOISE) -> tuple[Tensor, Tensor, list[str]]:
     """Pairs of one-step pictures of the same training caption, the preferred one first, as a noisy judge says:
     P(a over b) = 1/(1 + exp((gold(b) − gold(a))/noise)).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEDULE = scaled_linear_schedule()
 SHIPPED = Path(__file__).parent / "weights"
 STEPS, GUIDANCE_SCALE = 20, 2.0
-Draws = Callable[[Tensor, Prompt], Tensor]
+ROWS_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,31 @@ class World:
         """Unit noise [B, C, h, w], one seed a row, whatever the batch."""
         return torch.stack([torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
+    def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[Tensor, Prompt]]:
+        """Noise and embedded prompts, ROWS_AT_ONCE rows at a time. Raises ValueError unless there is one seed a prompt."""
+        if len(prompts) != len(seeds):
+            raise ValueError(f"there are {len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
+        for start in range(0, len(prompts), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            yield self.noise(seeds[rows]), self.encoder(prompts[rows])
+
     @torch.no_grad()
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], generator: Draws | None = None) -> Tensor:
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        generator: Callable[[Tensor, Prompt], Tensor] | None = None,
+    ) -> Tensor:
         """One-step pictures [B, 3, H, W] in [0, 1], one prompt and one seed a row.
 
         Args:
             generator: (z, prompt) -> latents; the world's own by default.
+
+        Raises:
+            ValueError: unless there is one seed a prompt.
         """
         draw = generator or self.generator()
-        pairs = zip(self.noise(seeds).split(250), _parts(prompts, 250), strict=True)
-        latents = torch.cat([draw(z, self.encoder(part)) for z, part in pairs])
-        return self.pictures(latents)
+        return self.pictures(torch.cat([draw(z, prompt) for z, prompt in self._inputs(prompts, seeds)]))
 
     @torch.no_grad()
     def draw_reference(
@@ -97,11 +111,13 @@ class World:
 
         Args:
             guidance_scale: in diffusers' spelling, s_null + w (s_c − s_null).
+
+        Raises:
+            ValueError: unless there is one seed a prompt.
         """
         self.pipeline.set_progress_bar_config(disable=True)
         pictures = []
-        for z, part in zip(self.noise(seeds).split(250), _parts(prompts, 250), strict=True):
-            prompt = self.encoder(part)
+        for z, prompt in self._inputs(prompts, seeds):
             latents = self.pipeline(
                 prompt_embeds=prompt.text,
                 pooled_prompt_embeds=prompt.pooled,
@@ -116,16 +132,12 @@ class World:
     @torch.no_grad()
     def reconstructed(self, pictures: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] through the autoencoder."""
-        return self.pictures(torch.cat([encode(self.pipeline.vae, part) for part in pictures.split(250)]))
+        return self.pictures(torch.cat([encode(self.pipeline.vae, part) for part in pictures.split(ROWS_AT_ONCE)]))
 
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> Tensor:
         """Decoded latents, clamped to [0, 1]."""
-        return torch.cat([decode(self.pipeline.vae, part).clamp(0, 1) for part in latents.split(250)])
-
-
-def _parts(items: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+        return torch.cat([decode(self.pipeline.vae, part).clamp(0, 1) for part in latents.split(ROWS_AT_ONCE)])
 
 
 def load_world(folder: Path | str = SHIPPED) -> World:

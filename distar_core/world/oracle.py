@@ -13,6 +13,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 from ..rewards.base import check_pictures
 from .scenes import (
+    CIRCUMRADIUS,
     COLOURS,
     PIXELS,
     RELATIONS,
@@ -65,15 +66,17 @@ def _hue_and_brightness(colours: Tensor) -> tuple[Tensor, Tensor]:
     return 60 * sector, high
 
 
-def read(pictures: Tensor) -> Reading:
-    """Read pictures [B, 3, 32, 32] in [0, 1].
-
-    Raises:
-        ValueError: for another shape or values outside [0, 1].
-    """
+def check_world_pictures(pictures: Tensor, prompts: Sequence[str] | None = None) -> None:
+    """Raise ValueError as check_pictures, and for another size than the world's."""
     if pictures.shape[2:] != (PIXELS, PIXELS):
         raise ValueError(f"pictures must be [B, 3, {PIXELS}, {PIXELS}], got {list(pictures.shape)}; resize them first")
-    check_pictures(pictures)
+    check_pictures(pictures, prompts)
+
+
+@torch.no_grad()
+def read(pictures: Tensor) -> Reading:
+    """Read pictures [B, 3, 32, 32] in [0, 1] on the CPU; without gradient. Raises ValueError as check_world_pictures."""
+    check_world_pictures(pictures)
     parts = [_read(part) for part in pictures.float().split(256)]
     scenes = Scenes(*(torch.cat(values) for values in zip(*(part.scenes for part in parts), strict=True)))
     return Reading(torch.cat([p.number for p in parts]), scenes, torch.cat([p.residual for p in parts]))
@@ -137,7 +140,7 @@ def _fit(pictures: Tensor, ground: Tensor, contrast: Tensor, patch: Tensor) -> d
     places = torch.arange(PIXELS) + 0.5
     centre = torch.stack([(covered.sum(1) * places).sum(1), (covered.sum(2) * places).sum(1)], 1) / area[:, None]
     # area of each shape at radius 1: a triangle of circumradius R has 3√3/4 R²
-    unit_area = torch.tensor([torch.pi, torch.pi, 3 * 3**0.5 / 4 * 1.3**2])
+    unit_area = torch.tensor([torch.pi, torch.pi, 3 * 3**0.5 / 4 * CIRCUMRADIUS**2])
     options = torch.cartesian_prod(torch.arange(3.0), torch.tensor([0.94, 1.0, 1.06]), torch.tensor([0.2, 0.4, 0.6]))
     shapes = options[:, 0].long()
     radii = (area[:, None] / unit_area[shapes]).sqrt() * options[:, 1]

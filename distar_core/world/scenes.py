@@ -25,6 +25,8 @@ HUE_RANGE = 10.0
 BRIGHTNESS = (0.75, 1.0)
 SOFTNESS = (0.2, 0.6)
 SATURATION = 0.9
+CIRCUMRADIUS = 1.3  # of a triangle of radius 1
+SHARE_OF_TWO = 0.6  # of training scenes with two objects
 CAPTION = re.compile(
     r"a (?:(?P<size>{sizes}) )?(?P<colour>{colours}) (?P<shape>{shapes})"
     r"(?: (?P<relation>{relations}) a (?P<colour_2>{colours}) (?P<shape_2>{shapes}))?"
@@ -109,7 +111,7 @@ def combinations() -> dict[str, tuple[Stated, ...]]:
     for thing, size, background in product(things, range(len(SIZES)), range(len(BACKGROUNDS))):
         held_out = (thing.colour + 2 * thing.shape + 3 * size + 5 * background) % 6 == 0
         groups["one held out" if held_out else "one"].append(Stated((thing,), size, None, background))
-    for first, second, relation, background in product(things, things, range(4), range(len(BACKGROUNDS))):
+    for first, second, relation, background in product(things, things, range(len(RELATIONS)), range(len(BACKGROUNDS))):
         if first != second:
             # right of and below are read from the other end, so that both captions of a scene share its fate
             a, b = (first, second) if relation in (0, 2) else (second, first)
@@ -130,7 +132,8 @@ class Scenes(NamedTuple):
         hue: degrees off the colour's own hue, [B, 2].
         brightness: [B, 2].
         centre: of mass, (x, y) in pixels from the upper left corner, [B, 2, 2].
-        radius: of a circle, or of the square of the circle's area; a triangle's circumradius is 1.3 times it, [B, 2].
+        radius: of a circle, or of the square of the circle's area; a triangle's circumradius is CIRCUMRADIUS times it,
+            [B, 2].
         softness: width of the edges in pixels, [B].
     """
 
@@ -195,7 +198,7 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor, softness: Tensor) ->
     circle = (x.square() + y.square()).sqrt() - radius
     square = torch.maximum(x.abs(), y.abs()) - radius * math.sqrt(math.pi) / 2
     slanted = x.abs() * math.cos(math.pi / 6) - y * math.sin(math.pi / 6)
-    triangle = torch.maximum(slanted, y.expand_as(slanted)) - 1.3 * radius / 2
+    triangle = torch.maximum(slanted, y.expand_as(slanted)) - CIRCUMRADIUS * radius / 2
     outside = torch.stack([circle, square.expand_as(circle), triangle], 1)
     distance = outside[torch.arange(len(shape)), shape]
     return torch.sigmoid(-distance / softness[:, None, None])
@@ -218,9 +221,6 @@ def render(scenes: Scenes) -> Tensor:
         paint = rgb(own_hue[scenes.colour[:, k]] + scenes.hue[:, k], scenes.brightness[:, k])
         pictures = pictures * (1 - covered) + paint[:, :, None, None] * covered
     return pictures
-
-
-SHARE_OF_TWO = 0.6
 
 
 def training_scenes(count: int, rng: torch.Generator) -> tuple[Scenes, list[str]]:

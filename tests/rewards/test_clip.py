@@ -43,7 +43,7 @@ def own_processors():
     )
 
 
-@pytest.mark.parametrize("shape", [(512, 512), (300, 517), (640, 301), (224, 224), (100, 130)])
+@pytest.mark.parametrize("shape", [(512, 512), (300, 517), (640, 301), (224, 224), (100, 130), (55, 55), (320, 330)])
 def test_preprocessing_equals_the_models_own(shape):
     images = pictures(*shape)
     for name, ours, own in own_processors():
@@ -131,7 +131,6 @@ def test_a_transformers_model_has_its_own_value():
 
 def test_the_gradient_reaches_the_picture(open_clip_model):
     reward = ClipScore.of(open_clip_model, tokenize).double()
-    reward._known.clear()
     images = as_tensor(pictures(48, 48)).double().requires_grad_()
     (gradient,) = torch.autograd.grad(reward(images=images, prompts=PROMPTS).sum(), images)
     direction = torch.randn_like(images)
@@ -141,6 +140,21 @@ def test_the_gradient_reaches_the_picture(open_clip_model):
     assert abs(float(ends[0] - ends[1]) / 2e-6 - slope) < 1e-4 * max(1, abs(slope))
     assert abs(slope) > 1e-4
     open_clip_model.float()
+
+
+def test_words_follow_the_model_to_another_type(open_clip_model):
+    reward = ClipScore.of(open_clip_model, tokenize)
+    assert reward.words(PROMPTS).dtype == torch.float32
+    assert reward.double().words(PROMPTS).dtype == torch.float64
+    reward.float()
+
+
+@pytest.mark.parametrize("other", [{"resize_mode": "squash"}, {"size": (32, 48)}])
+def test_a_model_with_other_preprocessing_is_refused(open_clip_model, monkeypatch, other):
+    for key, value in other.items():
+        monkeypatch.setitem(open_clip_model.visual.preprocess_cfg, key, value)
+    with pytest.raises(ValueError, match=r"takes 32 × (32|48) pixels with resize_mode '(squash|shortest)', but only"):
+        ClipScore.of(open_clip_model, tokenize)
 
 
 def test_missing_weights_are_one_sentence(monkeypatch):

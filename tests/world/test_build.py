@@ -57,6 +57,9 @@ def test_a_shortened_build_leaves_what_loads_and_draws(whole):
         assert pictures.shape == (2, 3, 32, 32)
         assert 0 <= float(pictures.min()) <= float(pictures.max()) <= 1
         assert not torch.equal(*pictures)
+    for draw in (world.draw, world.draw_reference):
+        with pytest.raises(ValueError, match="there are 2 prompts but 1 seeds; give one seed a prompt"):
+            draw(["a red circle"] * 2, [0])
     # every stage has moved its weights
     torch.manual_seed(TINY.seed)
     fresh = make_pipeline(WORDS)

@@ -6,7 +6,6 @@ import torch
 from distar_core.rewards.base import PictureReward
 from distar_core.world import judges
 from distar_core.world.judges import (
-    CLIP_CONFIG,
     GoldPreference,
     PreferenceReward,
     compared,
@@ -113,6 +112,8 @@ def test_the_reward_contract(clip):
     torch.testing.assert_close(reward(images=images[:1], prompts=prompts[:1])[0], values[0], rtol=0, atol=1e-5)
     other = reward(images=images, prompts=["a blue square"] * 3)
     assert float((other - values).detach().abs().max()) > 1e-5
+    with pytest.raises(ValueError, match=r"must be \[B, 3, 32, 32\], got \[3, 3, 16, 16\]; resize them first"):
+        reward(images=images[..., ::2, ::2], prompts=prompts)
 
 
 def test_judging_the_judges():
@@ -147,4 +148,3 @@ def test_missing_judges_are_one_sentence(tmp_path, clip):
         load_clip(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no .*preference\.safetensors; build it with"):
         load_preference(tmp_path / judges.PREFERENCE, clip)
-    assert CLIP_CONFIG["model_cfg"]["vision_cfg"]["image_size"] == 32

@@ -1,0 +1,121 @@
+"""What a generator of the world's pictures is worth: faithfulness, judges, diversity, distance to real scenes, and how
+painted its pictures look; with intervals, and paired where two generators draw from the same captions and seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..metrics import Interval, bootstrap_interval, paired_interval
+from ..picture_metrics import (
+    attribute_entropy,
+    frechet_distance,
+    high_frequency_share,
+    pairwise_distance,
+    saturation,
+)
+from ..rewards.base import PictureReward
+from .card import held_out_draws
+from .judges import Judges
+from .oracle import compare, read
+from .scenes import COLOURS, SHAPES, Stated, Thing, caption_of, lay_out, render
+
+Draw = Callable[[Sequence[str], Sequence[int]], Tensor]
+WORDS_FOR = {
+    "faithful": "all that the caption states",
+    "gold": "gold preference",
+    "preference": "preference reward (proxy)",
+    "clip": "CLIP score",
+    "saturation": "saturation",
+    "high_frequency": "power at high frequencies",
+    "diversity": "distance between samples of a caption",
+    "open_entropy": "entropy of size and background where open (nats)",
+}
+
+
+class Evaluation(NamedTuple):
+    """Values by draw or by caption, each [N], for intervals; and one number.
+
+    Attributes:
+        faithful: 1 where the picture has all that its held-out caption states, by draw.
+        gold, preference, clip: the judges, by draw.
+        saturation, high_frequency: of the picture, by draw.
+        diversity: mean 1 − cosine of CLIP features between samples of one held-out caption, by caption.
+        open_entropy: entropy in nats of (size, background) over samples of captions that leave both open, by caption;
+            log 4 = 1.39 where all four are equally frequent.
+        frechet: Fréchet distance of CLIP features to rendered scenes of the same captions, as many.
+    """
+
+    faithful: Tensor
+    gold: Tensor
+    preference: Tensor
+    clip: Tensor
+    saturation: Tensor
+    high_frequency: Tensor
+    diversity: Tensor
+    open_entropy: Tensor
+    frechet: float
+
+
+@torch.no_grad()
+def evaluate(draw: Draw, judges: Judges, *, count: int = 250, samples: int = 8) -> Evaluation:
+    """Evaluate whoever draws pictures [N, 3, 32, 32] from captions and seeds.
+
+    Args:
+        count: draws with one object, and as many with two.
+        samples: of each caption for diversity, twice as many for the entropy.
+    """
+    parts = [held_out_draws(group, count) for group in ("one", "two")]
+    stated = [one for part in parts for one in part.stated]
+    captions = [caption for part in parts for caption in part.captions]
+    pictures = draw(captions, [seed for part in parts for seed in part.seeds])
+
+    def judged(judge: PictureReward) -> Tensor:
+        return judge(images=pictures, prompts=captions)
+
+    few = list(dict.fromkeys(captions))[:40]
+    repeated = draw([caption for caption in few for _ in range(samples)], range(len(few) * samples))
+    open_captions = [caption_of(Stated((Thing(*pair),))) for pair in product(range(len(COLOURS)), range(len(SHAPES)))]
+    many = 2 * samples
+    scenes = read(
+        draw([caption for caption in open_captions for _ in range(many)], range(len(open_captions) * many))
+    ).scenes
+    large, dark = (scenes.radius[:, 0] > 6).tolist(), scenes.background.tolist()
+    pairs = list(zip(large, dark, strict=True))
+    real = render(lay_out(stated, torch.Generator().manual_seed(0)))
+    return Evaluation(
+        faithful=compare(read(pictures), stated).all.float(),
+        gold=judged(judges.gold),
+        preference=judged(judges.preference),
+        clip=judged(judges.clip),
+        saturation=saturation(pictures),
+        high_frequency=high_frequency_share(pictures),
+        diversity=pairwise_distance(judges.clip.features(repeated).view(len(few), samples, -1)),
+        open_entropy=attribute_entropy([pairs[k * many : (k + 1) * many] for k in range(len(open_captions))]),
+        frechet=frechet_distance(judges.clip.features(pictures), judges.clip.features(real)),
+    )
+
+
+def differences(first: Evaluation, second: Evaluation) -> dict[str, Interval]:
+    """Mean of second − first, paired by draw or caption, with its 95 % bootstrap interval."""
+    return {name: paired_interval(getattr(second, name), getattr(first, name)) for name in WORDS_FOR}
+
+
+def table(evaluations: dict[str, Evaluation]) -> list[list[str]]:
+    """Means with 95 % bootstrap intervals of two evaluations by name, and their paired difference, second − first."""
+    first, second = evaluations.values()
+    rows = [["", *evaluations, "difference"]]
+    for name, gap in differences(first, second).items():
+        cells = [_shown(bootstrap_interval(getattr(one, name).double())) for one in (first, second)]
+        rows.append([WORDS_FOR[name], *cells, _shown(gap, sign="+")])
+    distances = [f"{one.frechet:.3f}" for one in (first, second)]
+    return [*rows, ["Fréchet distance to renders", *distances, f"{second.frechet - first.frechet:+.3f}"]]
+
+
+def _shown(interval: Interval, sign: str = "") -> str:
+    return "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*interval, sign=sign)
