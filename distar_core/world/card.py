@@ -154,9 +154,9 @@ def words_of(card: dict[str, Any]) -> str:
         "## What it can do",
         "",
         f"Share of {measured['reference']['one']['all'][1]} draws with held-out captions that have everything the caption states, read by an oracle without",
-        "any network, with 95 % Wilson intervals; the relation on its own beside it.",
+        "any network, with 95 % Wilson intervals; beside it the relation on its own, whatever colours and shapes are.",
         "",
-        "| | one object | two objects | of these, the relation |",
+        "| | one object | two objects | the relation alone |",
         "|---|---|---|---|",
     ]
     for source, words in SOURCES.items():
@@ -197,7 +197,7 @@ def words_of(card: dict[str, Any]) -> str:
         f"{minutes['generator/generator'] + minutes['generator/low_noise']:.0f} min ({recipe['generator_steps']} updates "
         f"on t from 20 to 979, {recipe['low_noise_steps']} on t below 600), CLIP {minutes['clip']:.0f} min "
         f"({recipe['clip_steps']} updates), preference reward {minutes['preference']:.0f} min; "
-        f"{sum(minutes.values()):.0f} minutes in all.",
+        f"{sum(minutes.values()):.0f} minutes of training in all. Storing latents, drawing the comparisons and measuring come on top.",
         "",
         "## What it is not for",
         "",

@@ -171,7 +171,7 @@ class Verdicts(NamedTuple):
     Attributes:
         number: one object or two.
         colour, shape, size, background: each as stated, for two objects with the better assignment of the two.
-        relation: of two objects that can be told apart by colour and shape.
+        relation: of two objects, whatever their colours and shapes; which is which is what fits the caption better.
         all: everything that the caption states.
     """
 
@@ -218,21 +218,26 @@ def _compare(
     right_number = found == number
     size = stated.size is None or (radius > SIZE_BORDER) == (stated.size == 1)
     ground = stated.background is None or background == stated.background
+    # which object is which: the order in which more colours and shapes are right; ties count against the relation
     orders = [(0, 1), (1, 0)] if number == 2 else [(0,)]
-    best = max(
-        (
-            (
-                all(colours[k] == thing.colour for k, thing in zip(order, stated.things, strict=True)),
-                all(shapes[k] == thing.shape for k, thing in zip(order, stated.things, strict=True)),
-                stated.relation is None or _relation(*(centres[k] for k in order)) == stated.relation,
-            )
-            for order in orders
-        ),
-        key=lambda verdict: (verdict[0] and verdict[1], sum(verdict[:2]), verdict[2]),
+    seen = []
+    for order in orders:
+        pairs = list(zip(order, stated.things, strict=True))
+        right_colours = [colours[k] == thing.colour for k, thing in pairs]
+        right_shapes = [shapes[k] == thing.shape for k, thing in pairs]
+        right_relation = stated.relation is None or _relation(*(centres[k] for k in order)) == stated.relation
+        seen.append((sum(right_colours) + sum(right_shapes), not right_relation, all(right_colours), all(right_shapes)))
+    _, wrong_relation, colour, shape = max(seen)
+    relation = stated.relation is None or (right_number and not wrong_relation)
+    return (
+        right_number,
+        colour,
+        shape,
+        size,
+        ground,
+        relation,
+        right_number and size and ground and colour and shape and relation,
     )
-    relation = stated.relation is None or (right_number and all(best))
-    everything = right_number and size and ground and all(best)
-    return right_number, best[0], best[1], size, ground, relation, everything
 
 
 def _relation(first: list[float], second: list[float]) -> int:
