@@ -13,8 +13,8 @@ demo: .venv/base
 
 test: .venv/dev lint
 	$(PYTEST) -n auto --dist worksteal
-	$(OFFLINE) $(PYTEST) --nbmake notebooks/*.ipynb
-	DISTAR_STRICT=1 $(OFFLINE) $(PYTEST) --nbmake notebooks/solutions
+	$(OFFLINE) $(PYTEST) --nbmake --durations=0 notebooks/*.ipynb
+	DISTAR_STRICT=1 $(OFFLINE) $(PYTEST) --nbmake --durations=0 notebooks/solutions
 
 lint: .venv/dev
 	$(BIN)/ruff check .
