@@ -439,6 +439,7 @@ def test_control_a_wrong_precision_is_caught() -> None:
         check_shape_and_dtype(_point_score("mlp-ve-eps", torch.float32), torch.float64)
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_control_switching_adapters_on_one_network_is_caught(unets: SimpleNamespace) -> None:
     """The other way to share a base: roles that activate their own adapter in each call. It fails here."""
     from peft import LoraConfig
