@@ -183,8 +183,12 @@ def ranking(rows: Sequence[Row], reward_name: str) -> str:
     target = common[len(common) // 2]
     values = {name: at_reward(rows, reward_name, name, target, "kl") for name in REGULARIZERS}
     order = sorted(values, key=lambda name: float(np.mean(values[name])))
+    least, most = (float(np.mean(values[name])) for name in (order[0], order[-1]))
     listed = ", ".join(f"{name} {shown('kl', values[name])}" for name in order)
-    return f"At mean reward {target:.2f} under “{reward_name}”, KL to the reference, least first: {listed}."
+    return (
+        f"At mean reward {target:.2f} under “{reward_name}”, {order[0]} stays closest to the reference and {order[-1]} ends "
+        f"{most / least:.1f} times as far, by KL; mean over seeds [smallest, largest]: {listed}."
+    )
 
 
 OUTCOMES = {"better": "wins on", "worse": "loses on", "undecided": "undecided on"}
@@ -418,8 +422,8 @@ border-bottom:1px solid #ddd;vertical-align:top}.numbers td{white-space:nowrap}c
 """
 
 
-SHORT_RUN = 200
-"""Runs of fewer steps have not moved yet, and the page says so."""
+SHORT_RUN, LONG_RUN = 200, 2000
+"""Runs of fewer steps than the first have not moved yet, and of fewer than the second are not at rest; the page says so."""
 
 
 def write_page(folder: Path) -> Path:
@@ -435,12 +439,20 @@ def write_page(folder: Path) -> Path:
         "<p><strong>This run is too short to learn anything: it checks that the page works. The captions describe runs of "
         "the profiles demo and full.</strong></p>"
     ]
+    still = [
+        f"<p>After {steps} steps the runs with little reward are not all at rest, so verdicts there may change; the README's "
+        f"runs have {LONG_RUN}.</p>"
+    ]
     sections = [
         *(short if steps < SHORT_RUN else []),
         *(f"<p><strong>{html.escape(ranking(rows, name))}</strong></p>" for name in names),
         f"<p>One distilled one-step generator, a network that draws in one step, post-trained for {steps} steps under a reward, with {seeds} seeds a "
         "setting. Each regularizer's reward scale was chosen by its known fixed point, so that all of them aim for the "
-        "same mean rewards; what each reached stands in the tables. Methods are compared at equal mean reward, never at equal reward scale. “Score, pseudo-Huber” is Diff-Instruct*.</p>",
+        "same mean rewards; what each reached stands in the tables. Methods are compared at equal mean reward, never at equal reward scale.</p>",
+        "<p>KL, w = σ²/α²: a leash of KL that is loud at high noise levels only; w = 1: equally loud at all. Score: a leash that "
+        "compares scores, the gradients of log-densities; pseudo-Huber and squared L2 are two ways to measure how far they are "
+        "apart, and “score, pseudo-Huber” is Diff-Instruct*. Effective number of modes: 8 when all are equally full, 1 when one "
+        "has everything.</p>",
         "<h2>Where we start</h2>",
         _html_figure(
             "01_start.png",
@@ -458,7 +470,7 @@ def write_page(folder: Path) -> Path:
                 pictures.clouds_alt(name),
                 "Seed 0 of the middle aim. Without a leash every sample runs to where the reward is highest. "
                 f"{html.escape(arrivals(rows, name))} Look at how many modes survive, how wide they are, and what lies "
-                "between them.",
+                "between them. The clouds are not at equal reward; the fair comparison is the third picture below.",
             ),
             _html_figure(
                 f"animation_{name}.gif",
@@ -492,6 +504,7 @@ def write_page(folder: Path) -> Path:
         "<p>“Wins” means better for every seed against every seed of the other, at the same mean reward by linear "
         "interpolation between runs of one seed; “loses” the reverse; otherwise undecided. Rewards compared are those aimed "
         "for, or the nearest that the runs of all seeds of both enclose. Better is: more modes, spread closer to 0.244, less off the data, less KL. Modes count the nearest mode at any distance.</p>",
+        *(still if steps < LONG_RUN else []),
         _html_table(verdict_table(rows), kind="prose"),
         "<h2>Do the networks arrive where the theory says?</h2>",
         f"<p>{html.escape(gap_sentence(rows, points))}</p>",

@@ -94,9 +94,8 @@ def test_the_ranking_follows_the_kl():
             run(name, seed, reward, modes=5.0, kl=place + 0.1 * seed) for seed in range(2) for reward in (0.5, 0.7)
         ]
     text = report.ranking(rows, "mode")
-    assert text.startswith(
-        "At mean reward 0.60 under “mode”, KL to the reference, least first: KL, w = σ²/α² 0.05 [0.00, 0.10]"
-    )
+    head = "At mean reward 0.60 under “mode”, KL, w = σ²/α² stays closest to the reference and score, squared L2 ends"
+    assert text.startswith(f"{head} 61.0 times as far, by KL; mean over seeds [smallest, largest]: KL, w = σ²/α² 0.05")
     places = [text.index(f"{name} {place}.05") for place, name in enumerate(report.REGULARIZERS)]
     assert places == sorted(places)
     assert "no mean reward that every seed" in report.ranking(ROWS, "mode")
