@@ -91,6 +91,21 @@ def print_table(rows: list[list[str]], title: str) -> None:
     console.print(table)
 
 
+def stages_in_progress(width: int) -> Progress:
+    """Bars with a name of `width` characters, a note (the field `note` of a task), and the time gone and left."""
+    return Progress(
+        TextColumn("{task.description:>" + str(width) + "}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]:>12}"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+    )
+
+
 SHORT_HEADS = {"reward scale": "scale", "mean reward": "reward", "off support": "off data", "kl": "KL"}
 KEPT = {
     "distil": "while distilling; nothing is kept",
@@ -119,16 +134,6 @@ def demo(
     minutes = {"ci": "under a minute", "demo": "about 3 minutes", "full": "about 20 minutes"}[profile]
     replaced = f"; the demo in {folder} is replaced" if (folder / "runs.csv").exists() else ""
     say(f"{runs} runs on {min(cores(), runs)} processes, {minutes} on two free cores{replaced}")
-    columns = (
-        TextColumn("{task.description:>10}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:>12}"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-    )
     units = {"distil": "steps/s", "post-train": "runs/min"}
     tasks: dict[str, Any] = {}
     latest = Step("distil", 0, 0)
@@ -136,7 +141,7 @@ def demo(
     def kept() -> str:
         return f"{KEPT[latest.stage].format(folder=folder, **latest._asdict())}; the same command starts over"
 
-    with stoppable(kept), Progress(*columns, console=console) as bars:
+    with stoppable(kept), stages_in_progress(10) as bars:
 
         def tell(step: Step) -> None:
             nonlocal latest
@@ -146,14 +151,14 @@ def demo(
                 return
             latest = step
             if step.stage not in tasks:
-                tasks[step.stage] = (bars.add_task(step.stage, total=step.total, rate=""), time.perf_counter())
+                tasks[step.stage] = (bars.add_task(step.stage, total=step.total, note=""), time.perf_counter())
             task, since = tasks[step.stage]
             seconds = time.perf_counter() - since
             unit = units.get(step.stage)
             rate = ""
             if unit and seconds > 2:
                 rate = f"{step.done / seconds * (60 if 'min' in unit else 1):.0f} {unit}"
-            bars.update(task, completed=step.done, rate=rate)
+            bars.update(task, completed=step.done, note=rate)
 
         try:
             page = run_demo(folder, PROFILES[profile], tell)
@@ -315,13 +320,9 @@ def train_toy(
         if resume:
             generator = distil_with_progress("distilling once more, for the picture of before")
         start = toy_state(generator, reference(), reward, seed=seed, steps=steps)
-        clouds = {
-            "reference": reference().sample(20_000, torch.Generator().manual_seed(seed)),
-            START: sample(start, 20_000),
-            method.name: sample(state, 20_000),
-        }
-        print_summaries(clouds, reward)
-        del clouds["reference"]
+        clouds = {START: sample(start, 20_000), method.name: sample(state, 20_000)}
+        drawn = reference().sample(20_000, torch.Generator().manual_seed(seed))
+        print_summaries({"reference": drawn, **clouds}, reward)
         draw_samples(folder / "samples.png", clouds, method, reward, steps)
 
 
@@ -433,25 +434,15 @@ def world_build(
     if profile not in RECIPES:
         raise fail(f"profile {profile!r} is unknown; known are {', '.join(RECIPES)}")
     recipe = RECIPES[profile]
-    columns = (
-        TextColumn("{task.description:>12}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]:>12}"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-    )
     tasks: dict[str, Any] = {}
     goes_on = f"what is done is kept in {folder}; the same command goes on"
-    with stoppable(lambda: f"while building; {goes_on}"), Progress(*columns, console=console) as bars:
+    with stoppable(lambda: f"while building; {goes_on}"), stages_in_progress(12) as bars:
 
         def tell(step: Step) -> None:
             if step.stage not in tasks:
-                tasks[step.stage] = bars.add_task(step.stage, total=step.total, loss="")
+                tasks[step.stage] = bars.add_task(step.stage, total=step.total, note="")
             loss = "" if math.isnan(step.loss) else f"loss {step.loss:.4g}"
-            bars.update(tasks[step.stage], completed=step.done, loss=loss)
+            bars.update(tasks[step.stage], completed=step.done, note=loss)
 
         try:
             weights = build(folder, recipe, tell)

@@ -111,6 +111,15 @@ def new_figure(columns: int, rows: int = 1, *, width: float = 2.9, height: float
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def new_panels(count: int, columns: int, *, width: float = 2.9, height: float = 2.9) -> tuple[Figure, Any]:
+    """A figure with `count` visible axes in rows of at most `columns`; otherwise as new_figure."""
+    columns = min(columns, count)
+    figure, grid = new_figure(columns, -(-count // columns), width=width, height=height)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, grid
+
+
 def _window(axes: Axes, half_width: float) -> None:
     axes.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width), aspect="equal")
     axes.set_xticks([-2, 0, 2])
@@ -163,11 +172,7 @@ def clouds(
         groups: name -> which of the points belong to it, [N] true or false for every panel; each group has a colour and
             a marker of its own, and fewer points are drawn.
     """
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, grid = new_figure(columns, rows)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
+    figure, grid = new_panels(len(panels), columns)
     for axes, (title, points) in zip(grid.flat, panels.items(), strict=False):
         draw_world(axes, mixture, reward, half_width=half_width)
         style = STYLES.get(title, STYLES["distilled generator"])
@@ -213,10 +218,7 @@ def pull_picture(
         backgrounds: title -> cloud of samples [M, 2] drawn faintly.
         half_width: of the window, which grows until it holds every arrow.
     """
-    columns = len(panels) if len(panels) < 4 else 2
-    figure, grid = new_figure(columns, -(-len(panels) // columns), width=3.4, height=3.7)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
+    figure, grid = new_panels(len(panels), 3 if len(panels) < 4 else 2, width=3.4, height=3.7)
     moves = {
         title: dict(zip(("reward", "regularizer", "guidance"), motions, strict=False))
         | {"sum": torch.stack(motions).sum(0)}
@@ -574,11 +576,8 @@ def bars(
     columns: int = 2,
 ) -> Picture:
     """One value per tick as hatched bars, title -> values, with the truth as a black dash over each; equal axes."""
-    columns = min(columns, len(panels))
-    figure, grid = new_figure(columns, -(-len(panels) // columns), width=3.4, height=2.4)
+    figure, grid = new_panels(len(panels), columns, width=3.4, height=2.4)
     places = range(len(ticks))
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
     for axes, (title, values) in zip(grid.flat, panels.items(), strict=False):
         look = {"color": "#cfe0fd", "edgecolor": BLUE, "hatch": "////", "width": 0.6}
         drawn = axes.bar(places, values, label="this form", **look)
@@ -685,12 +684,9 @@ def carried(
 
 def pictures(images: Tensor, titles: Sequence[str], *, alt: str, columns: int = 6, width: float = 1.5) -> Picture:
     """A sheet of pictures [B, 3, H, W] in [0, 1], a title above each."""
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    figure, grid = new_figure(columns, rows, width=width, height=1.3 * width)
-    for axes in grid.flat:
-        axes.axis("off")
+    figure, grid = new_panels(len(images), columns, width=width, height=1.3 * width)
     for axes, image, title in zip(grid.flat, images, titles, strict=False):
+        axes.axis("off")
         axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         axes.set_title(textwrap.fill(title, 22), fontsize=7)
     return Picture(figure, alt)

@@ -16,7 +16,7 @@ from torch import Tensor
 from .exact import uniform_normal
 from .losses import Noised, Scores, cfg_reward
 from .roles import guided
-from .toy import LEVELS
+from .toy import LEVELS, cosine_decay
 
 SampleLoss = Callable[[Noised, Scores], Tensor]
 LineScore = Callable[[Tensor, float], Tensor]
@@ -74,9 +74,9 @@ def resting_place(
     sigma = levels_column.repeat_interleave(len(pairs))[:, None]
     weight = torch.cartesian_prod(weights, weights).prod(1).repeat(len(levels)) / len(levels)
     own = torch.tensor([mean, deviation], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([own], lr=0.03)
+    optimizer, rate = torch.optim.Adam([own], lr=0.03), cosine_decay(0.03, steps)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.03 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = rate(step)
         x0 = own[0] + own[1] * z
         x_t = x0 + sigma * noise
         m, s = own.detach()

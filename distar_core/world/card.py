@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import figures
 from ..metrics import Interval, wilson_interval
-from .build import Recipe
+from .build import LOW_TIMES, MIDDLE_TIMES, Recipe
 from .judges import Judges, load_judges, prefers_as_gold, tells_swaps
 from .models import GUIDANCE_SCALE, STEPS, World, load_world
 from .oracle import Verdicts, compare, read
@@ -46,6 +46,12 @@ def held_out_draws(group: str, count: int = DRAWS) -> Draws:
     known = combinations()[f"{group} held out"]
     stated = [known[k % len(known)] for k in range(count)]
     return Draws(stated, [caption_of(one) for one in stated], list(range(FIRST_SEED, FIRST_SEED + count)))
+
+
+def both_groups(count: int) -> Draws:
+    """`count` held-out draws with one object, then as many with two."""
+    one, two = (held_out_draws(group, count) for group in GROUPS)
+    return Draws(one.stated + two.stated, one.captions + two.captions, one.seeds + two.seeds)
 
 
 def pictures_from(world: World, source: str, draws: Draws) -> Tensor:
@@ -126,8 +132,7 @@ def write_card(
 
 def sheet(world: World, source: str, rows: int = 4, columns: int = 6) -> figures.Picture:
     """Pictures of held-out captions, the first draws of both groups."""
-    parts = [held_out_draws(group, rows * columns // 2) for group in GROUPS]
-    draws = Draws(*([*first, *second] for first, second in zip(*parts, strict=True)))
+    draws = both_groups(rows * columns // 2)
     pictures = pictures_from(world, source, draws)
     right = compare(read(pictures), draws.stated).all.tolist()
     titles = [caption + ("" if good else " (wrong)") for caption, good in zip(draws.captions, right, strict=True)]
@@ -195,7 +200,8 @@ def words_of(card: dict[str, Any]) -> str:
         f"({recipe['vae_steps']} updates), text encoders and UNet {minutes['reference']:.0f} min "
         f"({recipe['reference_steps']} updates of {recipe['reference_batch']} pictures), one-step generator "
         f"{minutes['generator/generator'] + minutes['generator/low_noise']:.0f} min ({recipe['generator_steps']} updates "
-        f"on t from 20 to 979, {recipe['low_noise_steps']} on t below 600), CLIP {minutes['clip']:.0f} min "
+        f"on t from {MIDDLE_TIMES.values[0]} to {MIDDLE_TIMES.values[-1]}, {recipe['low_noise_steps']} on t below "
+        f"{LOW_TIMES.values[-1] + 1}), CLIP {minutes['clip']:.0f} min "
         f"({recipe['clip_steps']} updates), preference reward {minutes['preference']:.0f} min; "
         f"{sum(minutes.values()):.0f} minutes of training in all. Storing latents, drawing the comparisons and measuring come on top.",
         "",

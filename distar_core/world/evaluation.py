@@ -20,9 +20,9 @@ from ..picture_metrics import (
     saturation,
 )
 from ..rewards.base import PictureReward
-from .card import held_out_draws
+from .card import both_groups
 from .judges import Judges
-from .oracle import compare, read
+from .oracle import SIZE_BORDER, compare, read
 from .scenes import COLOURS, SHAPES, Stated, Thing, caption_of, lay_out, render
 
 Draw = Callable[[Sequence[str], Sequence[int]], Tensor]
@@ -70,10 +70,10 @@ def evaluate(draw: Draw, judges: Judges, *, count: int = 250, samples: int = 8) 
         count: draws with one object, and as many with two.
         samples: of each caption for diversity, twice as many for the entropy.
     """
-    parts = [held_out_draws(group, count) for group in ("one", "two")]
-    stated = [one for part in parts for one in part.stated]
-    captions = [caption for part in parts for caption in part.captions]
-    pictures = draw(captions, [seed for part in parts for seed in part.seeds])
+    stated, captions, seeds = both_groups(count)
+    pictures = draw(captions, seeds)
+    reading = read(pictures)
+    faithful = compare(reading, stated).all
 
     def judged(judge: PictureReward) -> Tensor:
         return judge(images=pictures, prompts=captions)
@@ -85,12 +85,12 @@ def evaluate(draw: Draw, judges: Judges, *, count: int = 250, samples: int = 8) 
     scenes = read(
         draw([caption for caption in open_captions for _ in range(many)], range(len(open_captions) * many))
     ).scenes
-    large, dark = (scenes.radius[:, 0] > 6).tolist(), scenes.background.tolist()
+    large, dark = (scenes.radius[:, 0] > SIZE_BORDER).tolist(), scenes.background.tolist()
     pairs = list(zip(large, dark, strict=True))
     real = render(lay_out(stated, torch.Generator().manual_seed(0)))
     return Evaluation(
-        faithful=compare(read(pictures), stated).all.float(),
-        gold=judged(judges.gold),
+        faithful=faithful.float(),
+        gold=judges.gold.of(reading, faithful),
         preference=judged(judges.preference),
         clip=judged(judges.clip),
         saturation=saturation(pictures),

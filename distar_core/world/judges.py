@@ -136,8 +136,12 @@ class GoldPreference:
         """Images [B, 3, 32, 32] in [0, 1] and B captions -> [B], in [−1, 1]."""
         check_world_pictures(images, prompts)
         reading = read(images)
-        faithful = compare(reading, [read_caption(prompt) for prompt in prompts]).all
-        return taste(reading) - 1 + faithful.to(images.dtype)
+        return self.of(reading, compare(reading, [read_caption(prompt) for prompt in prompts]).all)
+
+    @staticmethod
+    def of(reading: Reading, faithful: Tensor) -> Tensor:
+        """The same from what the oracle has read, and whether it is what the captions state; [B] each -> [B]."""
+        return taste(reading) - 1 + faithful.to(reading.residual.dtype)
 
 
 class PreferenceReward(nn.Module):
@@ -166,6 +170,13 @@ class PreferenceReward(nn.Module):
         return self.head(torch.cat([self.eyes(2 * images - 1), agreement], 1))[:, 0]
 
 
+def _pairs(world: World, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
+    """Two one-step pictures [N, 3, 32, 32] of each of `count` training captions, and the captions."""
+    _, captions = training_scenes(count, rng)
+    first, second = (world.draw(captions, row) for row in torch.randint(2**31, (2, count), generator=rng).tolist())
+    return first, second, captions
+
+
 def compared(world: World, count: int, seed: int, *, noise: float = NOISE) -> tuple[Tensor, Tensor, list[str]]:
     """Pairs of one-step pictures of the same training caption, the preferred one first, as a noisy judge says:
     P(a over b) = 1/(1 + exp((gold(b) − gold(a))/noise)).
@@ -174,9 +185,7 @@ def compared(world: World, count: int, seed: int, *, noise: float = NOISE) -> tu
         preferred [N, 3, 32, 32], other [N, 3, 32, 32], captions.
     """
     rng = torch.Generator().manual_seed(seed)
-    _, captions = training_scenes(count, rng)
-    seeds = torch.randint(2**31, (2, count), generator=rng).tolist()
-    first, second = (world.draw(captions, row) for row in seeds)
+    first, second, captions = _pairs(world, count, rng)
     gold = GoldPreference()
     gap = gold(images=first, prompts=captions) - gold(images=second, prompts=captions)
     swap = (torch.rand(count, generator=rng) > torch.sigmoid(gap / noise))[:, None, None, None]
@@ -238,9 +247,7 @@ def prefers_as_gold(reward: PictureReward, world: World, count: int, seed: int) 
     """Whether a reward prefers what the gold preference does, on fresh pairs of one-step pictures of training captions,
     [N] true or false; pairs that the gold preference ties are left out.
     """
-    rng = torch.Generator().manual_seed(seed)
-    _, captions = training_scenes(count, rng)
-    pictures = [world.draw(captions, torch.randint(2**31, (count,), generator=rng).tolist()) for _ in range(2)]
+    *pictures, captions = _pairs(world, count, torch.Generator().manual_seed(seed))
     gaps = []
     with torch.no_grad():
         for judge in (reward, GoldPreference()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..roles import Roles, Trainable
 from ..runs import CHECKPOINT, Interrupted, load_checkpoint, require_writable, save_checkpoint, stop_requests
+from ..toy import cosine_decay
 from ..training import State
 from .models import SCHEDULE
 
@@ -31,12 +31,8 @@ Tell = Callable[[Progress], None]
 
 def decay(rate: float, steps: int, *, rise: int = 0) -> Callable[[int], float]:
     """A learning rate over warm-up steps −steps … −1: half a cosine down to 0, times a linear rise over the first `rise`."""
-
-    def at(step: int) -> float:
-        done = step + steps
-        return rate * min(1.0, (done + 1) / (rise + 1)) * 0.5 * (1 + math.cos(math.pi * done / steps))
-
-    return at
+    fall = cosine_decay(rate, steps)
+    return lambda step: min(1.0, (step + steps + 1) / (rise + 1)) * fall(step + steps)
 
 
 def nothing(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
