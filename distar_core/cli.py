@@ -1,4 +1,4 @@
-"""The command line: distar demo | train | world | doctor | lab | bench."""
+"""The command line: distar demo | train | export | world | doctor | lab | bench."""
 
 from __future__ import annotations
 
@@ -6,28 +6,19 @@ import json
 import math
 import shlex
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
+
+from .terminal import console, fail, print_table, say, stages_in_progress, stoppable
+from .world.commands import export, needs_packages, train_in_world, world_app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,71 +31,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-world_app = typer.Typer(help="The miniature text-to-image world.", no_args_is_help=True)
+train_app = typer.Typer(
+    help="Post-train a one-step generator: a 2D toy, or the miniature text-to-image world.", no_args_is_help=True
+)
+app.add_typer(train_app, name="train")
+train_app.command("world")(train_in_world)
+app.command()(export)
 app.add_typer(world_app, name="world")
-console = Console()
-
-
-def fail(message: object, code: int = 1) -> typer.Exit:
-    """Print one sentence about what went wrong and give the exit to raise."""
-    Console(stderr=True).print(f"distar: {message}", highlight=False, markup=False, soft_wrap=True)
-    return typer.Exit(code)
-
-
-def say(line: str) -> None:
-    """Print a line as it is: paths keep their brackets, and a command is not broken."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def stoppable(describe: Callable[[], str]) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM end with one sentence, "stopped by SIGINT" and what `describe` adds, and exit code 130 or 143.
-
-    What is under way is unwound first; a second signal does not cut that short.
-    """
-
-    def interrupt(number: int, _: Any) -> None:
-        for every in previous:
-            signal.signal(every, signal.SIG_IGN)
-        raise KeyboardInterrupt(number)
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in previous:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt as caught:
-        number = signal.Signals(*(caught.args or (signal.SIGINT,)))
-        raise fail(f"stopped by {number.name} {describe()}", 128 + number) from None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def print_table(rows: list[list[str]], title: str) -> None:
-    """A table whose first row is its head."""
-    table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows[1:]:
-        table.add_row(*map(escape, row))
-    console.print(table)
-
-
-def stages_in_progress(width: int) -> Progress:
-    """Bars with a name of `width` characters, a note (the field `note` of a task), and the time gone and left."""
-    return Progress(
-        TextColumn("{task.description:>" + str(width) + "}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]:>12}"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-        console=console,
-    )
-
 
 SHORT_HEADS = {"reward scale": "scale", "mean reward": "reward", "off support": "off data", "kl": "KL"}
 KEPT = {
@@ -147,7 +80,7 @@ def demo(
             nonlocal latest
             if step.stage == "first picture":
                 seconds = time.perf_counter() - started
-                console.print(f"first picture after {seconds:.0f} s: {folder / '01_start.png'}", markup=False)
+                say(f"first picture after {seconds:.0f} s: {folder / '01_start.png'}")
                 return
             latest = step
             if step.stage not in tasks:
@@ -171,7 +104,7 @@ def demo(
         print_table([short, *body], f"Reward “{name}”, mean over seeds; the page explains the columns")
     answers = [ranking(rows, name) for name in reward_names(rows)]
     for line in [*answers, *sentences(rows), gap_sentence(rows, read_points())]:
-        console.print(f"• {line}", highlight=False, markup=False)
+        say(f"• {line}")
     if profile == "ci":
         say("these runs are too short to learn anything: they check that everything works")
     say(f"done in {time.perf_counter() - started:.0f} s; open {page}; next: make lab, which opens notebook 00")
@@ -181,7 +114,7 @@ def command_to_resume(folder: Path, settings: Mapping[str, Any], save_every: int
     """The shell command that goes on with the run in a folder; settings by the names of their options."""
     from .methods import ALIASES
 
-    words = ["distar" if shutil.which("distar") else sys.argv[0], "train", str(folder)]
+    words = ["distar" if shutil.which("distar") else sys.argv[0], "train", "toy", str(folder)]
     short = {full: alias for alias, full in ALIASES.items()}
     settings = {**settings, "method": short.get(settings["method"], settings["method"])}
     for name, value in {**settings, "save-every": save_every}.items():
@@ -218,8 +151,8 @@ def refuse_other_settings(folder: Path, here: Mapping[str, Any], save_every: int
         )
 
 
-@app.command()
-def train(
+@train_app.command("toy")
+def toy(
     folder: Annotated[Path, typer.Argument(help="Folder of the run.")],
     method: Annotated[
         str,
@@ -398,7 +331,7 @@ def lab(
     if name not in STUDIES:
         raise fail(ValueError(f"experiment {name!r} is unknown; known are {', '.join(STUDIES)}"))
     study = STUDIES[name]
-    console.print(f"{study.question}\nWe predicted: {study.prediction}", highlight=False, markup=False)
+    say(f"{study.question}\nWe predicted: {study.prediction}")
     started = time.perf_counter()
     columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("elapsed"))
     with (
@@ -412,93 +345,43 @@ def lab(
             )
         except (ValueError, OSError, RuntimeError) as error:
             raise fail(error) from error
-    console.print(f"We found: {study.sentence(rows)}", highlight=False, markup=False)
-    console.print(
-        f"{folder / name}.csv and .png, after {time.perf_counter() - started:.0f} s", highlight=False, markup=False
-    )
-
-
-@world_app.command("build")
-def world_build(
-    folder: Annotated[Path, typer.Argument(help="Where the stages, the weights and their card go.")],
-    profile: Annotated[
-        str, typer.Option(help="full (under 90 minutes on two cores) or ci (seconds, learns nothing).")
-    ] = "full",
-) -> None:
-    """Train the world's models from nothing: autoencoder, diffusion, one-step generator; stops and goes on where it stopped."""
-    from .runs import Interrupted, NonFiniteError
-    from .world.build import RECIPES, build, seconds_of
-    from .world.build import Progress as Step
-    from .world.card import DRAWS, below_the_bar, write_card
-
-    if profile not in RECIPES:
-        raise fail(f"profile {profile!r} is unknown; known are {', '.join(RECIPES)}")
-    recipe = RECIPES[profile]
-    tasks: dict[str, Any] = {}
-    goes_on = f"what is done is kept in {folder}; the same command goes on"
-    with stoppable(lambda: f"while building; {goes_on}"), stages_in_progress(12) as bars:
-
-        def tell(step: Step) -> None:
-            if step.stage not in tasks:
-                tasks[step.stage] = bars.add_task(step.stage, total=step.total, note="")
-            loss = "" if math.isnan(step.loss) else f"loss {step.loss:.4g}"
-            bars.update(tasks[step.stage], completed=step.done, note=loss)
-
-        try:
-            weights = build(folder, recipe, tell)
-            console.print("measuring the weights on held-out captions")
-            count = DRAWS if profile == "full" else 20
-            measured = write_card(weights, recipe, seconds_of(folder), count=count, tell=say)
-        except Interrupted as stop:
-            raise fail(f"{stop}; {goes_on}", 130 if "SIGINT" in str(stop) else 143) from stop
-        except (NonFiniteError, ValueError, OSError) as error:
-            raise fail(error) from error
-    for line in below_the_bar(measured):
-        say(f"below the bar: {line}")
-    say(f"weights, card and sample sheets are in {weights}: open {weights / 'README.md'}")
-
-
-@world_app.command("evaluate")
-def world_evaluate(
-    folder: Annotated[Path | None, typer.Argument(help="A folder of weights; the shipped one by default.")] = None,
-    count: Annotated[int, typer.Option(min=2, help="Draws with one object, and as many with two.")] = 250,
-) -> None:
-    """The one-step generator beside its reference: faithfulness, judges, diversity, distance to renders, with intervals."""
-    from .world.evaluation import Draw, evaluate, table
-    from .world.judges import load_judges
-    from .world.models import SHIPPED, load_world
-
-    try:
-        world, judges = load_world(folder or SHIPPED), load_judges(folder or SHIPPED)
-    except FileNotFoundError as error:
-        raise fail(error) from error
-    with stoppable(lambda: "while evaluating; nothing is kept"):
-        who: dict[str, Draw] = {"reference": world.draw_reference, "one step": world.draw}
-        evaluations = {
-            name: evaluate(draw, judges, count=count) for name, draw in track(who.items(), "drawing", console=console)
-        }
-    print_table(table(evaluations), f"{2 * count} held-out captions and seeds, means with 95 % bootstrap intervals")
+    say(f"We found: {study.sentence(rows)}")
+    say(f"{folder / name}.csv and .png, after {time.perf_counter() - started:.0f} s")
 
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="toy")] = "toy",
+    what: Annotated[str, typer.Argument(help="toy or world")] = "toy",
     out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
 ) -> None:
-    """Speed of the loop against bare hand-written torch, and of the import; prints JSON."""
-    from .bench import bench_toy
+    """Speed of the loop against the same arithmetic without it; of the world also memory. Prints JSON."""
+    if what not in ("toy", "world"):
+        raise fail(ValueError(f"benchmark {what!r} is unknown; known are toy and world"))
+    aside = Console(stderr=True)
+    minutes = "about half a minute" if what == "toy" else "about two minutes"
+    aside.print(f"{minutes}; close other programs, since ratios compare runs of one core")
+    numbers: Mapping[str, float]
+    if what == "toy":
+        from .bench import bench_toy
 
-    if what != "toy":
-        raise fail(ValueError(f"benchmark {what!r} is unknown; known is toy"))
-    Console(stderr=True).print("about half a minute; close other programs, since ratios compare runs of one core")
-    numbers = bench_toy()
+        numbers = bench_toy()
+        words = (
+            f"the loop runs at {numbers['post_train_over_bare']:.0%} of the speed of the same arithmetic by hand; importing "
+            f"distar_core takes {numbers['import_distar_core_over_torch']:.2f} times as long as importing torch, with noise"
+        )
+    else:
+        needs_packages()
+        from .world.bench import bench_world
+
+        numbers = bench_world()
+        words = (
+            f"LoRA roles need {numbers['lora_over_full']:.0%} of the memory of full copies, parameters and optimizers "
+            f"together; a step takes {numbers['step_over_passes_full']:.2f} times as long as its network passes alone with "
+            f"full copies, {numbers['step_over_passes_lora']:.2f} times with LoRA"
+        )
     text = json.dumps(numbers, indent=2)
     print(text)
-    Console(stderr=True).print(
-        f"the loop runs at {numbers['post_train_over_bare']:.0%} of the speed of the same arithmetic by hand; importing "
-        f"distar_core takes {numbers['import_distar_core_over_torch']:.2f} times as long as importing torch, with noise",
-        highlight=False,
-    )
+    aside.print(words, highlight=False)
     if out:
         out.write_text(text + "\n", encoding="utf-8")
 

@@ -22,8 +22,9 @@ PACKAGES = {
     "peft": "models",
     "accelerate": "models",
     "open_clip_torch": "models",
+    "pyyaml": "models",
 }
-EXTRAS = {"notebooks": "for the notebooks", "models": "for the SDXL part, which comes later"}
+EXTRAS = {"notebooks": "for the notebooks", "models": "for the miniature world"}
 
 
 class Finding(NamedTuple):

@@ -409,6 +409,7 @@ def lines(
     ylim: tuple[float, float] | None = None,
     guides: Sequence[float] = (),
     markers: bool | int = False,
+    columns: int = 6,
     width: float = 3.3,
     height: float = 3.1,
 ) -> Picture:
@@ -422,15 +423,16 @@ def lines(
         log: axes that are logarithmic, "", "x", "y" or "xy", for all panels or one a panel.
         guides: heights of thin horizontal lines.
         markers: draw a marker at every point of every line, or at every so many.
+        columns: panels in a row at most.
     """
-    figure, grid = new_figure(len(panels), width=width, height=height)
+    figure, grid = new_panels(len(panels), columns, width=width, height=height)
     labels = dict.fromkeys(line.label for content in panels.values() for line in content)
     fresh = iter(CYCLE * 4)
     styles = {label: STYLES[label] if label in STYLES else next(fresh) for label in labels}
     xlabels, ylabels, logs = ([s] * len(panels) if isinstance(s, str) else s for s in (xlabel, ylabel, log))
     handles: dict[str, Any] = {}
     for axes, (title, content), name, below, scale in zip(
-        grid.flat, panels.items(), ylabels, xlabels, logs, strict=True
+        grid.flat[: len(panels)], panels.items(), ylabels, xlabels, logs, strict=True
     ):
         for guide in guides:
             axes.axhline(guide, color="#8a8a90", linewidth=0.8, zorder=0)
@@ -466,14 +468,15 @@ def lines(
         if ylim is not None:
             axes.set_ylim(ylim)
     if isinstance(ylabel, str) and ylim is None:
-        limits = [axes.get_ylim() for axes in grid.flat]
-        for axes in grid.flat:
+        shown = grid.flat[: len(panels)]
+        limits = [axes.get_ylim() for axes in shown]
+        for axes in shown:
             axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     if handles:
         # about eleven characters fit into an inch, and a sample of the line takes six
         widest = max(map(len, handles)) + 6
-        columns = max(1, min(len(handles), int(11 * width * len(panels) / widest)))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
+        fitting = max(1, min(len(handles), int(11 * width * min(len(panels), columns) / widest)))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=fitting, frameon=False)
     return Picture(figure, alt)
 
 

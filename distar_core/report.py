@@ -236,6 +236,12 @@ def verdict_table(rows: Sequence[Row], *, highest_only: bool = False) -> list[li
 README_MARKS = ("<!-- results -->\n", "<!-- /results -->")
 
 
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first row its head."""
+    head, *body = cells
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
+
+
 def readme_results(rows: Sequence[Row], points: Sequence[Point]) -> str:
     """The README's paragraph and table of results, at the highest mean reward that all seeds reach."""
     seeds = len({row.seed for row in rows if not math.isnan(row.seed)})
@@ -247,10 +253,8 @@ def readme_results(rows: Sequence[Row], points: Sequence[Point]) -> str:
         "they say little where much is off the data.",
         "",
     ]
-    head, *body = verdict_table(rows, highest_only=True)
     formulas = "; ".join(f"{name} is r(x) = {REWARDS[name].formula}" for name in reward_names(rows))
-    lines += [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
-    lines += ["", f"Rewards: {formulas}."]
+    lines += [markdown_table(verdict_table(rows, highest_only=True)), "", f"Rewards: {formulas}."]
     notes = [gap_sentence(rows, points), unbounded_sentence(rows)]
     text = "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
     return text.replace("‖", "\\|\\|")

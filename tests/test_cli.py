@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from distar_core import bench, cli, demo, doctor, toy
+from distar_core import bench, cli, demo, doctor, terminal, toy
 from distar_core.cli import app
 from distar_core.methods import ALIASES, METHODS
 
@@ -37,7 +37,7 @@ def test_doctor_lists_what_is_there():
 
 def test_doctor_says_how_to_mend_and_keeps_its_brackets(monkeypatch):
     monkeypatch.setitem(doctor.PACKAGES, "no-such-package", "models")
-    monkeypatch.setattr(cli, "console", Console(width=80))
+    monkeypatch.setattr(terminal, "console", Console(width=80))
     result = CliRunner().invoke(app, ["doctor"])
     assert ' -m pip install -e ".[models]"\n' in result.output
     (row,) = [line for line in result.output.splitlines() if "no-such-package" in line]
@@ -52,11 +52,11 @@ def test_doctor_says_how_to_mend_and_keeps_its_brackets(monkeypatch):
 def test_an_unknown_profile_benchmark_method_or_reward_is_one_sentence(distar, tmp_path):
     for words, expected in (
         (("demo", "--profile", "huge"), "profile 'huge' is unknown; known are ci, demo, full"),
-        (("bench", "sdxl"), "benchmark 'sdxl' is unknown; known is toy"),
-        (("train", tmp_path / "a", "--method", "ppo"), "method 'ppo' is unknown; known are reward-only"),
-        (("train", tmp_path / "a", "--reward", "nice"), "reward 'nice' is unknown; known are mode"),
-        (("train", tmp_path / "a", "--reward-scale", "inf"), "--reward-scale inf is not finite"),
-        (("train", tmp_path / "a", "--method", "didr"), "no toy reward has; use didr-proxy"),
+        (("bench", "sdxl"), "benchmark 'sdxl' is unknown; known are toy and world"),
+        (("train", "toy", tmp_path / "a", "--method", "ppo"), "method 'ppo' is unknown; known are reward-only"),
+        (("train", "toy", tmp_path / "a", "--reward", "nice"), "reward 'nice' is unknown; known are mode"),
+        (("train", "toy", tmp_path / "a", "--reward-scale", "inf"), "--reward-scale inf is not finite"),
+        (("train", "toy", tmp_path / "a", "--method", "didr"), "no toy reward has; use didr-proxy"),
     ):
         result = distar(*words)
         assert result.exit_code == 1
@@ -66,7 +66,7 @@ def test_an_unknown_profile_benchmark_method_or_reward_is_one_sentence(distar, t
 
 
 def test_train_stops_at_its_steps_and_resumes_only_what_exists(distar, tmp_path):
-    words = ("train", tmp_path / "run", "--steps", 4, "--save-every", 2)
+    words = ("train", "toy", tmp_path / "run", "--steps", 4, "--save-every", 2)
     assert distar(*words).exit_code == 0
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {"checkpoint.safetensors", "config.json", "log.csv", "samples.png"}
@@ -76,14 +76,14 @@ def test_train_stops_at_its_steps_and_resumes_only_what_exists(distar, tmp_path)
     finished = distar(*words, "--resume")
     assert finished.exit_code == 0
     assert "is finished: all 4 steps are done; the learning rate decays over --steps" in said(finished)
-    missing = distar("train", tmp_path / "typo", "--resume")
+    missing = distar("train", "toy", tmp_path / "typo", "--resume")
     assert missing.exit_code == 1
     assert "there is no checkpoint" in said(missing)
     assert not (tmp_path / "typo").exists()
 
 
 def test_a_reward_that_is_not_used_is_said(distar, tmp_path):
-    result = distar("train", tmp_path / "run", "--method", "sim", "--steps", 2)
+    result = distar("train", "toy", tmp_path / "run", "--method", "sim", "--steps", 2)
     assert result.exit_code == 0
     assert "--reward-scale are not used" in said(result)
 
@@ -100,15 +100,15 @@ def test_bench_prints_ratios_as_json(monkeypatch, tmp_path):
 
 
 def test_a_folder_with_brackets_is_named_as_it_is(distar, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "console", Console(width=500))
-    result = distar("train", tmp_path / "run[red]", "--steps", 2)
+    monkeypatch.setattr(terminal, "console", Console(width=500))
+    result = distar("train", "toy", tmp_path / "run[red]", "--steps", 2)
     assert result.exit_code == 0
     assert "run[red]" in said(result)
 
 
 def test_what_cannot_work_is_refused_before_the_distillation(distar, monkeypatch, tmp_path):
     run = tmp_path / "run"
-    assert distar("train", run, "--steps", 2).exit_code == 0
+    assert distar("train", "toy", run, "--steps", 2).exit_code == 0
     shutil.copytree(run, tmp_path / "broken")
     (tmp_path / "broken" / "checkpoint.safetensors").write_bytes(b"garbage")
     (tmp_path / "file").write_text("mine")
@@ -121,7 +121,7 @@ def test_what_cannot_work_is_refused_before_the_distillation(distar, monkeypatch
         ((tmp_path / "typo", "--resume"), "there is no checkpoint"),
         ((tmp_path / "file" / "run", "--steps", 2), "cannot be written"),
     ):
-        refused = distar("train", *words)
+        refused = distar("train", "toy", *words)
         assert refused.exit_code == 1
         assert expected in said(refused)
         assert "Traceback" not in said(refused)
@@ -129,7 +129,7 @@ def test_what_cannot_work_is_refused_before_the_distillation(distar, monkeypatch
 
 
 def test_settings_that_the_folder_does_not_tell_are_left_to_the_checkpoint(distar, tmp_path):
-    words = ("train", tmp_path / "run", "--steps", 2)
+    words = ("train", "toy", tmp_path / "run", "--steps", 2)
     assert distar(*words).exit_code == 0
     (tmp_path / "run" / "config.json").unlink()
     refused = distar(*words, "--seed", 5, "--resume")
@@ -140,10 +140,10 @@ def test_settings_that_the_folder_does_not_tell_are_left_to_the_checkpoint(dista
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_names_the_command_that_goes_on(distar, monkeypatch, tmp_path, number, code):
     words = ("--method", "diff-instruct*", "--reward-scale", 0.3, "--steps", 4, "--seed", 4)
-    assert distar("train", tmp_path / "whole", *words).exit_code == 0
+    assert distar("train", "toy", tmp_path / "whole", *words).exit_code == 0
     with monkeypatch.context() as patch:
         patch.setattr(toy, "no_conditions", lambda step, rows: os.kill(os.getpid(), number) if step == 1 else None)
-        stopped = distar("train", tmp_path / "a run", *words)
+        stopped = distar("train", "toy", tmp_path / "a run", *words)
     assert stopped.exit_code == code
     sentence, command = stopped.stderr.rstrip().split(" with: ")
     assert f"stopped by {number.name} after step 1;" in sentence
@@ -160,9 +160,9 @@ def test_a_stop_outside_the_loop_is_one_sentence(distar, monkeypatch, tmp_path):
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(cli, "draw_samples", stop)
-    drawing = distar("train", tmp_path / "run", "--steps", 2)
+    drawing = distar("train", "toy", tmp_path / "run", "--steps", 2)
     monkeypatch.setattr(toy, "distil", stop)
-    distilling = distar("train", tmp_path / "other", "--steps", 2)
+    distilling = distar("train", "toy", tmp_path / "other", "--steps", 2)
     for result, expected in ((drawing, "the run is finished"), (distilling, "nothing is kept")):
         assert result.exit_code == 130
         assert result.stderr.startswith("distar: stopped by SIGINT while ")
@@ -201,7 +201,7 @@ def test_the_tables_and_bars_of_the_demo_fit_80_columns(monkeypatch, tmp_path):
         return folder / "index.html"
 
     monkeypatch.setattr(demo, "run_demo", finished)
-    monkeypatch.setattr(cli, "console", Console(width=80))
+    monkeypatch.setattr(terminal, "console", Console(width=80))
     result = CliRunner().invoke(app, ["demo", "--folder", str(tmp_path)])
     assert result.exit_code == 0, result.output
     rows = [line.split("│")[1:-1] for line in result.output.splitlines() if line.startswith("│")]
@@ -215,21 +215,21 @@ def test_the_tables_and_bars_of_the_demo_fit_80_columns(monkeypatch, tmp_path):
 
 def test_the_help_of_train_names_the_methods_and_their_quotes(monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-    result = CliRunner().invoke(app, ["train", "--help"], terminal_width=400)
+    result = CliRunner().invoke(app, ["train", "toy", "--help"], terminal_width=400)
     for name in {*METHODS, *ALIASES} - {"didr"}:
         assert name in result.output
     assert "needs quotes" in result.output
 
 
 def test_the_picture_of_a_run_says_what_it_shows(distar, tmp_path):
-    assert distar("train", tmp_path / "run", "--steps", 2).exit_code == 0
+    assert distar("train", "toy", tmp_path / "run", "--steps", 2).exit_code == 0
     picture = (tmp_path / "run" / "samples.png").read_bytes()
     assert b"Samples of the distilled generator before and after 2 steps of diff-instruct*" in picture
 
 
 @pytest.mark.parametrize("option", ["--steps", "--save-every"])
 def test_counts_below_one_are_refused(option, distar, tmp_path):
-    result = distar("train", tmp_path / "run", option, 0)
+    result = distar("train", "toy", tmp_path / "run", option, 0)
     assert result.exit_code == 2
     assert option in said(result)
     assert list(tmp_path.iterdir()) == []

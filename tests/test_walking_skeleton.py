@@ -303,6 +303,37 @@ def test_gradients_equal_those_of_three_separate_networks(
     assert relative_error(gradients, truth) < 1e-10
 
 
+def after_three_steps(cast: Any, name: str, unets: SimpleNamespace, *, recomputed: bool = False) -> dict[str, Tensor]:
+    state = start(cast, unets, recomputed=recomputed)
+    before = {role: values(getattr(cast, role).network.unet) for role in ("generator", "assistant")}
+    for _ in post_train(state, for_network(name), conditions_of(unets), steps=STEPS, seed=SEED, batch=BATCH):
+        pass
+    found = {}
+    for role in ("generator", "assistant"):
+        for key, p in getattr(cast, role).network.unet.named_parameters():
+            if p.requires_grad:
+                assert not torch.equal(p, before[role][key]), key
+                found[f"{role}.{key}"] = p.detach()
+    return found
+
+
+@pytest.mark.parametrize("name", ["diff-instruct++", "diff-instruct*", "didr-proxy"])
+def test_tied_clones_with_checkpointing_end_where_untied_copies_without_do(name: str, unets: SimpleNamespace) -> None:
+    tied = unets.cast("lora", random=True)
+    untied, other = (tied._replace(**{r: copy.deepcopy(getattr(tied, r)) for r in tied._fields}) for _ in range(2))
+    storages = [{p.data_ptr() for p in role.parameters()} for role in untied]
+    assert not storages[1] & storages[2]
+    set_block_checkpointing(tied)
+    found = after_three_steps(tied, name, unets, recomputed=True)
+    assert relative_error(found, after_three_steps(untied, name, unets)) < 1e-10
+    # Control: an assistant whose adapter differs by a thousandth ends elsewhere.
+    with torch.no_grad():
+        for key, p in other.assistant.network.unet.named_parameters():
+            if "lora_B" in key:
+                p.mul_(1.001)
+    assert relative_error(found, after_three_steps(other, name, unets)) > 1e-5
+
+
 @pytest.mark.parametrize("name", ["diff-instruct", "diff-instruct*", "didr-proxy"])
 @pytest.mark.parametrize("wrong", ["perturbed", "generator's", "none"])
 def test_control_another_adapter_of_the_assistant_shows(

@@ -42,6 +42,8 @@ def page(records: Mapping[str, Sequence[Row]]) -> str:
             f"{minutes:.0f} core-minutes on a shared machine)\n\n![{alt}](figures/{figure_name(name)})\n\n"
             f"**Predicted.** {study.prediction}\n\n**Found.** {study.sentence(rows)}\n"
         )
+        if study.details:
+            parts.append(study.details(rows) + "\n")
     return "\n".join(parts)
 
 

@@ -39,6 +39,7 @@ class Study:
             importable by name.
         picture: rows -> the figure.
         sentence: rows -> what was found, in words and numbers computed from the rows.
+        details: rows -> Markdown for the page, below the sentence; None for a study that needs none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Study:
     measure: Callable[[Row], Mapping[str, float]]
     picture: Callable[[Sequence[Row]], Picture]
     sentence: Callable[[Sequence[Row]], str]
+    details: Callable[[Sequence[Row]], str] | None = None
 
 
 def read_rows(name: str, path: Path | None = None) -> list[Row]:

@@ -181,10 +181,11 @@ class ClipScore(nn.Module):
 
     @torch.no_grad()
     def words(self, prompts: Sequence[str]) -> Tensor:
-        """Unit embeddings of prompts, [B, width]."""
-        fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
-        if fresh:
-            self._known |= dict(zip(fresh, normalize(self._embed_words(fresh), dim=-1), strict=True))
+        """Unit embeddings of prompts, [B, width]; each is embedded once and kept."""
+        for prompt in prompts:
+            if prompt not in self._known:
+                # alone: the last bits of an embedding depend on its batch, and a resumed run meets other batches first
+                self._known[prompt] = normalize(self._embed_words([prompt]), dim=-1)[0]
         return torch.stack([self._known[prompt] for prompt in prompts])
 
     def forward(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -6,10 +6,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a text file, one a line; blank lines are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no prompt.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no prompt file {path}; name a text file with one prompt a line")
+    prompts = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError(f"prompt file {path} is empty; write one prompt a line")
+    return prompts
 
 
 class Prompt(NamedTuple):

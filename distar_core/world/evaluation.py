@@ -4,8 +4,10 @@ painted its pictures look; with intervals, and paired where two generators draw 
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -115,6 +117,24 @@ def table(evaluations: dict[str, Evaluation]) -> list[list[str]]:
         rows.append([WORDS_FOR[name], *cells, _shown(gap, sign="+")])
     distances = [f"{one.frechet:.3f}" for one in (first, second)]
     return [*rows, ["Fréchet distance to renders", *distances, f"{second.frechet - first.frechet:+.3f}"]]
+
+
+def write_table(rows: Sequence[Sequence[str]], path: Path) -> None:
+    """A table as CSV."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def verdict(evaluations: dict[str, Evaluation]) -> str:
+    """Whether the gold preference rose and faithfulness fell from the first to the second evaluation, in a sentence."""
+    gaps = differences(*evaluations.values())
+    gold, faithful = gaps["gold"], gaps["faithful"]
+    moved = "rose" if gold.low > 0 else "fell" if gold.high < 0 else "did not change beyond chance"
+    return (
+        f"the gold preference, which no run has seen, {moved} ({_shown(gold, '+')}); "
+        f"{100 * faithful.mean:+.1f} points of pictures have all that their caption states "
+        f"[{100 * faithful.low:+.1f}, {100 * faithful.high:+.1f}]"
+    )
 
 
 def _shown(interval: Interval, sign: str = "") -> str:

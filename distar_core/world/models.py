@@ -14,6 +14,7 @@ from torch import Tensor
 from ..roles import NetworkScore, OneStep
 from ..schedule import scaled_linear_schedule
 from ..sdxl import T_STAR
+from ..sdxl.export import one_step_pipeline
 from ..sdxl.latents import decode, encode
 from ..sdxl.loading import load_pipeline, quiet
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder
@@ -67,6 +68,10 @@ class World:
     def generator(self, unet: Any = None) -> OneStep:
         """The one-step generator, with another network if one is given."""
         return OneStep(self.prompted(unet or self.unet), SCHEDULE, "eps", T_STAR, self.latent_shape)
+
+    def one_step_pipeline(self, unet: Any = None) -> StableDiffusionXLPipeline:
+        """diffusers' pipeline around the one-step generator, or another network of its kind; see sdxl.export."""
+        return one_step_pipeline(self.pipeline, unet or self.unet)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Unit noise [B, C, h, w], one seed a row, whatever the batch."""

@@ -1,0 +1,223 @@
+"""The commands of the miniature text-to-image world: distar world build | evaluate, distar train world, distar export."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import track
+
+from ..terminal import console, fail, print_table, say, stages_in_progress, stoppable
+
+if TYPE_CHECKING:
+    from .post_training import Recipe
+
+PACKAGES = ("diffusers", "transformers", "peft", "open_clip", "torchvision", "yaml")
+
+world_app = typer.Typer(help="The miniature text-to-image world.", no_args_is_help=True)
+
+
+def needs_packages() -> None:
+    """Raise the exit with one sentence unless the extra "models" is installed."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        is_not = "is not installed" if len(missing) == 1 else "are not installed"
+        remedy = f'{shlex.quote(sys.executable)} -m pip install -e ".[models]"'
+        raise fail(f"{', '.join(missing)} {is_not}, and the world needs the extra “models”: {remedy}")
+
+
+@world_app.command("build")
+def world_build(
+    folder: Annotated[Path, typer.Argument(help="Where the stages, the weights and their card go.")],
+    profile: Annotated[
+        str, typer.Option(help="full (under 90 minutes on two cores) or ci (seconds, learns nothing).")
+    ] = "full",
+) -> None:
+    """Train the world's models from nothing: autoencoder, diffusion, one-step generator; stops and goes on where it stopped."""
+    needs_packages()
+    from ..runs import Interrupted, NonFiniteError
+    from .build import RECIPES, build, seconds_of
+    from .build import Progress as Step
+    from .card import DRAWS, below_the_bar, write_card
+
+    if profile not in RECIPES:
+        raise fail(f"profile {profile!r} is unknown; known are {', '.join(RECIPES)}")
+    recipe = RECIPES[profile]
+    tasks: dict[str, Any] = {}
+    goes_on = f"what is done is kept in {folder}; the same command goes on"
+    with stoppable(lambda: f"while building; {goes_on}"), stages_in_progress(12) as bars:
+
+        def tell(step: Step) -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = bars.add_task(step.stage, total=step.total, note="")
+            loss = "" if math.isnan(step.loss) else f"loss {step.loss:.4g}"
+            bars.update(tasks[step.stage], completed=step.done, note=loss)
+
+        try:
+            weights = build(folder, recipe, tell)
+            say("measuring the weights on held-out captions")
+            count = DRAWS if profile == "full" else 20
+            measured = write_card(weights, recipe, seconds_of(folder), count=count, tell=say)
+        except Interrupted as stop:
+            raise fail(f"{stop}; {goes_on}", 130 if "SIGINT" in str(stop) else 143) from stop
+        except (NonFiniteError, ValueError, OSError) as error:
+            raise fail(error) from error
+    for line in below_the_bar(measured):
+        say(f"below the bar: {line}")
+    say(f"weights, card and sample sheets are in {weights}: open {weights / 'README.md'}")
+
+
+@world_app.command("evaluate")
+def world_evaluate(
+    folder: Annotated[Path | None, typer.Argument(help="A folder of weights; the shipped one by default.")] = None,
+    count: Annotated[int, typer.Option(min=2, help="Draws with one object, and as many with two.")] = 250,
+) -> None:
+    """The one-step generator beside its reference: faithfulness, judges, diversity, distance to renders, with intervals."""
+    needs_packages()
+    from .evaluation import Draw, evaluate, table
+    from .judges import load_judges
+    from .models import SHIPPED, load_world
+
+    try:
+        world, judges = load_world(folder or SHIPPED), load_judges(folder or SHIPPED)
+    except FileNotFoundError as error:
+        raise fail(error) from error
+    with stoppable(lambda: "while evaluating; nothing is kept"):
+        who: dict[str, Draw] = {"reference": world.draw_reference, "one step": world.draw}
+        evaluations = {
+            name: evaluate(draw, judges, count=count) for name, draw in track(who.items(), "drawing", console=console)
+        }
+    print_table(table(evaluations), f"{2 * count} held-out captions and seeds, means with 95 % bootstrap intervals")
+
+
+def train_in_world(
+    folder: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    recipe: Annotated[Path | None, typer.Option(help="A YAML file of settings; options below win over it.")] = None,
+    method: Annotated[str | None, typer.Option(help="As for the toy; di-star by default.")] = None,
+    reward: Annotated[str | None, typer.Option(help="preference or clip.")] = None,
+    reward_scale: Annotated[float | None, typer.Option(help="Strength of the reward.")] = None,
+    cfg_scale: Annotated[float | None, typer.Option(help="Strength of guidance, s_c + w (s_c − s_null).")] = None,
+    roles: Annotated[str | None, typer.Option(help="full (copies of the networks) or lora (adapters).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Generator steps; the learning rate decays over them.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn.")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+    count: Annotated[
+        int, typer.Option(min=2, help="Held-out draws with one object to evaluate on, and as many with two.")
+    ] = 250,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's checkpoint with its own recipe.")
+    ] = False,
+) -> None:
+    """Post-train the world's one-step generator and measure, paired, what it gained and lost; stops and resumes."""
+    needs_packages()
+    from ..runs import Interrupted, NonFiniteError
+    from .post_training import RECIPE, load_recipe, read_recipe
+
+    options = {
+        "method": method,
+        "reward": reward,
+        "reward_scale": reward_scale,
+        "cfg_scale": cfg_scale,
+        "roles": roles,
+        "steps": steps,
+        "seed": seed,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        if resume and (given or recipe):
+            what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
+            raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
+        written = load_recipe(folder / RECIPE) if resume else load_recipe(recipe) if recipe else {}
+        post_train_and_measure(folder, read_recipe(written | given), resume=resume, save_every=save_every, count=count)
+    except Interrupted as stop:
+        words = ["distar" if shutil.which("distar") else sys.argv[0], "train", "world", str(folder), "--resume"]
+        raise fail(f"{stop} with: {shlex.join(words)}", 130 if "SIGINT" in str(stop) else 143) from stop
+    except (NonFiniteError, ValueError, TypeError, OSError) as error:
+        raise fail(error) from error
+
+
+def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_every: int, count: int) -> None:
+    """Train in a folder, then compare with the start on held-out captions. Raises as runs.run."""
+    from .evaluation import evaluate, table, verdict, write_table
+    from .judges import load_judges
+    from .models import load_world
+    from .post_training import before_and_after, post_train_world, world_state
+
+    world, judges = load_world(), load_judges()
+    state = world_state(world, judges, recipe)
+    scale = (
+        f", reward_scale {recipe.method.reward_scale:g} on the {recipe.reward} reward"
+        if recipe.method.reward_scale
+        else ""
+    )
+    say(
+        f"{recipe.method.name}{scale}, cfg_scale {recipe.method.cfg_scale:g}, {recipe.roles} roles, {recipe.steps} steps"
+    )
+    with stages_in_progress(12) as bars:
+        task = bars.add_task("post-train", total=recipe.warmup + recipe.steps, note="")
+        for record in post_train_world(world, state, recipe, folder, resume=resume, save_every=save_every):
+            reward = "" if record.reward is None else f"reward {float(record.reward.mean()):.2f}"
+            bars.update(task, completed=record.step + 1 + recipe.warmup, note=reward)
+    trained = state.roles.generator.averaged
+    with stoppable(lambda: "while measuring; the run is finished, and the same command with --resume measures it"):
+        drawers = {"before": world.draw, "after": lambda captions, seeds: world.draw(captions, seeds, trained)}
+        found = {
+            name: evaluate(draw, judges, count=count)
+            for name, draw in track(drawers.items(), "measuring", console=console)
+        }
+        rows = table(found)
+        print_table(rows, f"{2 * count} held-out captions and seeds, means with 95 % bootstrap intervals")
+        write_table(rows, folder / "evaluation.csv")
+        before_and_after(world, judges, trained).save(folder / "samples.png")
+    say(verdict(found))
+    say(f"recipe, log, checkpoint, evaluation.csv and samples.png are in {folder}: open {folder / 'samples.png'}")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of distar train world.")],
+    folder: Annotated[Path, typer.Argument(help="Where the pipeline or the LoRA goes.")],
+    lora: Annotated[bool, typer.Option("--lora", help="Only the adapters, of a run with roles: lora.")] = False,
+) -> None:
+    """Write a run's averaged generator as a diffusers pipeline folder, or as LoRA safetensors."""
+    needs_packages()
+    from ..sdxl.export import export_lora, export_pipeline, merged
+    from .judges import load_judges
+    from .models import load_world
+    from .post_training import load_run
+    from .stages import take_averages
+
+    world = load_world()
+    try:
+        _, state = load_run(world, load_judges(), run)
+        take_averages(state.roles.generator)
+        unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
+        if lora:
+            export_lora(unet, folder)
+        else:
+            export_pipeline(world.pipeline, merged(unet), folder)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    loading = (
+        [
+            "from distar_core.world.models import load_world",
+            "pipeline = load_world().one_step_pipeline()",
+            f"pipeline.load_lora_weights({str(folder)!r})",
+        ]
+        if lora
+        else [
+            "from diffusers import StableDiffusionXLPipeline",
+            f"pipeline = StableDiffusionXLPipeline.from_pretrained({str(folder)!r})",
+        ]
+    )
+    say(f"written to {folder}; load and draw with:")
+    for line in [
+        *loading,
+        'pipeline("a red circle", num_inference_steps=1, timesteps=[399], guidance_scale=0.0).images[0]',
+    ]:
+        say(f"    {line}")

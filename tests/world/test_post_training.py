@@ -1,0 +1,216 @@
+"""Post-training in the world: recipes, runs that stop and go on, what is measured, and the commands."""
+
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from distar_core.cli import app
+from distar_core.methods import METHODS
+from distar_core.runs import CHECKPOINT, load_checkpoint
+from distar_core.world import commands, post_training
+from distar_core.world.bench import megabytes_of_roles
+from distar_core.world.evaluation import evaluate, verdict
+from distar_core.world.judges import load_judges
+from distar_core.world.models import load_world
+from distar_core.world.post_training import (
+    RECIPE,
+    load_recipe,
+    load_run,
+    post_train_world,
+    read_recipe,
+    resolved,
+    training_conditions,
+    world_state,
+)
+from distar_core.world.scenes import combinations, read_caption
+
+SHORT = {"steps": 3, "warmup": 1, "batch": 4, "prompts": 8}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
+
+
+@pytest.fixture(scope="module")
+def judges():
+    return load_judges()
+
+
+def distar(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result, " ".join((result.output + result.stderr).split())
+
+
+def write(path, **keys):
+    path.write_text(yaml.safe_dump(keys), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "didr"])
+def test_a_recipe_written_out_reads_as_itself(name, tmp_path):
+    recipe = read_recipe({"method": name, "seed": 3})
+    assert read_recipe(load_recipe(write(tmp_path / "r.yaml", **resolved(recipe)))) == recipe
+    assert read_recipe({"method": name, "seed": 4}) != recipe
+    assert recipe.method.guides == (recipe.method.guidance != "none"), "guided rows have the scale of the distillation"
+
+
+def test_guidance_in_either_spelling():
+    assert read_recipe({"guidance_scale": 3.0}) == read_recipe({"cfg_scale": 2.0})
+    assert read_recipe({"cfg_scale": 2.0}) != read_recipe({})
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"methd": "di-star"}, "recipe key 'methd' (value 'di-star') is unknown; known are method, reward_scale"),
+        ({"method": "ppo"}, "method 'ppo' is unknown"),
+        ({"method": "didr"}, "needs a closed-form tilt, which a network has not; use didr-proxy"),
+        ({"steps": "300"}, "recipe key 'steps' must be of type int, got '300'"),
+        ({"steps": 0}, "recipe key 'steps' must be at least 1, got 0"),
+        ({"lr": 0.0}, "recipe key 'lr' must be positive, got 0.0"),
+        ({"batch": True}, "recipe key 'batch' must be of type int, got True"),
+        ({"reward": "beauty"}, "recipe key 'reward' is 'beauty'; use one of preference, clip"),
+        ({"roles": "qlora"}, "recipe key 'roles' is 'qlora'; use one of full, lora"),
+        ({"cfg_scale": 1.0, "guidance_scale": 2.0}, "guidance twice"),
+        ({"method": "di++", "huber_c": 1.0}, "has no distance"),
+        ({"reward_scale": "1"}, "must be a number, got '1'"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence(written, expected):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the sentence is compared below
+        read_recipe(written)
+    assert expected in str(caught.value)
+
+
+def test_files_that_are_no_recipe(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no recipe"):
+        load_recipe(tmp_path / "none.yaml")
+    for text, expected in (("steps: [", "is not YAML"), ("- steps", "holds list, not keys with values")):
+        (tmp_path / "r.yaml").write_text(text, "utf-8")
+        with pytest.raises(ValueError, match=expected):
+            load_recipe(tmp_path / "r.yaml")
+
+
+def test_a_wrong_recipe_loads_no_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("distar_core.world.models.load_world", lambda *_: pytest.fail("loaded"))
+    result, said = distar("train", "world", tmp_path, "--recipe", write(tmp_path / "r.yaml", step=3))
+    assert result.exit_code == 1
+    assert "recipe key 'step' (value 3) is unknown" in said
+
+
+def test_nothing_held_out_is_trained_on(world):
+    prompts = training_conditions(world, read_recipe({"batch": 500}))(0, slice(0, 500)).words
+    known = combinations()
+    held_out = [*known["one held out"], *known["two held out"]]
+    assert not [prompt for prompt in prompts if read_caption(prompt) in held_out]
+    assert len(set(prompts)) > 200
+
+
+def test_prompts_of_ones_own(world, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red circle\n\na blue square\n", "utf-8")
+    conditions = training_conditions(world, read_recipe({"prompts": str(path)}))
+    assert set(conditions(0, slice(0, 32)).words) == {"a red circle", "a blue square"}
+    path.write_text("\n \n", "utf-8")
+    with pytest.raises(ValueError, match="is empty; write one prompt a line"):
+        training_conditions(world, read_recipe({"prompts": str(path)}))
+
+
+@pytest.mark.parametrize("roles", ["full", "lora"])
+def test_a_run_that_was_stopped_equals_one_that_was_not(roles, tmp_path):
+    recipe = write(tmp_path / "r.yaml", roles=roles, **SHORT)
+    result, said = distar("train", "world", tmp_path / "whole", "--recipe", recipe, "--count", 2)
+    assert result.exit_code == 0, said
+    for name in (RECIPE, "log.csv", CHECKPOINT, "evaluation.csv", "samples.png"):
+        assert (tmp_path / "whole" / name).is_file()
+    calls = []
+
+    def interrupted(*inputs, **options):
+        for record in post_train_world(*inputs, **options):
+            calls.append(record.step)
+            if record.step == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(post_training, "post_train_world", interrupted)
+        result, said = distar("train", "world", tmp_path / "stopped", "--recipe", recipe, "--count", 2)
+    assert result.exit_code == 143
+    assert f"train world {tmp_path / 'stopped'} --resume" in said
+    assert calls[-1] < 2
+    result, said = distar("train", "world", tmp_path / "stopped", "--resume", "--count", 2)
+    assert result.exit_code == 0, said
+    assert (tmp_path / "stopped" / CHECKPOINT).read_bytes() == (tmp_path / "whole" / CHECKPOINT).read_bytes()
+    for words, expected in (
+        ((tmp_path / "whole", "--recipe", recipe), "already holds a run"),
+        ((tmp_path / "whole", "--resume", "--steps", 9), "leave out --steps, or start in another folder"),
+        ((tmp_path / "nowhere", "--resume"), "there is no recipe"),
+    ):
+        result, said = distar("train", "world", *words)
+        assert result.exit_code == 1
+        assert expected in said
+    shutil.rmtree(tmp_path / "whole")
+
+
+def test_a_run_is_bound_to_the_weights_it_started_from(world, judges, tmp_path):
+    recipe = read_recipe(SHORT)
+    state = world_state(world, judges, recipe)
+    for _ in post_train_world(world, state, recipe, tmp_path):
+        pass
+    again, loaded = load_run(world, judges, tmp_path)
+    assert again == recipe
+    for name, parameter in loaded.roles.generator.parameters().items():
+        assert torch.equal(parameter, state.roles.generator.parameters()[name])
+    config = {**post_training.settings_of(world, recipe), "method": recipe.method, **recipe.loop}
+    with pytest.raises(ValueError, match="start is 'other' here but"):
+        load_checkpoint(world_state(world, judges, recipe), tmp_path, config | {"start": "other"})
+
+
+def test_export_by_command(tmp_path, monkeypatch):
+    recipe = write(tmp_path / "r.yaml", roles="lora", **SHORT)
+    assert distar("train", "world", tmp_path / "run", "--recipe", recipe, "--count", 2)[0].exit_code == 0
+    result, said = distar("export", tmp_path / "run", tmp_path / "lora", "--lora")
+    assert result.exit_code == 0, said
+    assert "load_world().one_step_pipeline()" in said
+    result, said = distar("export", tmp_path / "run", tmp_path / "whole")
+    assert result.exit_code == 0, said
+    assert "timesteps=[399]" in said
+    assert (tmp_path / "whole" / "model_index.json").is_file()
+    result, said = distar("export", tmp_path / "nothing", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "there is no recipe" in said
+
+
+def test_the_world_needs_its_packages_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(commands, "PACKAGES", ("torch", "no_such_package"))
+    for words in (("train", "world", tmp_path), ("export", tmp_path, tmp_path), ("world", "evaluate")):
+        result, said = distar(*words)
+        assert result.exit_code == 1
+        assert "no_such_package is not installed" in said
+        assert '-m pip install -e ".[models]"' in said
+
+
+def test_the_verdict_is_the_interval(world, judges):
+    before = evaluate(world.draw, judges, count=4, samples=2)
+    better = before._replace(gold=before.gold + 0.1 + 0.01 * torch.rand(8))
+    assert "the gold preference, which no run has seen, rose" in verdict({"a": before, "b": better})
+    assert "fell" in verdict({"a": better, "b": before})
+    assert "did not change beyond chance" in verdict({"a": before, "b": before})
+    assert "+0.0 points" in verdict({"a": before, "b": before})
+
+
+def test_lora_roles_need_at_most_half_the_memory_of_three_full_copies(world):
+    full, lora = (
+        megabytes_of_roles(world, read_recipe(SHORT | {"roles": roles, "steps": 1})) for roles in ("full", "lora")
+    )
+    weights = sum(p.numel() for p in world.unet.parameters())
+    assert full == pytest.approx(7 * weights * 4 / 1e6, rel=0.01), (
+        "three copies, and two optimizers with two moments each"
+    )
+    assert lora < full / 2
