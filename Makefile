@@ -32,7 +32,7 @@ bench: .venv/base
 
 .venv/base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older; pass PYTHON=python3.12, say"; exit 1; }
-	@echo "Setting up .venv: on Linux 2.9 GB to download and 5.5 GB on disk, with TORCH=cpu about 0.3 and 1 GB; pip is silent for minutes and may warn about an editable installation, which is harmless"
+	@echo "Setting up .venv: on Linux 2.9 GB to download and 5.5 GB on disk, with TORCH=cpu about 0.3 and 1 GB; pip is silent for minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 ifeq ($(TORCH),cpu)

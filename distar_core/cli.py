@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
 
-from .terminal import console, fail, print_table, say, stages_in_progress, stoppable
+from .terminal import console, fail, print_table, refuse_foreign, say, stages_in_progress, stoppable
 from .world.commands import export, needs_packages, train_in_world, world_app
 
 if TYPE_CHECKING:
@@ -49,9 +49,11 @@ KEPT = {
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where the figures, the table and the page go.")] = Path("demo"),
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the figures, the table and the page go; demo, or demo-PROFILE.")
+    ] = None,
     profile: Annotated[
-        str, typer.Option(help="demo (minutes), full (all rewards, five seeds) or ci (seconds).")
+        str, typer.Option(help="demo (minutes), full (all rewards, five seeds) or ci (under a minute).")
     ] = "demo",
 ) -> None:
     """Post-train one generator under a reward with each regularizer; leaves a page that explains the result."""
@@ -62,6 +64,8 @@ def demo(
 
     if profile not in PROFILES:
         raise fail(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
+    folder = folder or Path("demo" if profile == "demo" else f"demo-{profile}")
+    refuse_foreign(folder, ("01_start.png",))
     started = time.perf_counter()
     runs = len(plan(PROFILES[profile], read_points()))
     minutes = {"ci": "under a minute", "demo": "about 3 minutes", "full": "about 20 minutes"}[profile]
@@ -195,7 +199,9 @@ def toy(
             "steps": steps,
             "seed": seed,
         }
-        if resume and (folder / CHECKPOINT).exists():
+        if not resume:
+            refuse_foreign(folder, (CHECKPOINT, "config.json"))
+        elif (folder / CHECKPOINT).exists():
             refuse_other_settings(folder, settings, save_every)
         train_toy(folder, row, REWARDS[reward], steps=steps, seed=seed, save_every=save_every, resume=resume)
     except Interrupted as stop:

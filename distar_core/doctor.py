@@ -78,7 +78,7 @@ def _torchvision() -> Finding:
 
         return Finding("torch with torchvision", f"{torchvision.__version__} loads", "fine")
     except Exception as error:
-        remedy = "install torch and torchvision from the same place: make clean, then make test"
+        remedy = "install torch and torchvision from the same place: make clean, then your make command again"
         return Finding("torch with torchvision", type(error).__name__, "do not fit together", remedy=remedy)
 
 

@@ -184,10 +184,15 @@ def ranking(rows: Sequence[Row], reward_name: str) -> str:
     values = {name: at_reward(rows, reward_name, name, target, "kl") for name in REGULARIZERS}
     order = sorted(values, key=lambda name: float(np.mean(values[name])))
     least, most = (float(np.mean(values[name])) for name in (order[0], order[-1]))
+    equal = [name for name in order if min(values[name]) <= max(values[order[0]])]
+    closest = f"{order[0]} stays closest to the reference"
+    if len(equal) > 1:
+        closest = f"{', '.join(f'“{name}”' for name in equal)} stay about equally close to the reference"
+    farthest = f" and {order[-1]} ends {most / least:.1f} times as far as the first" if order[-1] not in equal else ""
     listed = ", ".join(f"{name} {shown('kl', values[name])}" for name in order)
     return (
-        f"At mean reward {target:.2f} under “{reward_name}”, {order[0]} stays closest to the reference and {order[-1]} ends "
-        f"{most / least:.1f} times as far, by KL; mean over seeds [smallest, largest]: {listed}."
+        f"At mean reward {target:.2f} under “{reward_name}”, {closest}{farthest}, by KL; mean over seeds "
+        f"[smallest, largest]: {listed}."
     )
 
 
@@ -443,7 +448,8 @@ def write_page(folder: Path) -> Path:
         "<p><strong>This run is too short to learn anything: it checks that the page works. The captions describe runs of "
         "the profiles demo and full.</strong></p>"
     ]
-    still = [
+    still = steps < LONG_RUN
+    not_at_rest = [
         f"<p>After {steps} steps the runs with little reward are not all at rest, so verdicts there may change; the README's "
         f"runs have {LONG_RUN}.</p>"
     ]
@@ -496,7 +502,12 @@ def write_page(folder: Path) -> Path:
                 "Lines are the truth: the density at which each method rests when it starts from the reference, solved on a grid. "
                 "Black dashes: the tilted optimum p_ref · exp(reward_scale · r)/Z, which has the smallest KL to the reference, on clean samples, "
                 "at each mean reward; for modes and spread it is a landmark, not a bound. Markers are trained runs, one a seed; open markers lie beyond the axis, or have no spread because no sample is in a mode. "
-                "Grey lines mark the reference.",
+                "Grey lines mark the reference."
+                + (
+                    f" After {steps} steps not every run is at rest, so markers may lie off their lines."
+                    if still
+                    else ""
+                ),
             ),
             _html_table(result_table(rows, name)),
             "<p>Mean over seeds, with the smallest and largest seed in brackets. KL is measured after both densities are "
@@ -508,7 +519,7 @@ def write_page(folder: Path) -> Path:
         "<p>“Wins” means better for every seed against every seed of the other, at the same mean reward by linear "
         "interpolation between runs of one seed; “loses” the reverse; otherwise undecided. Rewards compared are those aimed "
         "for, or the nearest that the runs of all seeds of both enclose. Better is: more modes, spread closer to 0.244, less off the data, less KL. Modes count the nearest mode at any distance.</p>",
-        *(still if steps < LONG_RUN else []),
+        *(not_at_rest if still else []),
         _html_table(verdict_table(rows), kind="prose"),
         "<h2>Do the networks arrive where the theory says?</h2>",
         f"<p>{html.escape(gap_sentence(rows, points))}</p>",

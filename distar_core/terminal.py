@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -75,3 +76,9 @@ def stages_in_progress(width: int) -> Progress:
         TextColumn("left"),
         console=console,
     )
+
+
+def refuse_foreign(folder: Path, own: Collection[str]) -> None:
+    """Raise the exit, with one sentence, if a folder holds files but none of `own`: it is somebody else's."""
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in own):
+        raise fail(f"folder {folder} holds other files; choose a new or empty one")

@@ -233,3 +233,12 @@ def test_counts_below_one_are_refused(option, distar, tmp_path):
     assert result.exit_code == 2
     assert option in said(result)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_somebody_else_is_left_alone(distar, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine", "utf-8")
+    for words in (("train", "toy", tmp_path), ("demo", "--profile", "ci", "--folder", tmp_path)):
+        result = distar(*words)
+        assert result.exit_code == 1
+        assert "holds other files; choose a new or empty one" in said(result)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import track
 
-from ..terminal import console, fail, print_table, say, stages_in_progress, stoppable
+from ..terminal import console, fail, print_table, refuse_foreign, say, stages_in_progress, stoppable
 
 if TYPE_CHECKING:
     from .post_training import Recipe
@@ -87,7 +87,7 @@ def world_evaluate(
     try:
         world, judges = load_world(folder or SHIPPED), load_judges(folder or SHIPPED)
     except FileNotFoundError as error:
-        raise fail(error) from error
+        raise fail(f"{error} (without a folder the shipped weights are taken)") from error
     with stoppable(lambda: "while evaluating; nothing is kept"):
         who: dict[str, Draw] = {"reference": world.draw_reference, "one step": world.draw}
         evaluations = {
@@ -133,6 +133,8 @@ def train_in_world(
         if resume and (given or recipe):
             what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
             raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
+        if not resume:
+            refuse_foreign(folder, (RECIPE,))
         written = load_recipe(folder / RECIPE) if resume else load_recipe(recipe) if recipe else {}
         post_train_and_measure(folder, read_recipe(written | given), resume=resume, save_every=save_every, count=count)
     except Interrupted as stop:

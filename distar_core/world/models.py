@@ -155,7 +155,9 @@ def load_world(folder: Path | str = SHIPPED) -> World:
 
     folder = Path(folder)
     if not (folder / "generator" / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no generator/config.json; build it again with: distar world build")
+        raise FileNotFoundError(
+            f"{folder} has no generator/config.json; name a folder of weights, or make one with: distar world build FOLDER"
+        )
     pipeline = load_pipeline(folder / "reference")
     with quiet():
         unet = UNet2DConditionModel.from_pretrained(folder / "generator").float()
