@@ -33,6 +33,16 @@ ARMS = (
     ("didr-proxy", "x0", (0.1,)),
 )
 """Method, weight of the KL methods (σ²/α², the x_0 gap, or σ, the eps gap) and reward scales."""
+MATCHED = (
+    {
+        ("diff-instruct*", "", 0.3),
+        ("diff-instruct*-out", "", 1.0),
+        ("diff-instruct++", "x0", 3.0),
+        ("diff-instruct++", "sigma", 1.5),
+    },
+    {("diff-instruct*", "", 1.0), ("diff-instruct++", "x0", 10.0), ("diff-instruct++", "sigma", 5.0)},
+)
+"""Arms whose scales were chosen, by pilots, to end at about one proxy reward."""
 LABELS = {
     ("sim", ""): "SIM (no reward)",
     ("reward-only", ""): "reward only",
@@ -177,36 +187,42 @@ def picture(rows: Sequence[Row]) -> Picture:
     """What every arm gives up while the proxy reward rises: one curve a run's course, means over seeds."""
     panels = {
         "gold": "gold preference",
-        "faithful": "all that the caption states",
-        "diversity": "distance between samples of a caption",
-        "open_entropy": "entropy where the caption is open (nats)",
-        "frechet_reference": "Fréchet distance to the reference",
-        "moved": "change since the start (pixels, rms)",
+        "faithful": "share with all that is stated",
+        "diversity": "diversity within a caption",
+        "open_entropy": "open entropy (nats)",
+        "frechet_reference": "Fréchet to the reference",
+        "moved": "change of the pixels (rms)",
     }
     by_arm = arms(rows)
     content = {
         title: [
             interval_line(
-                name,
+                LABELS[own[0]["method"], own[0]["weight"]],
                 [i.mean for i in along(own, "preference")],
                 along(own, metric),
                 STYLES_OF[own[0]["method"], own[0]["weight"]],
             )
-            for name, own in by_arm.items()
+            for own in by_arm.values()
         ]
         for metric, title in panels.items()
     }
     alt = (
         f"Six panels against the mean proxy reward (a preference reward learnt from comparisons), {len(by_arm)} arms of "
         f"{len(values_of(rows, 'seed'))} seeds, a marker at {', '.join(map(str, MARKS))} per cent of the run: "
-        f"{', '.join(panels.values())}; bands from the smallest to the largest seed. {sentence(rows)}"
+        f"{', '.join(panels.values())}; bands from the smallest to the largest seed. Where a method has several curves, the one "
+        f"that goes farther has the larger scale. {sentence(rows)}"
     )
-    return lines(content, alt=alt, xlabel="proxy reward", ylabel=list(panels.values()), markers=True, columns=3)
+    return lines(content, alt=alt, xlabel="proxy reward", ylabel=[""] * len(panels), markers=True, columns=3)
 
 
 def reached(rows: Sequence[Row]) -> float:
     """The highest proxy reward that every run reaches."""
     return min(max(row[f"preference@{mark}"] for mark in MARKS) for row in rows)
+
+
+def ends(rows: Sequence[Row], metric: str, digits: int = 3) -> str:
+    """A metric at the end of the runs, mean [smallest, largest]."""
+    return range_text([row[f"{metric}@100"] for row in rows], digits)
 
 
 def range_text(values: Sequence[float], digits: int) -> str:
@@ -220,39 +236,62 @@ def rising(by_arm: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
     return {name: own for name, own in by_arm.items() if gains[name] >= 0.1 * max(gains.values())}
 
 
+def fallen(rows: Sequence[Row]) -> int | None:
+    """The place of the mark from which gold falls by at least 0.02 until the end, in every run, while the proxy rises."""
+    gold, proxies = along(rows, "gold"), along(rows, "preference")
+    best = max(range(len(MARKS)), key=lambda k: gold[k].mean)
+    falls = all(row[f"gold@{MARKS[best]}"] - row["gold@100"] >= 0.02 for row in rows)
+    return best if falls and proxies[-1].mean > proxies[best].mean else None
+
+
 def sentence(rows: Sequence[Row]) -> str:
-    """Metrics at equal proxy reward, where gold falls while the proxy rises, and who does not raise the proxy."""
+    """Arms that end at about one proxy reward beside each other, gold at equal proxy reward on the way, where gold falls,
+    and who does not raise the proxy."""
     by_arm = arms(rows)
     rewarded = {name: own for name, own in by_arm.items() if own[0]["reward_scale"]}
     compared = rising(rewarded)
+    start = rows[0]
+    parts = [
+        f"The start has proxy {start['preference@0']:.2f}, gold {start['gold@0']:.3f}, faithful {start['faithful@0']:.3f}, open "
+        f"entropy {start['open_entropy@0']:.2f}."
+    ]
+    for group in MATCHED:
+        inside = {
+            name: own
+            for name, own in compared.items()
+            if (own[0]["method"], own[0]["weight"], own[0]["reward_scale"]) in group
+        }
+        ranked = sorted(inside.items(), key=lambda one: -along(one[1], "gold")[-1].mean)
+        told = [
+            f"{name}: proxy {along(own, 'preference')[-1].mean:.2f}, gold {ends(own, 'gold')}, faithful {ends(own, 'faithful')}, "
+            f"open entropy {ends(own, 'open_entropy', 2)}"
+            for name, own in ranked
+        ]
+        if len(told) > 1:
+            parts.append(f"Arms that end at about one proxy reward: {'; '.join(told)}.")
     target = reached([row for own in compared.values() for row in own])
-    parts = []
-    for metric, word in (("gold", "Gold"), ("faithful", "The faithful share"), ("diversity", "Diversity")):
-        found = {name: [at_proxy(row, target, metric) for row in own] for name, own in compared.items()}
-        ranked = sorted(found.items(), key=lambda one: -float(np.mean(one[1])))
-        listed = "; ".join(f"{name} {range_text(values, 3)}" for name, values in ranked)
-        parts.append(
-            f"{word} is {rows[0][f'{metric}@0']:.3f} at the start, and at equal proxy reward {target:.2f}: {listed}."
-        )
+    found = {name: [at_proxy(row, target, "gold") for row in own] for name, own in compared.items()}
+    listed = "; ".join(
+        f"{name} {range_text(v, 3)}" for name, v in sorted(found.items(), key=lambda one: -float(np.mean(one[1])))
+    )
+    parts.append(f"Gold on the way, where each run first reaches proxy {target:.2f}: {listed}.")
     falls = []
     for name, own in compared.items():
-        gold, proxies = along(own, "gold"), along(own, "preference")
-        best = max(range(len(MARKS)), key=lambda k: gold[k].mean)
-        if gold[-1].high < gold[best].low and proxies[-1].mean > proxies[best].mean:
+        if (best := fallen(own)) is not None:
+            gold, proxies = along(own, "gold"), along(own, "preference")
             falls.append(
                 f"{name} (from {gold[best].mean:.3f} at proxy {proxies[best].mean:.2f} to {gold[-1].mean:.3f} at "
                 f"{proxies[-1].mean:.2f})"
             )
     parts.append(
-        f"Gold falls again while the proxy goes on rising, for every seed, under {'; '.join(falls)}."
+        f"Gold falls again while the proxy goes on rising, in every run, under {'; '.join(falls)}."
         if falls
-        else "Under no method does gold fall again for every seed."
+        else "Under no method does gold fall again in every run."
     )
     for name, own in by_arm.items():
         change = [row["gold@100"] - row["gold@0"] for row in own]
         if name not in rewarded:
-            moved = range_text([row["moved@100"] for row in own], 3)
-            parts.append(f"{name} moves pixels by {moved} and changes gold by {range_text(change, 3)}.")
+            parts.append(f"{name} moves pixels by {ends(own, 'moved')} and changes gold by {range_text(change, 3)}.")
         elif name not in compared:
             parts.append(f"{name} does not raise the proxy, and changes gold by {range_text(change, 3)}.")
     return " ".join(parts)
@@ -274,7 +313,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
     found.append(["start", "", *first])
     for name, own in arms(rows).items():
         pulls = [np.mean([row[f"pull_{term}"] for row in own]) for term in ("reward", "regularizer")]
-        cells = [range_text([row[f"{metric}@100"] for row in own], digits) for metric, (_, digits) in columns.items()]
+        cells = [ends(own, metric, digits) for metric, (_, digits) in columns.items()]
         found.append([name, f"{pulls[0]:.2f} / {pulls[1]:.2f}", *cells])
     return found
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from ..figures import BLUE, ORANGE, RED, Picture, Style, lines
 from ..report import markdown_table
 from .study import Row, Study, interval_line, interval_text, over_seeds, values_of, where
-from .world import PROFILE_SIZES, measure, range_text
+from .world import PROFILE_SIZES, ends, measure
 
 REWARD_SCALES = (0.0, 0.3)
 CFG_SCALES = (0.0, 1.0, 3.0)
@@ -72,7 +72,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         f"guidance scale, from reward_scale {min(values_of(rows, 'reward_scale')):g} to {max(values_of(rows, 'reward_scale')):g}. "
         f"{sentence(rows)}"
     )
-    return lines(panels, alt=alt, xlabel="proxy reward", ylabel=list(panels), markers=True, columns=3)
+    return lines(panels, alt=alt, xlabel="proxy reward", ylabel=[""] * len(panels), markers=True, columns=3)
 
 
 def sentence(rows: Sequence[Row]) -> str:
@@ -98,9 +98,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
     for guidance in values_of(rows, "cfg_scale"):
         for scale in values_of(rows, "reward_scale"):
             own = where(rows, cfg_scale=guidance, reward_scale=scale)
-            cells = [
-                range_text([row[f"{metric}@100"] for row in own], digits) for metric, (_, digits) in METRICS.items()
-            ]
+            cells = [ends(own, metric, digits) for metric, (_, digits) in METRICS.items()]
             found.append([f"({scale:g}, {guidance:g})", *cells])
     return found
 

@@ -65,19 +65,31 @@ def test_a_metric_at_equal_proxy_is_read_off_between_marks() -> None:
 
 def test_the_sentence_names_who_is_hacked_and_follows_the_numbers() -> None:
     said = study.sentence(rows())
-    assert "Gold falls again while the proxy goes on rising, for every seed, under reward only (from 0.710" in said
-    assert said.index("DI*, guidance inside, scale 0.3 0.700 [0.700, 0.700]") < said.index(
-        "reward only 0.310 [0.300, 0.320]"
+    hacked = "Gold falls again while the proxy goes on rising, in every run, under reward only (from 0.710 at proxy 4.40 to 0.310"
+    assert hacked in said
+    assert "DI*, guidance inside, scale 0.3 (from" not in said
+    assert (
+        "first reaches proxy 6.00: DI*, guidance inside, scale 0.3 0.700 [0.700, 0.700]; reward only 0.310 [0.300, 0.320]"
+        in said
     )
     assert "SIM (no reward) moves pixels by 0.060 [0.060, 0.060] and changes gold by 0.200" in said
     calm = [row for row in rows() if row["method"] != "reward-only"]
     assert "Under no method does gold fall again" in study.sentence(calm)
 
 
+def test_matched_arms_stand_beside_each_other_with_the_most_gold_first() -> None:
+    rival = [course("diff-instruct++", "x0", 3.0, seed, RISING, HACKED) for seed in range(3)]
+    said = study.sentence([*rival, *rows()])
+    first = "Arms that end at about one proxy reward: DI*, guidance inside, scale 0.3: proxy 6.00, gold 0.700 [0.700, 0.700]"
+    assert first in said
+    assert said.index(first) < said.index("DI++, w = σ²/α², scale 3: proxy 6.00, gold 0.300")
+    assert "Arms that end" not in study.sentence(rows()), "one arm alone is no comparison"
+
+
 def test_an_arm_that_the_reward_does_not_move_is_named_and_sets_no_target() -> None:
     stuck = [course("didr-proxy", "x0", 0.1, seed, IDLE, SOUND) for seed in range(3)]
     said = study.sentence([*rows(), *stuck])
-    assert "at equal proxy reward 6.00" in said
+    assert "first reaches proxy 6.00" in said
     assert "DIDR by proxy, scale 0.1 does not raise the proxy" in said
 
 
