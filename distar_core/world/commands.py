@@ -97,7 +97,7 @@ def world_evaluate(
 
 
 def train_in_world(
-    folder: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the run.")] = Path("runs/world"),
     recipe: Annotated[Path | None, typer.Option(help="A YAML file of settings; options below win over it.")] = None,
     method: Annotated[str | None, typer.Option(help="As for the toy; di-star by default.")] = None,
     reward: Annotated[str | None, typer.Option(help="preference or clip.")] = None,
