@@ -364,7 +364,7 @@ def bench(
     if what not in ("toy", "world"):
         raise fail(ValueError(f"benchmark {what!r} is unknown; known are toy and world"))
     aside = Console(stderr=True)
-    minutes = "about half a minute" if what == "toy" else "about two minutes"
+    minutes = "about half a minute" if what == "toy" else "about a minute"
     aside.print(f"{minutes}; close other programs, since ratios compare runs of one core")
     numbers: Mapping[str, float]
     if what == "toy":

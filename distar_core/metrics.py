@@ -133,3 +133,22 @@ def paired_interval(first: Tensor, second: Tensor, *, level: float = 0.95, seed:
     if first.shape != second.shape:
         raise ValueError(f"paired values must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     return bootstrap_interval(first - second, level=level, seed=seed)
+
+
+def best_of(proxy: Tensor, values: Tensor, n: int) -> Tensor:
+    """Mean value of the one that a proxy likes best among n, over all ways to choose n of N samples; [P, N] each -> [P].
+
+    A row is a prompt. The sample of rank i from below is the best of C(i − 1, n − 1) of the C(N, n) choices.
+
+    Raises:
+        ValueError: unless 1 <= n <= N and both have one shape.
+    """
+    count = proxy.shape[1]
+    if proxy.shape != values.shape or not 1 <= n <= count:
+        raise ValueError(
+            f"the best of {n} needs proxy and values of one shape [P, N] with N >= {n}, got {tuple(proxy.shape)} and "
+            f"{tuple(values.shape)}; draw more samples a prompt"
+        )
+    shares = [math.comb(rank, n - 1) / math.comb(count, n) for rank in range(count)]
+    ranked = values.double().gather(1, proxy.argsort(dim=1))
+    return ranked @ torch.tensor(shares, dtype=torch.float64)

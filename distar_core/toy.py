@@ -240,27 +240,30 @@ def motion(
     *,
     draws: int = 2048,
     seed: int = 0,
-    condition: Tensor | None = None,
+    condition: Any = None,
 ) -> dict[str, Tensor]:
-    """How each term would move samples that sit at `points` [N, 2]: minus its expected pull, by term, [N, 2].
+    """How each term would move samples that sit at `points` [N, ...]: minus its expected pull, by term, [N, ...].
 
     The expectation over noise and levels is a mean over `draws` per point; alpha_t carries a pull at x_t to x_0.
 
     Args:
-        condition: the points' labels [N], if the run has any.
+        condition: the points' labels [N] or embedded prompts, if the run has any.
     """
     standing = State(state.roles._replace(generator=Trainable(_Standing())), state.schedule)
     rng = torch.Generator().manual_seed(seed)
     u = ((torch.arange(draws) + 0.5) / draws).repeat(len(points))
+    places = torch.arange(len(points)).repeat_interleave(draws)
+    if condition is not None:
+        condition = condition.rows(places) if hasattr(condition, "rows") else condition[places]
     batch = Batch(
-        z=points.repeat_interleave(draws, 0).requires_grad_(),
+        z=points[places].requires_grad_(),
         t=method.time_law.quantile(u),
-        condition=None if condition is None else condition.repeat_interleave(draws),
+        condition=condition,
         noise=lambda x0: torch.randn(x0.shape, generator=rng),
     )
     pulls = generator_step(standing, method, batch)
-    alpha = state.schedule.alpha(pulls.t)[:, None]
+    alpha = state.schedule.coefficients(pulls.t, points[places])[0]
     return {
-        term: -(pull if term == "reward" else alpha * pull).reshape(len(points), draws, 2).mean(1)
+        term: -(pull if term == "reward" else alpha * pull).unflatten(0, (len(points), draws)).mean(1)
         for term, pull in pulls.pulls.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from distar_core.grid import Grid
 from distar_core.metrics import (
     KL_SIGMA,
     WINDOW,
+    best_of,
     bootstrap_interval,
     entropy,
     paired_interval,
@@ -202,3 +204,24 @@ def test_paired_values_must_match() -> None:
         paired_interval(torch.zeros(3), torch.zeros(4))
     with pytest.raises(ValueError, match="at least two"):
         paired_interval(torch.zeros(1), torch.zeros(1))
+
+
+# The best of n.
+
+
+def test_the_best_of_n_is_the_mean_over_all_choices() -> None:
+    proxy, values = torch.randn(3, 6, generator=rng()), torch.randn(3, 6, generator=rng(1))
+    for n in range(1, 7):
+        chosen = torch.tensor(list(combinations(range(6), n)))
+        winners = chosen[torch.arange(len(chosen)), proxy[:, chosen].argmax(-1)]
+        expected = values[torch.arange(3)[:, None], winners].mean(1)
+        torch.testing.assert_close(best_of(proxy, values, n), expected.double(), rtol=1e-6, atol=1e-7)
+    # one of one is the mean, whatever the proxy says; the best of all is the proxy's favourite
+    torch.testing.assert_close(best_of(proxy, values, 1), values.double().mean(1))
+    torch.testing.assert_close(best_of(proxy, proxy, 6), proxy.double().amax(1))
+
+
+@pytest.mark.parametrize(("n", "columns"), [(0, 4), (5, 4), (2, 3)])
+def test_the_best_of_n_needs_enough_samples(n: int, columns: int) -> None:
+    with pytest.raises(ValueError, match="draw more samples a prompt"):
+        best_of(torch.zeros(2, 4), torch.zeros(2, columns), n)

@@ -1,14 +1,23 @@
-"""Experiments on the toy behind the notebooks: `distar lab NAME` runs one and leaves its CSV, figure and sentence.
+"""Experiments behind the notebooks, in the plane and in the world of pictures: `distar lab NAME` runs one and leaves its
+CSV, figure and sentence.
 
 The CSV files of the full profile ship in distar_core/data/lab, and the notebooks draw from them.
 """
 
-from . import assistant, didr, huber_c, landscape, score_vs_kl, stability
+from . import assistant, didr, huber_c, landscape, score_vs_kl, stability, world
 from .study import PROFILES, Row, Study, over_seeds, perform, read_rows, values_of, where
 
 STUDIES = {
     study.name: study
-    for study in (stability.STUDY, didr.STUDY, assistant.STUDY, landscape.STUDY, score_vs_kl.STUDY, huber_c.STUDY)
+    for study in (
+        stability.STUDY,
+        didr.STUDY,
+        assistant.STUDY,
+        landscape.STUDY,
+        score_vs_kl.STUDY,
+        huber_c.STUDY,
+        world.STUDY,
+    )
 }
 
 __all__ = ["PROFILES", "STUDIES", "Row", "Study", "over_seeds", "perform", "read_rows", "values_of", "where"]

@@ -318,6 +318,16 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
     return found
 
 
+def details(rows: Sequence[Row]) -> str:
+    """What the numbers are, and the end of every arm."""
+    return (
+        f"Brackets here hold the smallest and the largest seed. Every look measures the same {2 * int(rows[0]['draws'])} held-out "
+        "captions and seeds; the pulls are mean norms over the first tenth of a run, as they stand at x_0 and x_t. Chance over "
+        "draws comes on top of the range over seeds. (The prediction was written before the runs began and committed while the "
+        "first were under way.)\n\n" + markdown_table(table(rows))
+    )
+
+
 STUDY = Study(
     name="world",
     question="Post-training on pictures: what does each method lose of gold preference, faithfulness and variety while a learnt "
@@ -330,5 +340,5 @@ STUDY = Study(
     measure=measure,
     picture=picture,
     sentence=sentence,
-    details=lambda rows: markdown_table(table(rows)),
+    details=details,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of diffusers and transformers inside."""
-    import diffusers
-    import transformers
+    """No progress bars of diffusers and transformers inside, nor the complaint about them that their first import makes in a
+    notebook without ipywidgets."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import diffusers
+        import transformers
 
     logs = (diffusers.utils.logging, transformers.utils.logging)
     shown = [log.is_progress_bar_enabled() for log in logs]
@@ -36,8 +40,6 @@ def load_pipeline(folder: Path) -> StableDiffusionXLPipeline:
     Raises:
         FileNotFoundError: if the folder is none or a part is missing; the message names it.
     """
-    from diffusers import StableDiffusionXLPipeline
-
     index = folder / "model_index.json"
     if not index.is_file():
         raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json; name another folder")
@@ -47,6 +49,8 @@ def load_pipeline(folder: Path) -> StableDiffusionXLPipeline:
     if missing:
         raise FileNotFoundError(f"pipeline folder {folder} lacks {', '.join(missing)}; copy it again, whole")
     with quiet():
+        from diffusers import StableDiffusionXLPipeline
+
         pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
         part.float().requires_grad_(False).eval()

@@ -95,14 +95,14 @@ class PromptEncoder:
             warnings.warn(
                 f"{len(too_long)} of {len(prompts)} prompts have more than {limit} tokens and are cut, the first: "
                 f"{too_long[0]!r}",
-                stacklevel=2,
+                stacklevel=3,
             )
         unknown = [word for prompt in prompts for word in prompt.split() if word not in self.vocabulary]
         if self.vocabulary and unknown:
             warnings.warn(
                 f"the model has never seen {', '.join(map(repr, dict.fromkeys(unknown)))}; it knows "
                 f"{', '.join(sorted(self.vocabulary))}",
-                stacklevel=2,
+                stacklevel=3,
             )
         return [
             tokenizer(

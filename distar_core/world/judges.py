@@ -109,9 +109,9 @@ def train_clip(folder: Path, world: World, *, steps: int, batch: int, seed: int,
     return load_clip(folder / "model")
 
 
-def taste(reading: Reading) -> Tensor:
-    """What the gold preference likes about a picture apart from its caption, in [0, 1]: bright objects that are large
-    within their size class, and a composition around the middle; [B].
+def taste_terms(reading: Reading) -> Tensor:
+    """The three things that `taste` is the mean of, each in [0, 1], [B, 3]: bright objects; objects that are large within
+    their size class; a composition around the middle.
     """
     scenes = reading.scenes
     low, high = BRIGHTNESS
@@ -121,7 +121,13 @@ def taste(reading: Reading) -> Tensor:
     large = (scenes.radius - bounds[1, 0]) / (bounds[1, 1] - bounds[1, 0])
     size = torch.where(scenes.radius > bounds.mean(), large, small).clamp(0, 1).mean(1)
     off = (scenes.centre.mean(1) - PIXELS / 2).norm(dim=1)
-    return (bright + size + (-off.square() / (2 * 4.0**2)).exp()) / 3
+    return torch.stack([bright, size, (-off.square() / (2 * 4.0**2)).exp()], 1)
+
+
+def taste(reading: Reading) -> Tensor:
+    """What the gold preference likes about a picture apart from its caption, in [0, 1]; [B]."""
+    bright, size, middle = taste_terms(reading).unbind(1)
+    return (bright + size + middle) / 3
 
 
 class GoldPreference:

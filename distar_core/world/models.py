@@ -151,8 +151,6 @@ def load_world(folder: Path | str = SHIPPED) -> World:
     Raises:
         FileNotFoundError: if a part is missing; the message names it.
     """
-    from diffusers import UNet2DConditionModel
-
     folder = Path(folder)
     if not (folder / "generator" / "config.json").is_file():
         raise FileNotFoundError(
@@ -160,5 +158,7 @@ def load_world(folder: Path | str = SHIPPED) -> World:
         )
     pipeline = load_pipeline(folder / "reference")
     with quiet():
+        from diffusers import UNet2DConditionModel
+
         unet = UNet2DConditionModel.from_pretrained(folder / "generator").float()
     return World(pipeline, unet.requires_grad_(False).eval())

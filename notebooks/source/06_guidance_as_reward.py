@@ -839,6 +839,6 @@ landscape.fair_picture(rows)
 # claims 15 to 17 in `tests/claims`. “Inside” and “outside” are our reading of the release's “IN” and “OUT”. The resting places and the
 # landscape are computed here. Levels, weights and c = 0.05 are our defaults.
 #
-# Next: notebook 07 (planned) maps every toy object to a part of SDXL, the two scores of guidance among them.
+# Next: notebook 07 maps every toy object to a part of SDXL, the two scores of guidance among them.
 #
 # Text and figures of this notebook: CC BY 4.0. Code: MIT.

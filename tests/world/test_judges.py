@@ -14,8 +14,11 @@ from distar_core.world.judges import (
     make_clip,
     prefers_as_gold,
     swapped,
+    taste,
+    taste_terms,
     tells_swaps,
 )
+from distar_core.world.oracle import read
 from distar_core.world.scenes import WORDS, Stated, Thing, caption_of, lay_out, read_caption, render
 
 RED_CIRCLE = Stated((Thing(0, 0),), 0, None, 1)
@@ -46,6 +49,19 @@ def test_gold_likes_what_it_says_it_likes():
         assert bool((gold_of(scenes._replace(**better)) >= usual - 0.01).all())
     # what is not in its taste changes nothing: hue within the class, softness of edges
     assert float((gold_of(scenes._replace(hue=-scenes.hue)) - usual).abs().max()) < 0.03
+
+
+def test_taste_is_the_mean_of_its_three_terms():
+    scenes = lay_out([RED_CIRCLE] * 20, rng())
+    reading = read(render(scenes))
+    terms = taste_terms(reading)
+    assert terms.shape == (20, 3)
+    assert 0 <= float(terms.min()) <= float(terms.max()) <= 1
+    torch.testing.assert_close(terms.mean(1), taste(reading))
+    # each term is about its own factor: what was drawn is what it follows
+    off = (scenes.centre[:, 0] - 16).norm(dim=1)
+    for term, factor in zip(terms.T, (scenes.brightness[:, 0], scenes.radius[:, 0], -off), strict=True):
+        assert float(torch.corrcoef(torch.stack([term, factor]))[0, 1]) > 0.8
 
 
 def test_a_wrong_picture_is_never_preferred_to_a_right_one():

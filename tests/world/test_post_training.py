@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from distar_core.cli import app
 from distar_core.methods import METHODS
 from distar_core.runs import CHECKPOINT, load_checkpoint
+from distar_core.toy import motion
 from distar_core.world import commands, post_training
 from distar_core.world.bench import megabytes_of_roles
 from distar_core.world.evaluation import evaluate, verdict
@@ -214,3 +215,16 @@ def test_lora_roles_need_at_most_half_the_memory_of_three_full_copies(world):
         "three copies, and two optimizers with two moments each"
     )
     assert lora < full / 2
+
+
+def test_the_motion_of_latents_is_minus_the_pulls_on_them(world, judges):
+    recipe = read_recipe({"method": "di-star", "reward_scale": 0.7, **SHORT})
+    state = world_state(world, judges, recipe)
+    prompt = world.encoder(["a large red circle", "a small blue square"])
+    with torch.no_grad():
+        x0 = state.roles.generator.module(world.noise([0, 1]), prompt)
+    moves = motion(state, recipe.method, x0, draws=2, condition=prompt)
+    assert {term: move.shape for term, move in moves.items()} == dict.fromkeys(("reward", "regularizer"), x0.shape)
+    at = x0.clone().requires_grad_()
+    (climb,) = torch.autograd.grad(state.roles.reward(at, prompt).sum(), at)
+    torch.testing.assert_close(moves["reward"], 0.7 * climb)
