@@ -100,7 +100,7 @@ def test_files_that_are_no_recipe(tmp_path):
 
 def test_a_wrong_recipe_loads_no_model(monkeypatch, tmp_path):
     monkeypatch.setattr("distar_core.world.models.load_world", lambda *_: pytest.fail("loaded"))
-    result, said = distar("train", "world", tmp_path, "--recipe", write(tmp_path / "r.yaml", step=3))
+    result, said = distar("train", "world", tmp_path / "run", "--recipe", write(tmp_path / "r.yaml", step=3))
     assert result.exit_code == 1
     assert "recipe key 'step' (value 3) is unknown" in said
 
