@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +64,8 @@ def bare_loop(state: State, reward_scale: float, steps: int, batch: int) -> None
                 average[name].lerp_(value, 0.02)
 
 
-def _seconds(action: Any) -> float:
+def seconds_of(action: Callable[[], Any]) -> float:
+    """Wall time of a call."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
@@ -71,7 +73,7 @@ def _seconds(action: Any) -> float:
 
 def import_seconds(module: str) -> float:
     """Wall time of a fresh interpreter that imports a module and ends."""
-    return _seconds(lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True))
+    return seconds_of(lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True))
 
 
 def bench_toy(*, steps: int = 200, batch: int = 256, rounds: int = 5) -> dict[str, float]:
@@ -91,8 +93,8 @@ def bench_toy(*, steps: int = 200, batch: int = 256, rounds: int = 5) -> dict[st
 
     bare, loop = [], []
     for _ in range(rounds + 1):
-        bare.append(_seconds(lambda: bare_loop(fresh(), 0.8, steps, batch)))
-        loop.append(_seconds(ours))
+        bare.append(seconds_of(lambda: bare_loop(fresh(), 0.8, steps, batch)))
+        loop.append(seconds_of(ours))
     ratios = [b / o for b, o in zip(bare[1:], loop[1:], strict=True)]
     imports = [(import_seconds("torch"), import_seconds("distar_core")) for _ in range(3)]
     return {

@@ -336,6 +336,8 @@ def lab(
         return
     if name not in STUDIES:
         raise fail(ValueError(f"experiment {name!r} is unknown; known are {', '.join(STUDIES)}"))
+    if name.startswith("world"):
+        needs_packages()
     study = STUDIES[name]
     say(f"{study.question}\nWe predicted: {study.prediction}")
     started = time.perf_counter()

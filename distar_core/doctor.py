@@ -37,6 +37,15 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
+def is_installed(name: str) -> bool:
+    """Whether a distribution of this name is here."""
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def memory_gib() -> float | None:
     """Physical memory in GiB, or None where the system does not tell."""
     try:

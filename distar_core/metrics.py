@@ -143,8 +143,8 @@ def best_of(proxy: Tensor, values: Tensor, n: int) -> Tensor:
     Raises:
         ValueError: unless 1 <= n <= N and both have one shape.
     """
-    count = proxy.shape[1]
-    if proxy.shape != values.shape or not 1 <= n <= count:
+    count = proxy.shape[-1] if proxy.ndim else 0
+    if proxy.ndim != 2 or proxy.shape != values.shape or not 1 <= n <= count:
         raise ValueError(
             f"the best of {n} needs proxy and values of one shape [P, N] with N >= {n}, got {tuple(proxy.shape)} and "
             f"{tuple(values.shape)}; draw more samples a prompt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from .losses import PseudoHuber
 from .methods import Method, find_method
+
+NUMBERS_IN_YAML = "write numbers without quotes, and in YAML 1e-4 as 1.0e-4"
 
 
 def read_method(recipe: Mapping[str, Any]) -> Method:
@@ -30,8 +33,10 @@ def read_method(recipe: Mapping[str, Any]) -> Method:
     for key, value in settings.items():
         if key not in known:
             raise ValueError(f"recipe key {key!r} (value {value!r}) is unknown; known are {', '.join(sorted(known))}")
-        if key in ("cfg_scale", "guidance_scale", "reward_scale", "huber_c") and not isinstance(value, (int, float)):
-            raise ValueError(f"recipe key {key!r} must be a number, got {value!r}; write it without quotes")
+        if key in ("cfg_scale", "guidance_scale", "reward_scale", "huber_c") and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+        ):
+            raise ValueError(f"recipe key {key!r} must be a finite number, got {value!r}; {NUMBERS_IN_YAML}")
     if "guidance_scale" in settings:
         if "cfg_scale" in settings:
             raise ValueError(

@@ -448,7 +448,7 @@ def write_page(folder: Path) -> Path:
         "<p><strong>This run is too short to learn anything: it checks that the page works. The captions describe runs of "
         "the profiles demo and full.</strong></p>"
     ]
-    still = steps < LONG_RUN
+    moving = steps < LONG_RUN
     not_at_rest = [
         f"<p>After {steps} steps the runs with little reward are not all at rest, so verdicts there may change; the README's "
         f"runs have {LONG_RUN}.</p>"
@@ -505,7 +505,7 @@ def write_page(folder: Path) -> Path:
                 "Grey lines mark the reference."
                 + (
                     f" After {steps} steps not every run is at rest, so markers may lie off their lines."
-                    if still
+                    if moving
                     else ""
                 ),
             ),
@@ -519,7 +519,7 @@ def write_page(folder: Path) -> Path:
         "<p>“Wins” means better for every seed against every seed of the other, at the same mean reward by linear "
         "interpolation between runs of one seed; “loses” the reverse; otherwise undecided. Rewards compared are those aimed "
         "for, or the nearest that the runs of all seeds of both enclose. Better is: more modes, spread closer to 0.244, less off the data, less KL. Modes count the nearest mode at any distance.</p>",
-        *(not_at_rest if still else []),
+        *(not_at_rest if moving else []),
         _html_table(verdict_table(rows), kind="prose"),
         "<h2>Do the networks arrive where the theory says?</h2>",
         f"<p>{html.escape(gap_sentence(rows, points))}</p>",

@@ -225,3 +225,5 @@ def test_the_best_of_n_is_the_mean_over_all_choices() -> None:
 def test_the_best_of_n_needs_enough_samples(n: int, columns: int) -> None:
     with pytest.raises(ValueError, match="draw more samples a prompt"):
         best_of(torch.zeros(2, 4), torch.zeros(2, columns), n)
+    with pytest.raises(ValueError, match="one shape"):
+        best_of(torch.zeros(4), torch.zeros(4), 1)

@@ -15,7 +15,7 @@ from ..figures import BLUE, GREY, ORANGE, PURPLE, RED, VIOLET, Picture, Style, l
 from ..losses import weight_sigma, weight_x0
 from ..metrics import Interval
 from ..report import markdown_table
-from .study import Row, Study, interval_line, values_of
+from .study import Row, Study, interval_line, interval_text, values_of
 
 MARKS = (0, 8, 17, 33, 50, 75, 100)
 """Where a run is measured, in per cent of its steps."""
@@ -103,7 +103,8 @@ def _stage(draws: int) -> Any:
 
 
 def measure(setting: Row) -> dict[str, float]:
-    """Every metric at every mark of one run as METRIC@PERCENT, and the mean norms of the pulls on x_0 over its first tenth.
+    """Every metric at every mark of one run as METRIC@PERCENT, and the mean norms of the pulls over its first tenth, the
+    reward's at x_0 and the others' at x_t.
 
     A run with a value that is not finite has nan from there on.
     """
@@ -116,8 +117,6 @@ def measure(setting: Row) -> dict[str, float]:
     keys = ("method", "reward_scale", "cfg_scale", "seed", "steps", "batch")
     written = {key: setting[key] for key in keys}
     written |= {key: int(setting[key]) for key in ("seed", "steps", "batch")}
-    if setting["method"] == "sim":
-        del written["reward_scale"]
     if setting["method"] == "reward-only":
         del written["cfg_scale"]
     recipe = read_recipe(written)
@@ -168,19 +167,25 @@ def arms(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def along(rows: Sequence[Row], metric: str) -> list[Interval]:
     """A metric at the marks: mean over seeds with the smallest and the largest seed."""
-    values = np.array([[row[f"{metric}@{mark}"] for mark in MARKS] for row in rows])
-    return [Interval(*triple) for triple in zip(values.mean(0), values.min(0), values.max(0), strict=True)]
+    return [spread([row[f"{metric}@{mark}"] for row in rows]) for mark in MARKS]
+
+
+def spread(values: Sequence[float]) -> Interval:
+    """Mean, smallest and largest."""
+    return Interval(float(np.mean(values)), min(values), max(values))
 
 
 def at_proxy(row: Row, target: float, metric: str) -> float:
     """A metric where a run first reaches a proxy reward, linear between marks; nan if it does not reach it."""
     proxies = [row[f"preference@{mark}"] for mark in MARKS]
     values = [row[f"{metric}@{mark}"] for mark in MARKS]
-    for k in range(1, len(MARKS)):
-        if proxies[k - 1] <= target <= proxies[k]:
-            share = (target - proxies[k - 1]) / max(proxies[k] - proxies[k - 1], 1e-12)
-            return values[k - 1] + share * (values[k] - values[k - 1])
-    return math.nan
+    k = next((k for k, proxy in enumerate(proxies) if proxy >= target), None)
+    if k is None:
+        return math.nan
+    if k == 0:
+        return values[0]
+    share = (target - proxies[k - 1]) / (proxies[k] - proxies[k - 1])
+    return values[k - 1] + share * (values[k] - values[k - 1])
 
 
 def picture(rows: Sequence[Row]) -> Picture:
@@ -227,21 +232,24 @@ def ends(rows: Sequence[Row], metric: str, digits: int = 3) -> str:
 
 def range_text(values: Sequence[float], digits: int) -> str:
     """mean [smallest, largest]."""
-    return f"{np.mean(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+    return interval_text(spread(values), digits)
 
 
 def rising(by_arm: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
-    """The arms whose every run gains at least a tenth of the largest gain in proxy reward, so that they can be compared."""
+    """The arms whose every run gains at least a tenth of what the best arm's every run does, so that they can be compared."""
     gains = {name: min(reached([row]) - row["preference@0"] for row in own) for name, own in by_arm.items()}
     return {name: own for name, own in by_arm.items() if gains[name] >= 0.1 * max(gains.values())}
 
 
 def fallen(rows: Sequence[Row]) -> int | None:
     """The place of the mark from which gold falls by at least 0.02 until the end, in every run, while the proxy rises."""
-    gold, proxies = along(rows, "gold"), along(rows, "preference")
+    gold = along(rows, "gold")
     best = max(range(len(MARKS)), key=lambda k: gold[k].mean)
-    falls = all(row[f"gold@{MARKS[best]}"] - row["gold@100"] >= 0.02 for row in rows)
-    return best if falls and proxies[-1].mean > proxies[best].mean else None
+    at = f"@{MARKS[best]}"
+    falls = all(
+        row[f"gold{at}"] - row["gold@100"] >= 0.02 and row["preference@100"] > row[f"preference{at}"] for row in rows
+    )
+    return best if falls else None
 
 
 def sentence(rows: Sequence[Row]) -> str:
@@ -267,7 +275,8 @@ def sentence(rows: Sequence[Row]) -> str:
             f"open entropy {ends(own, 'open_entropy', 2)}"
             for name, own in ranked
         ]
-        if len(told) > 1:
+        ended = [along(own, "preference")[-1].mean for own in inside.values()]
+        if len(told) > 1 and max(ended) - min(ended) <= 0.2:
             parts.append(f"Arms that end at about one proxy reward: {'; '.join(told)}.")
     target = reached([row for own in compared.values() for row in own])
     found = {name: [at_proxy(row, target, "gold") for row in own] for name, own in compared.items()}
@@ -286,14 +295,16 @@ def sentence(rows: Sequence[Row]) -> str:
     parts.append(
         f"Gold falls again while the proxy goes on rising, in every run, under {'; '.join(falls)}."
         if falls
-        else "Under no method does gold fall again in every run."
+        else "No method that raises the proxy lets gold fall again in every run."
     )
     for name, own in by_arm.items():
         change = [row["gold@100"] - row["gold@0"] for row in own]
         if name not in rewarded:
             parts.append(f"{name} moves pixels by {ends(own, 'moved')} and changes gold by {range_text(change, 3)}.")
         elif name not in compared:
-            parts.append(f"{name} does not raise the proxy, and changes gold by {range_text(change, 3)}.")
+            parts.append(
+                f"{name} raises the proxy by less than a tenth of the most, and changes gold by {range_text(change, 3)}."
+            )
     return " ".join(parts)
 
 

@@ -8,8 +8,8 @@ from importlib.resources import files
 
 from ..figures import BLUE, ORANGE, RED, Picture, Style, lines
 from ..report import markdown_table
-from .study import Row, Study, interval_line, interval_text, over_seeds, values_of, where
-from .world import PROFILE_SIZES, ends, measure
+from .study import Row, Study, interval_line, values_of, where
+from .world import PROFILE_SIZES, along, ends, measure
 
 REWARD_SCALES = (0.0, 0.3)
 CFG_SCALES = (0.0, 1.0, 3.0)
@@ -58,8 +58,8 @@ def picture(rows: Sequence[Row]) -> Picture:
         panels[METRICS[metric][0]] = [
             interval_line(
                 f"cfg_scale {guidance:g}",
-                [over_seeds(own, "preference@100").mean for own in by_reward],
-                [over_seeds(own, f"{metric}@100") for own in by_reward],
+                [along(own, "preference")[-1].mean for own in by_reward],
+                [along(own, metric)[-1] for own in by_reward],
                 STYLES_OF[guidance],
             )
             for guidance in values_of(rows, "cfg_scale")
@@ -80,19 +80,19 @@ def sentence(rows: Sequence[Row]) -> str:
     scales = values_of(rows, "reward_scale")
     parts = []
     for guidance in values_of(rows, "cfg_scale"):
-        ends = [where(rows, cfg_scale=guidance, reward_scale=scale) for scale in (min(scales), max(scales))]
+        pair = [where(rows, cfg_scale=guidance, reward_scale=scale) for scale in (min(scales), max(scales))]
         told = []
         for metric in ("gold", "clip", "open_entropy", "saturation"):
             name, digits = METRICS[metric]
-            told.append(
-                f"{name} from {' to '.join(interval_text(over_seeds(own, f'{metric}@100'), digits) for own in ends)}"
-            )
-        parts.append(f"At cfg_scale {guidance:g} the reward (0 to {max(scales):g}) moves {', '.join(told)}.")
+            told.append(f"{name} from {' to '.join(ends(own, metric, digits) for own in pair)}")
+        parts.append(
+            f"At cfg_scale {guidance:g} the reward ({min(scales):g} to {max(scales):g}) moves {', '.join(told)}."
+        )
     return " ".join(parts)
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """Our cross, with the range over seeds; then Table 3 of the DI* release, as published."""
+    """The end of the runs of each pair of scales, mean [smallest, largest seed]."""
     found = [["(reward_scale, cfg_scale)", *(head for head, _ in METRICS.values())]]
     found.append(["start", *(f"{rows[0][f'{metric}@0']:.{digits}f}" for metric, (_, digits) in METRICS.items())])
     for guidance in values_of(rows, "cfg_scale"):
@@ -114,6 +114,7 @@ def details(rows: Sequence[Row]) -> str:
     theirs = published()
     return "\n\n".join(
         [
+            "Brackets, here and above, hold the smallest and the largest seed.",
             markdown_table(table(rows)),
             "Beside it, **as published** and not ours: Table 3 of the [DI\\* release](https://github.com/pkulwj1994/diff_instruct_star), "
             "SDXL at 1024 px on Parti prompts, one seed, no intervals.",

@@ -66,25 +66,31 @@ def export_lora(unet: Any, folder: Path) -> None:
     """Write the adapters of a UNet that add_lora made, for pipeline.load_lora_weights(folder).
 
     Raises:
-        ValueError: if the network has none.
+        ValueError: if the network has none, or one whose alpha is not its rank.
     """
     from peft import get_peft_model_state_dict
 
     if not getattr(unet, "peft_config", None):
         raise ValueError("the network has no LoRA; it was trained as a full copy, so export it as a pipeline")
+    for adapter in unet.peft_config.values():
+        if adapter.lora_alpha != adapter.r:
+            raise ValueError(
+                f"the LoRA has alpha {adapter.lora_alpha} and rank {adapter.r}, and the file's format has no place for "
+                "alpha; make them equal, or export it merged"
+            )
     layers = {f"unet.{name}": value.contiguous() for name, value in get_peft_model_state_dict(unet).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(layers, folder / LORA, metadata={"format": "pt", BASE: fingerprint(unet)})
 
 
-def load_lora(pipeline: Any, folder: Path) -> None:
-    """pipeline.load_lora_weights(folder), after a look whether the LoRA belongs to this pipeline's UNet.
+def load_lora(pipeline: Any, folder: Path | str) -> Any:
+    """pipeline.load_lora_weights(folder), after a look whether the LoRA belongs to this pipeline's UNet; the pipeline.
 
     Raises:
         FileNotFoundError: if the folder holds no LoRA.
         ValueError: if it was trained on another base.
     """
-    path = folder / LORA
+    path = Path(folder) / LORA
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; write one with: distar export RUN {folder} --lora")
     with safe_open(path, framework="pt") as file:
@@ -95,3 +101,4 @@ def load_lora(pipeline: Any, folder: Path) -> None:
             f"the LoRA in {folder} was trained on base {wanted}, but this UNet is {here}; load its own base"
         )
     pipeline.load_lora_weights(folder, weight_name=LORA)
+    return pipeline

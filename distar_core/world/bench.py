@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..bench import seconds_of
 from ..roles import Roles, evaluate_reward
 from ..training import make_batch, post_train
 from .judges import load_judges
@@ -31,12 +31,6 @@ def megabytes_of_roles(world: World, recipe: Recipe) -> float:
         for slots in learner.optimizer.state_dict()["state"].values():
             tensors |= {value.data_ptr(): value for value in slots.values() if isinstance(value, Tensor)}
     return sum(value.numel() * value.element_size() for value in tensors.values()) / 1e6
-
-
-def _seconds(action: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
 
 
 def step_over_passes(world: World, recipe: Recipe, rounds: int) -> float:
@@ -87,8 +81,8 @@ def step_over_passes(world: World, recipe: Recipe, rounds: int) -> float:
     steps = post_train(state, recipe.method, conditions, **{**recipe.loop, "steps": rounds + 1, "warmup": 0})
     ratios = []
     for _ in range(rounds + 1):
-        alone = sum(_seconds(one) for one in passes)
-        ratios.append(_seconds(lambda: next(steps)) / alone)
+        alone = sum(seconds_of(one) for one in passes)
+        ratios.append(seconds_of(lambda: next(steps)) / alone)
     return statistics.median(ratios[1:])
 
 

@@ -6,26 +6,24 @@ import math
 import shlex
 import shutil
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import track
 
+from ..doctor import PACKAGES, is_installed
 from ..terminal import console, fail, print_table, refuse_foreign, say, stages_in_progress, stoppable
 
 if TYPE_CHECKING:
     from .post_training import Recipe
-
-PACKAGES = ("diffusers", "transformers", "peft", "open_clip", "torchvision", "yaml")
 
 world_app = typer.Typer(help="The miniature text-to-image world.", no_args_is_help=True)
 
 
 def needs_packages() -> None:
     """Raise the exit with one sentence unless the extra "models" is installed."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name, extra in PACKAGES.items() if extra == "models" and not is_installed(name)]
     if missing:
         is_not = "is not installed" if len(missing) == 1 else "are not installed"
         remedy = f'{shlex.quote(sys.executable)} -m pip install -e ".[models]"'
@@ -116,7 +114,7 @@ def train_in_world(
 ) -> None:
     """Post-train the world's one-step generator and measure, paired, what it gained and lost; stops and resumes."""
     needs_packages()
-    from ..runs import Interrupted, NonFiniteError
+    from ..runs import CHECKPOINT, Interrupted, NonFiniteError
     from .post_training import RECIPE, load_recipe, read_recipe
 
     options = {
@@ -133,15 +131,26 @@ def train_in_world(
         if resume and (given or recipe):
             what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
             raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
-        if not resume:
-            refuse_foreign(folder, (RECIPE,))
         written = load_recipe(folder / RECIPE) if resume else load_recipe(recipe) if recipe else {}
-        post_train_and_measure(folder, read_recipe(written | given), resume=resume, save_every=save_every, count=count)
+        if "cfg_scale" in given:
+            written.pop("guidance_scale", None)
+        settings = read_recipe(written | given)
+        if not resume:
+            refuse_foreign(folder, (CHECKPOINT, "config.json"))
+        post_train_and_measure(folder, settings, resume=resume, save_every=save_every, count=count)
     except Interrupted as stop:
-        words = ["distar" if shutil.which("distar") else sys.argv[0], "train", "world", str(folder), "--resume"]
-        raise fail(f"{stop} with: {shlex.join(words)}", 130 if "SIGINT" in str(stop) else 143) from stop
-    except (NonFiniteError, ValueError, TypeError, OSError) as error:
+        command = command_to_go_on(folder, save_every, count)
+        raise fail(f"{stop} with: {command}", 130 if "SIGINT" in str(stop) else 143) from stop
+    except NonFiniteError as error:
+        raise fail(f"{error} (--resume keeps the recipe: choose a lower lr or reward_scale in a new folder)") from error
+    except (ValueError, TypeError, OSError) as error:
         raise fail(error) from error
+
+
+def command_to_go_on(folder: Path, save_every: int, count: int) -> str:
+    """The shell command that goes on with the run in a folder, or measures it once more."""
+    words = ["distar" if shutil.which("distar") else sys.argv[0], "train", "world", str(folder)]
+    return shlex.join([*words, "--save-every", str(save_every), "--count", str(count), "--resume"])
 
 
 def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_every: int, count: int) -> None:
@@ -156,7 +165,7 @@ def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_e
     scale = (
         f", reward_scale {recipe.method.reward_scale:g} on the {recipe.reward} reward"
         if recipe.method.reward_scale
-        else ""
+        else ", no reward"
     )
     say(
         f"{recipe.method.name}{scale}, cfg_scale {recipe.method.cfg_scale:g}, {recipe.roles} roles, {recipe.steps} steps"
@@ -166,8 +175,11 @@ def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_e
         for record in post_train_world(world, state, recipe, folder, resume=resume, save_every=save_every):
             reward = "" if record.reward is None else f"reward {float(record.reward.mean()):.2f}"
             bars.update(task, completed=record.step + 1 + recipe.warmup, note=reward)
+    if not bars.tasks[0].completed:
+        say(f"the run in {folder} is finished: all {recipe.steps} steps are done; a longer one is a new run elsewhere")
     trained = state.roles.generator.averaged
-    with stoppable(lambda: "while measuring; the run is finished, and the same command with --resume measures it"):
+    again = command_to_go_on(folder, save_every, count)
+    with stoppable(lambda: f"while measuring; the run is finished, and this measures it: {again}"):
         drawers = {"before": world.draw, "after": lambda captions, seeds: world.draw(captions, seeds, trained)}
         found = {
             name: evaluate(draw, judges, count=count)
@@ -188,15 +200,16 @@ def export(
 ) -> None:
     """Write a run's averaged generator as a diffusers pipeline folder, or as LoRA safetensors."""
     needs_packages()
-    from ..sdxl.export import export_lora, export_pipeline, merged
+    from ..sdxl.export import LORA, export_lora, export_pipeline, merged
     from .judges import load_judges
     from .models import load_world
     from .post_training import load_run
     from .stages import take_averages
 
-    world = load_world()
+    refuse_foreign(folder, (LORA, "model_index.json"))
     try:
-        _, state = load_run(world, load_judges(), run)
+        world = load_world()
+        recipe, state = load_run(world, load_judges(), run)
         take_averages(state.roles.generator)
         unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
         if lora:
@@ -208,8 +221,8 @@ def export(
     loading = (
         [
             "from distar_core.world.models import load_world",
-            "pipeline = load_world().one_step_pipeline()",
-            f"pipeline.load_lora_weights({str(folder)!r})",
+            "from distar_core.sdxl.export import load_lora",
+            f"pipeline = load_lora(load_world().one_step_pipeline(), {str(folder)!r})",
         ]
         if lora
         else [
@@ -217,6 +230,8 @@ def export(
             f"pipeline = StableDiffusionXLPipeline.from_pretrained({str(folder)!r})",
         ]
     )
+    if (state.step or 0) < recipe.steps:
+        say(f"the run is not finished: this is step {state.step} of {recipe.steps}")
     say(f"written to {folder}; load and draw with:")
     for line in [
         *loading,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from .. import figures
 from ..figures import Picture
 from ..losses import PseudoHuber
 from ..methods import Method, find_method
-from ..recipes import read_method
+from ..recipes import NUMBERS_IN_YAML, read_method
 from ..rewards.base import Decoded
 from ..roles import NetworkScore, Roles, Trainable
 from ..runs import CHECKPOINT, load_checkpoint, require_writable, run
@@ -85,9 +87,10 @@ class Recipe:
             allowed = (int, float) if kind is float else get_args(kind) or (kind,)
             if isinstance(value, bool) or not isinstance(value, allowed):
                 names = " or ".join(one.__name__ for one in allowed)
-                raise ValueError(
-                    f"recipe key {field.name!r} must be of type {names}, got {value!r}; correct the recipe"
-                )
+                remedy = NUMBERS_IN_YAML if isinstance(value, str) else "correct the recipe"
+                raise ValueError(f"recipe key {field.name!r} must be of type {names}, got {value!r}; {remedy}")
+            if isinstance(value, float) and (not math.isfinite(value) or (field.name == "ema_decay" and value >= 1)):
+                raise ValueError(f"recipe key {field.name!r} is {value}; choose a finite number, below 1 for ema_decay")
             least = 0 if field.name in ("warmup", "seed", "ema_decay") else 1
             if isinstance(value, (int, float)) and not (value > 0 if kind is float and least else value >= least):
                 bound = "positive" if kind is float and least else f"at least {least}"
@@ -109,6 +112,7 @@ def read_recipe(written: Mapping[str, Any]) -> Recipe:
         ValueError: for an unknown key, a value of another type or out of range, or one that does not fit the method.
     """
     own = {field.name for field in fields(Recipe)} - {"method"}
+    written = dict(written)
     for key, value in written.items():
         if key not in own and key not in METHOD_KEYS:
             known = ", ".join([*METHOD_KEYS, *sorted(own)])
@@ -116,11 +120,24 @@ def read_recipe(written: Mapping[str, Any]) -> Recipe:
     row = find_method(str(written.get("method", "di-star")))
     if row.reward_at == "every_level":
         raise ValueError(f"method {row.name!r} needs a closed-form tilt, which a network has not; use didr-proxy")
+    for key, has, what in (
+        ("reward_scale", row.reward_at != "nowhere", "reward"),
+        ("cfg_scale", row.guidance != "none", "guidance"),
+    ):
+        if written.get(key) and not has:
+            raise ValueError(f"method {row.name!r} has no {what}, but {key} is {written[key]!r}; leave it out")
+    if isinstance(written.get("prompts"), str):
+        written["prompts"] = str(Path(written["prompts"]).resolve())
     of_method: dict[str, Any] = {"method": row.name}
     if isinstance(row.distance, PseudoHuber):
         of_method["huber_c"] = HUBER_C
     if row.reward_at != "nowhere":
-        of_method["reward_scale"] = REWARD_SCALES.get(row.name, 1.0)
+        if written.get("reward") == "clip" and "reward_scale" not in written:
+            raise ValueError(
+                "reward 'clip' has no default reward_scale; give one (at 4 its pull is about as long as that of the "
+                "preference reward at 0.3)"
+            )
+        of_method["reward_scale"] = REWARD_SCALES[row.name]
     if row.guidance != "none" and "guidance_scale" not in written:
         of_method["cfg_scale"] = 1.0
     given = {key: written[key] for key in METHOD_KEYS if key in written and key != "method"}
@@ -153,16 +170,25 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
         written["cfg_scale"] = method.cfg_scale
     if isinstance(method.distance, PseudoHuber):
         written["huber_c"] = method.distance.c
-    return written | _own(recipe)
+    return written | _fields_but_method(recipe)
 
 
-def _own(recipe: Recipe) -> dict[str, Any]:
+def _fields_but_method(recipe: Recipe) -> dict[str, Any]:
     return {field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name != "method"}
 
 
-def settings_of(world: World, recipe: Recipe) -> dict[str, Any]:
-    """What a run depends on besides method and loop, for the configuration that a resumed run compares."""
-    return {"recipe": _own(recipe), "start": fingerprint(world.unet), "reference": fingerprint(world.pipeline.unet)}
+def settings_of(world: World, state: State, recipe: Recipe) -> dict[str, Any]:
+    """What a run depends on besides method and loop, for the configuration that a resumed run compares: the recipe, and
+    fingerprints of all weights that it does not train and of the prompts.
+    """
+    reward: Any = state.roles.reward
+    weights = {"start": world.unet, "reference": world.pipeline.unet, "vae": world.pipeline.vae, "judge": reward.reward}
+    said = "\n".join(training_prompts(recipe)).encode()
+    return {
+        "recipe": _fields_but_method(recipe),
+        "said": hashlib.blake2b(said, digest_size=8).hexdigest(),
+        **{name: fingerprint(module) for name, module in weights.items()},
+    }
 
 
 def world_state(world: World, judges: Judges, recipe: Recipe) -> State:
@@ -189,12 +215,16 @@ def world_state(world: World, judges: Judges, recipe: Recipe) -> State:
     return State(roles, SCHEDULE)
 
 
-def training_conditions(world: World, recipe: Recipe) -> Conditions:
-    """Embedded training prompts by position; of the world's own captions nothing is held out here."""
+def training_prompts(recipe: Recipe) -> list[str]:
+    """The prompts of a recipe: its file's, or training captions of the world, none of them held out."""
     if isinstance(recipe.prompts, str):
-        said = read_prompts(Path(recipe.prompts))
-    else:
-        said = training_scenes(recipe.prompts, torch.Generator().manual_seed(recipe.seed + 3))[1]
+        return read_prompts(Path(recipe.prompts))
+    return training_scenes(recipe.prompts, torch.Generator().manual_seed(recipe.seed + 3))[1]
+
+
+def training_conditions(world: World, recipe: Recipe) -> Conditions:
+    """Embedded training prompts by position, for the recipe's batch."""
+    said = training_prompts(recipe)
     prompts = world.encoder(said)
 
     def conditions(step: int, rows: slice) -> Prompt:
@@ -210,11 +240,10 @@ def post_train_world(
     """`runs.run` of a fresh world_state in a folder, which also gets recipe.yaml with every key written out."""
     import yaml
 
-    if not (folder / CHECKPOINT).exists():
+    conditions, settings = training_conditions(world, recipe), settings_of(world, state, recipe)
+    if not resume and not (folder / CHECKPOINT).exists():
         require_writable(folder)
         (folder / RECIPE).write_text(yaml.safe_dump(resolved(recipe), sort_keys=False), "utf-8")
-    conditions = training_conditions(world, recipe)
-    settings = settings_of(world, recipe)
     yield from run(
         state,
         recipe.method,
@@ -236,7 +265,7 @@ def load_run(world: World, judges: Judges, folder: Path) -> tuple[Recipe, State]
     """
     recipe = read_recipe(load_recipe(folder / RECIPE))
     state = world_state(world, judges, recipe)
-    load_checkpoint(state, folder, {**settings_of(world, recipe), "method": recipe.method, **recipe.loop})
+    load_checkpoint(state, folder, {**settings_of(world, state, recipe), "method": recipe.method, **recipe.loop})
     return recipe, state
 
 

@@ -41,10 +41,11 @@ def nothing(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
 
 
 def take_averages(learner: Trainable) -> None:
-    """Put the averaged parameters in place of the last ones."""
+    """Put the averaged parameters, where averages are kept, in place of the last ones."""
     with torch.no_grad():
-        for name, parameter in learner.parameters().items():
-            parameter.copy_(learner.ema[name])
+        parameters = learner.parameters()
+        for name, average in learner.ema.items():
+            parameters[name].copy_(average)
 
 
 class Seconds:

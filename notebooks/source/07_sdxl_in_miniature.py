@@ -53,8 +53,7 @@ settings = profile()
 # %% [markdown]
 # ## 1. The whole in one picture
 #
-# **SDXL** (arXiv 2307.01952) is the text-to-image diffusion that Diff-Instruct\* was run on; `diffusers` is the library in which
-# most people use it, and all its parts together are there a **pipeline**. Our *miniature world* is a pipeline of the same classes
+# **SDXL** (arXiv 2307.01952) is the text-to-image diffusion that Diff-Instruct\* was run on; most people use it through the library `diffusers`, which calls all its parts together a **pipeline**. Our *miniature world* is a pipeline of the same classes
 # with few weights, trained on rendered pictures of one or two objects.
 
 # %%
@@ -102,7 +101,7 @@ figures.pictures(
 # | z, two numbers | noise in the shape of a latent | 5 |
 # | generator x₀ = g(z) | a UNet, called once at t = 399 | 5 |
 # | assistant | a third UNet, which starts as the reference | 6 |
-# | reward r(x₀) | a judge of decoded pictures and their captions | 3 |
+# | reward r(x₀) | a judge of decoded pictures and their captions (the oracle is none: it has no gradient) | 3, and notebook 08 |
 
 # %% [markdown]
 # ## 2. Words
@@ -176,8 +175,8 @@ figures.maps(
 
 # %% [markdown]
 # Captions 1 and 2 *mean* the same scene; 3 and 4 use the same words for others. To the pooled embedding all four are nearly the same: it
-# knows the topic, hardly the grammar. The text tells them apart, but by place, not by meaning: 1 is nearer to 4, which differs
-# in two words, than to its own paraphrase 2.
+# knows the topic, hardly the grammar. The text tells them apart, but not by meaning: 1 is nearer to 4, which differs in two words, than to its own paraphrase 2.
+# (Part of this is our cosine, which sets token beside token; averaged over tokens it is 0.98 against 0.72.)
 #
 # > **Predict.** Hand the one-step generator the *text* of “a red circle left of a blue square on a light background” and the *pooled*
 # > embedding of “a small yellow triangle on a dark background”. What does it draw?
@@ -270,7 +269,8 @@ print("deviation of the VAE's own channels", [f"{d:.2f}" for d in config.latents
 print("deviation of the UNet's latents    ", [f"{d:.2f}" for d in data.std((0, 2, 3))])
 
 # %% [markdown]
-# The second line is the ceiling for everybody: no picture can be better than the decoder draws it. Noise has deviation 1 in every number,
+# The second line is what the VAE costs on rendered pictures. (It is no strict ceiling: a model may draw scenes that survive the decoder
+# more easily.) Noise has deviation 1 in every number,
 # so every channel should, too; the UNet gets the VAE's channels normalised one by one. (SDXL has one factor for all, 0.13025.) Are channels of equal deviation equally important? Set one at a time to its mean, 0. The number is the change of the
 # decoded pixels, over many pictures:
 
@@ -318,7 +318,8 @@ figures.lines(
 
 # %% [markdown]
 # Dividing x_t by α gives x₀ + (σ/α) ε. So **σ/α is the σ of notebooks 00 to 06**; the toy's levels, 0.1 to 4, are t from 10 to 744. SDXL's
-# UNet guesses ε. The other forms follow (notebook 01): the score is −ε̂/σ, v is α ε̂ − σ x̂₀, and x̂₀ you write yourself.
+# UNet guesses ε. From ε̂ follow the score, −ε̂/σ (notebook 01), and a form that is new here, the *velocity* v = α ε̂ − σ x̂₀, which some networks guess;
+# x̂₀ you write yourself.
 #
 # > **Exercise 07.1** · implement · difficulty 1 of 5 · importance 5 of 5 · 4 minutes
 # >
@@ -399,8 +400,8 @@ figures.pictures(
 # %% [markdown]
 # Printed are the sizes of one guess in its four forms: the same knowledge, but the score grows as 1/σ at low noise. Read the pictures column
 # by column. At **99** everything is visible, and the condition hardly matters. At **699** the null guess still has place
-# and number, but no longer the colours: mixed paint is a mean over possible scenes. At **999** only the caption knows. So guidance, the
-# difference of rows two and three, acts at high noise. And a leash sees the scene as a whole at high t, outlines and
+# and number, but no longer the colours: mixed paint is a mean over possible scenes. At **999** only the caption knows. So guidance, the difference between the rows
+# “with caption” and “null”, acts at high noise. And a leash sees the scene as a whole at high t, outlines and
 # shades at low t; a weight over levels chooses between these.
 #
 # The last row is the trap of section 2: the network was never trained on the empty string. At 499 it turns the red circle green.
@@ -408,7 +409,7 @@ figures.pictures(
 # %% [markdown]
 # ## 5. Why 399
 #
-# The one-step generator is a UNet called once: z → ε̂ = UNet(z, t = 399, caption) → x₀ = (z − σ ε̂)/α, with unit noise z, unscaled.
+# The one-step generator is a UNet called once: z → ε̂ = UNet(z, t = 399, caption) → x₀ = (z − σ ε̂)/α, with unit noise z as it is, not multiplied by σ.
 # The whole way from words to a picture:
 
 # %%
@@ -452,7 +453,7 @@ figures.pictures(
 
 # %% [markdown]
 # So why not t = 99? Because there ε̂ counts for little as well, and (σ/α) ε̂ is all that turns z into a picture. If x₀ is to have deviation
-# 1 and nothing to do with z, then ε̂ = (z − α x₀)/σ has the root mean square √(1 + α²)/σ. Noise has 1, and noise is what the UNet was trained
+# 1 and, number by number, no correlation with z (a picture does not look like its noise), then ε̂ = (z − α x₀)/σ has the root mean square √(1 + α²)/σ. Noise has 1, and noise is what the UNet was trained
 # to put out.
 
 # %%
@@ -477,8 +478,8 @@ figures.lines(
     height=3.8,
     xlabel="t",
     ylabel="",
-    alt="Two curves over t on a logarithmic axis: the gain rises from 0.15 to 14.6, the size of the guess that is needed falls from"
-    " 9 to 1; they cross a little above t 450. Two dots mark 1.16 and 1.58 at t 399.",
+    alt="Two curves over t on a logarithmic axis: the gain rises from 0.14 to 14.6, the size of the guess that is needed falls from"
+    " 10 to 1; they cross a little above t 450. Two dots mark 1.16 and 1.58 at t 399.",
 )
 
 # %% [markdown]
@@ -503,7 +504,7 @@ figures.pictures(
 )
 
 # %% [markdown]
-# It leads from light to dark ground: all places move together. (The mean of all latents, in the middle, is no picture.) Let the data have variance v along a direction. Then x_t has the variance
+# It leads from light to dark ground: all places move together. (The mean of all latents, in the middle, is no picture.) Let the data have the variance v along a direction (not the velocity of section 4). Then x_t has the variance
 # **α² v + σ²** there, and z has 1. They agree only where v = 1. For a single number v *is* about 1, that is what normalising did. Here it is
 # not:
 
@@ -564,7 +565,8 @@ figures.lines(
 # > **Exercise 07.2** · predict, then explore · difficulty 2 of 5 · importance 4 of 5 · 5 minutes
 # >
 # > The generator is asked with another t, in the network *and* in x₀ = (z − σ ε̂)/α. At which of these is it closest to its own
-# > quality at 399? **a** 199 · **b** 599 · **c** 999. Afterwards, add t = 299 and 499.
+# > quality at 399? **a** 199 · **b** 599 · **c** 999. Afterwards, add 299 and 499 to the list in the
+# > cell below.
 
 # %% tags=["predict"]
 predict("07.2", "?")
@@ -591,13 +593,14 @@ figures.lines(
 )
 
 # %% [markdown]
-# Answer **b**. Nothing warns you: every t gives a picture, and only a judge tells. Two hundred levels above cost about thirty points in a
+# Answer **b**. Nothing warns you: every t gives a picture, and only a judge tells. It is no needle's eye: at 499 it is about as good as at 399. Two hundred levels above cost about thirty points in a
 # hundred, two hundred below about sixty, and 999 costs everything.
 #
 # > **Exercise 07.3** · debug · difficulty 3 of 5 · importance 5 of 5 · 6 minutes
 # >
 # > A colleague exports the generator as a `diffusers` pipeline, gives it the right captions and noise, asks for one step without guidance, and
-# > writes: “the export is broken.” It is not. Which argument is missing? Look at `exported.scheduler.timesteps`.
+# > writes: “the export is broken.” It is not. Which argument is missing? A pipeline's **scheduler** chooses
+# > the t at which the UNet is asked: run the cell, look at `exported.scheduler.timesteps`, and repair the call.
 
 # %% tags=["figure"]
 exported, said = world.one_step_pipeline(), world.encoder(draws.captions)
@@ -652,7 +655,7 @@ print(f"largest difference from world.draw: {(mended - fast).abs().max():.0e}")
 # *moments*. In single precision these are 4, 4 and 8 bytes.
 #
 # How can two networks share weights and have different adapters? One network with two adapters that are switched gives silently wrong
-# gradients, if a layer is computed again in the backward pass while the other adapter is on. The library has **tied clones**: two objects
+# gradients, if a layer is computed again in the backward pass (*checkpointing*, which saves memory) while the other adapter is on. The library has **tied clones**: two objects
 # over the same tensors, and nothing to switch.
 
 # %%
@@ -706,7 +709,8 @@ checked_ledger = check("07.4", ledger)
 
 # %% [markdown]
 # Hold it to the miniature. `bench.megabytes_of_roles` runs one step of Diff-Instruct\* and adds up the tensors of networks and optimizers,
-# each storage once. It leaves gradients out. So do we, for the moment: 4 + 8 bytes for a number that learns are 2 · 4 + 4. (1 MB is 10⁶ bytes.)
+# each storage once. It leaves gradients out. To leave them out of your ledger pass 4 as `optimizer`: 2 · 4 + 4 = 12 bytes, the
+# weight's 4 and Adam's 8. (1 MB is 10⁶ bytes.)
 
 # %%
 base, adapter = (sum(p.numel() for p in first.parameters() if p.requires_grad == learns) for learns in (False, True))
@@ -719,7 +723,8 @@ for k, roles in enumerate(("full", "lora")):
 # %% [markdown]
 # They agree. Now SDXL. A usual choice: weights and gradients in bf16, two bytes each; the optimizer keeps two moments and an exact copy
 # of the weight in single precision, 12 bytes. LoRA of rank 64 on the attention layers: SDXL has 70 transformer blocks, 10 of them 640
-# wide and 60 1280 wide, whose cross-attention reads text of width 2048.
+# wide and 60 1280 wide, whose cross-attention reads text of width 2048. A layer of LoRA has rank · (in + out) numbers. Self-attention has four layers
+# width → width: 8 · width. Cross-attention: query and output 4 · width, key and value 2 · (2048 + width).
 
 
 # %%
@@ -775,8 +780,7 @@ figures.strips(
 # Answer **b**. LoRA makes gradients and optimizer small; the two frozen networks remain, and are most of what is left. (The miniature has
 # rank 8.)
 #
-# On top come **activations**, what a forward pass keeps for its backward pass. What follows is *counted from shapes, for one picture of
-# 1024 pixels, and not run*: a real run has to measure it. Attention that writes out its matrices is called materialised;
+# On top come **activations**, what a forward pass keeps for its backward pass. What follows is *counted from shapes, for one picture of 1024 × 1024 pixels, and not run*: a real run has to measure it. Attention that writes out its matrices is called materialised;
 # fused attention does not keep them.
 
 # %%
@@ -846,14 +850,14 @@ print(f"largest gap: {gap_after_training(assistant, reference):.2f}")
 # %% [markdown]
 # > **Exercise 07.6** · explain · difficulty 3 of 5 · importance 5 of 5 · 6 minutes
 # >
-# > A colleague says: “At t = 399 the generator gets a picture with 76% noise and cleans it. Let us feed it a slightly noised *photo* at 399,
+# > A colleague says: “At t = 399 the generator gets a picture with noise, σ = 0.76, and cleans it. Let us feed it a slightly noised *photo* at 399,
 # > that must look better.” Answer in three sentences: what goes in, what 399 is, and what would happen.
 #
 # <details><summary>A model answer</summary>
 #
 # What goes in is unit noise without any picture; along the wide directions it varies far less than noised data. 399 is the number
-# that this network was trained with, and the pair (α, σ) in the formula for x₀, at which neither its errors nor its output have to be
-# large. A noised photo is an input that the *reference* knows and the generator has never seen; nothing promises that it cleans it.
+# that this network was trained with, and the pair (α, σ) in the formula for x₀, at which errors are hardly magnified and the output need not
+# be large. A noised photo is an input that the *reference* knows and the generator has never seen; nothing promises that it cleans it.
 #
 # </details>
 
@@ -878,7 +882,7 @@ print(f"largest gap: {gap_after_training(assistant, reference):.2f}")
 #    <details><summary>Answer</summary>In x_t the numbers move together, so that wide directions have a much larger variance. In z every
 #    direction has variance 1.</details>
 # 5. You halve the rank of the LoRA. Does that halve the memory of the roles?
-#    <details><summary>Answer</summary>No. At rank 64 most of it are the two frozen networks, and they stay.</details>
+#    <details><summary>Answer</summary>No. At rank 64 most of it is the two frozen networks, and they stay.</details>
 #
 # ## Exercises
 #
@@ -891,6 +895,6 @@ print(f"largest gap: {gap_after_training(assistant, reference):.2f}")
 # with `timesteps=[399]`. LoRA: arXiv 2106.09685. The trace of a picture at the last level: arXiv 2305.08891. SDXL's parameters and
 # activations are counted from its configuration, not measured. The two prices of section 5 are our reading.
 #
-# Next: post-train this miniature, with the roles and the judge that you have just opened.
+# Next: post-train this miniature, with the roles that you have just met, and a judge that notebook 08 opens.
 #
 # Text and figures of this notebook: CC BY 4.0. Code: MIT.

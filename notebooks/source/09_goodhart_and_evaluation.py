@@ -18,7 +18,7 @@
 # > **Before you start.** Notebook 00. Helpful: 03 (the tilted optimum, reward hacking). Mean, standard deviation, correlation.
 # > The world's models need `pip install -e ".[models]"`, once.
 # >
-# > **Time.** Forty-five minutes to read, eighty-five with the exercises; the cells run for about a minute of that on one CPU
+# > **Time.** Forty-five minutes to read, ninety with the exercises; the cells run for about a minute of that on one CPU
 # > core. No GPU, no network. Numbers in the words are those of the profile “fast”.
 
 # %% tags=["setup"]
@@ -337,7 +337,7 @@ print(*[line for line in (SHIPPED / "README.md").read_text("utf-8").splitlines()
 # ## 3. With a pencil: right at first
 #
 # **Goodhart's law**, in Strathern's words: when a measure becomes a target, it ceases to be a good measure. One
-# Gaussian shows how. The reference is N(0, 1), the proxy r(x) = x. Gold agrees at first, and then has enough:
+# Gaussian shows how. The reference is N(0, 1), the proxy r(x) = x. Gold agrees at first, and then has had enough:
 #
 # > g(x) = x − x²/4
 #
@@ -395,8 +395,8 @@ figures.lines(
 
 # %% [markdown]
 # At first the proxy is right. Then gold turns, while the proxy says that all goes well. Gao, Schulman and Hilton (arXiv
-# 2210.10760) held language models to a large “gold” reward model, and found a gain of this very form, d (a − b d), for
-# best-of-n. **Over-optimisation** is the road behind the top. Nothing on the proxy's curve tells where the top is.
+# 2210.10760) scored language models with a large “gold” reward model, and found a gain of this very form, d (a − b d), for
+# best-of-n. **Over-optimisation** is the stretch beyond the top. Nothing on the proxy's curve tells where the top is.
 # Hence leashes, and an evaluation that the optimiser never sees.
 #
 # ## 4. A proxy under an optimiser
@@ -409,7 +409,8 @@ figures.lines(
 # > **Exercise 09.3** · predict, then explore · difficulty 2 of 5 · importance 5 of 5 · 6 minutes
 # >
 # > n goes from 1 to 64, and the proxy chooses. What does mean *gold* do? **a** it rises as steadily as the proxy · **b** it rises and
-# > levels off · **c** it rises, turns, and ends below its start. Afterwards add `-proxy` to the choosers.
+# > levels off · **c** it rises, turns, and ends below its start. Afterwards
+# > add `"minus proxy": -proxy` to the choosers, and expect gold below its start.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -512,7 +513,7 @@ for record in post_train(state, recipe.method, training_conditions(world, recipe
         found[record.step + 1] = evaluate(drawn, judges, **draws)
 
 # %% [markdown]
-# `evaluate` draws the same 200 pictures, by caption and seed, at every look; none of the captions was trained on. It
+# `evaluate` draws for the same 200 pairs of caption and seed at every look; none of the captions was trained on. It
 # measures all that we can, gold included. The run sees the proxy only.
 
 # %% tags=["figure", "hide-input"]
@@ -556,12 +557,12 @@ figures.lines(
 )
 
 # %% [markdown]
-# A proxy of 5.5, chosen among natural pictures, comes with more gold than the same 5.5 made by gradients. **How** a
-# proxy was reached matters as much as how high.
+# A proxy of 5.5, chosen among natural pictures, comes with more gold than the same 5.5 made by gradients. **How** a proxy
+# was reached matters, not only how high.
 #
 # ### Look at them
 #
-# Below are the six pictures whose gold fell by more than a half while their proxy rose most; in brackets proxy and gold
+# Below are the six pictures whose gold fell by more than 0.5 while their proxy rose most; in brackets proxy and gold
 # before.
 
 # %%
@@ -632,7 +633,8 @@ figures.pictures(
 #
 # Which leash holds longest? These runs are *recorded* (`distar lab world --profile full`): 200 steps, several methods
 # and reward scales, the same proxy. DI\* is Diff-Instruct\*, the score leash; DI++ is the KL leash with two weights;
-# SIM has a leash and no reward; “DIDR by proxy” puts the reward inside the reference.
+# SIM has a leash and no reward; “DIDR by proxy” puts the reward inside the reference, by a
+# one-step approximation (another use of the word proxy).
 
 # %%
 rows = read_rows("world")
@@ -642,10 +644,10 @@ print("expected:", STUDIES["world"].prediction)
 STUDIES["world"].picture(rows)
 
 # %% [markdown]
-# Each curve is a run, read from the left. The dotted grey one has no leash. Up to a proxy of about 5.4 the gold curves
-# lie close together. Behind it, reward only falls off a cliff, and DI\* at its strongest reward scale follows, less
+# Each curve is the mean of three runs, read from the left. The dotted grey one has no leash. Up to a proxy of about 5.0 the gold curves nearly coincide; at
+# 5.2 they differ by up to 0.07. Beyond 5.4 reward only falls off a cliff, and DI\* at its strongest reward scale follows, less
 # steeply. The other leashed runs *end before the cliff*. That is the first thing a leash buys. The second shows at
-# **equal proxy**, the highest that all runs reach which raise it at all:
+# **equal proxy**, the highest that every run with a reward reaches (DIDR, which does not raise it, left out):
 
 # %% tags=["figure", "hide-input"]
 arms = study.rising({name: own for name, own in study.arms(rows).items() if own[0]["reward_scale"]})
@@ -676,8 +678,8 @@ figures.strips(
 # %% [markdown]
 # At equal proxy, the mild runs keep more gold than reward only; the strong ones hardly, or not at all. Within each
 # method the smaller reward scale keeps more. DI\* at its smallest is first, but at its larger scales it lies among the
-# KL rows: strength matters at least as much as kind. And the third panel warns: the row with the most gold has the
-# least variety.
+# KL rows: strength matters at least as much as kind. And the third panel warns: the row with the most gold has its samples of one caption closest together. That can also mean fewer wrong pictures,
+# and it took the most steps to get there.
 
 # %% [markdown]
 # ## 5. Is the gain real?
@@ -702,7 +704,7 @@ predict("09.c", "?")
 # > **Exercise 09.4** · implement · difficulty 2 of 5 · importance 5 of 5 · 6 minutes
 # >
 # > Write the paired interval of a gain: the mean of the differences, and 1.96 standard errors to each side. The standard error of a
-# > mean of n values is their deviation over √n. Return mean, low, high.
+# > mean of n values is their standard deviation over √n. Return mean, low, high.
 
 
 # %% tags=["exercise"]
@@ -807,7 +809,7 @@ for name in ("reward only", *[name for name in arms if name.startswith("DI*, gui
     print(f"{name:34s} gold at the end, by seed: " + ", ".join(f"{row['gold@100']:.3f}" for row in arms[name]))
 
 # %% [markdown]
-# Most agree to about a hundredth. Those of DI\* at scale 3, caught on the slope of the cliff, lie farther apart; with
+# Most agree to within two hundredths. Those of DI\* at scale 3, caught on the slope of the cliff, lie farther apart; with
 # one seed you would not know. State both: so many draws, so many seeds.
 #
 # > **Exercise 09.5** · debug · difficulty 3 of 5 · importance 5 of 5 · 8 minutes
@@ -839,16 +841,17 @@ print(
 # <details><summary>Answer</summary>
 #
 # The reported list was *chosen* by the very draws that judge it. The largest of ten chance gains lies well above zero:
-# best-of-n, with the test as the proxy. Run the winner on fresh draws. The same holds for the best of several training
+# best-of-n, with the test as the proxy. Run the winner and the usual list on captions that had no part in the choice. The same holds for the best of several training
 # seeds, checkpoints or reward scales: choose on some draws, report on others, and say how many were tried.
 #
 # </details>
 #
-# Fresh draws, and the whole story repeated 300 times with the pool shuffled anew:
+# Here every picture has its own noise, so a list has nothing to carry over to other captions: any two unused lists stand for winner and
+# usual list. And the whole story, repeated 300 times with the pool shuffled anew:
 
 # %%
 fresh = checked_paired(lists[:, 11].flatten(), lists[:, 12].flatten())
-print("the winner on fresh draws: {:+.3f} [{:+.3f}, {:+.3f}]".format(*map(float, fresh)))
+print("two unused lists, in their place: {:+.3f} [{:+.3f}, {:+.3f}]".format(*map(float, fresh)))
 sold = []
 for k in range(300):
     order = torch.randperm(each, generator=torch.Generator().manual_seed(k))
@@ -944,7 +947,7 @@ for step in (marks[1], steps):
 # 4. Before and after have been drawn with different seeds. Can you still compute a paired interval?
 #    <details><summary>Answer</summary>By caption, if these are the same. By picture, no.</details>
 # 5. Of ten checkpoints you report the best, with its 95 % interval. What do you add?
-#    <details><summary>Answer</summary>Its value on fresh draws, and that it was the best of ten.</details>
+#    <details><summary>Answer</summary>Its value on captions and draws that had no part in the choice, and that it was the best of ten.</details>
 #
 # ## Exercises
 #

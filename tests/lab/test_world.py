@@ -60,6 +60,9 @@ def test_a_metric_at_equal_proxy_is_read_off_between_marks() -> None:
     assert study.at_proxy(row, 4.3, "gold") == pytest.approx(0.65)
     assert study.at_proxy(row, 4.0, "gold") == pytest.approx(0.5)
     assert math.isnan(study.at_proxy(row, 6.1, "gold"))
+    back = course("reward-only", "", 1.0, 0, [4.0, 5.0, 3.0, 5.0, 5.5, 6.0, 6.5], SOUND)
+    assert study.at_proxy(back, 3.5, "gold") == 0.5, "the start is beyond it already"
+    assert study.at_proxy(back, 4.5, "gold") == pytest.approx(0.51), "the first time, not the second"
     assert study.reached(rows()[:2]) == 6.0
 
 
@@ -74,7 +77,7 @@ def test_the_sentence_names_who_is_hacked_and_follows_the_numbers() -> None:
     )
     assert "SIM (no reward) moves pixels by 0.060 [0.060, 0.060] and changes gold by 0.200" in said
     calm = [row for row in rows() if row["method"] != "reward-only"]
-    assert "Under no method does gold fall again" in study.sentence(calm)
+    assert "No method that raises the proxy lets gold fall again" in study.sentence(calm)
 
 
 def test_matched_arms_stand_beside_each_other_with_the_most_gold_first() -> None:
@@ -84,13 +87,18 @@ def test_matched_arms_stand_beside_each_other_with_the_most_gold_first() -> None
     assert first in said
     assert said.index(first) < said.index("DI++, w = σ²/α², scale 3: proxy 6.00, gold 0.300")
     assert "Arms that end" not in study.sentence(rows()), "one arm alone is no comparison"
+    slow = [
+        course("diff-instruct++", "x0", 3.0, seed, [p - 0.1 * k for k, p in enumerate(RISING)], HACKED)
+        for seed in range(3)
+    ]
+    assert "Arms that end" not in study.sentence([*slow, *rows()]), "they do not end at one proxy reward"
 
 
 def test_an_arm_that_the_reward_does_not_move_is_named_and_sets_no_target() -> None:
     stuck = [course("didr-proxy", "x0", 0.1, seed, IDLE, SOUND) for seed in range(3)]
     said = study.sentence([*rows(), *stuck])
     assert "first reaches proxy 6.00" in said
-    assert "DIDR by proxy, scale 0.1 does not raise the proxy" in said
+    assert "DIDR by proxy, scale 0.1 raises the proxy by less than a tenth of the most" in said
 
 
 def test_picture_and_table_hold_every_arm() -> None:

@@ -75,6 +75,12 @@ def test_a_lora_of_another_base_is_refused(world, tmp_path):
         load_lora(other.one_step_pipeline(), tmp_path)
 
 
+def test_an_alpha_that_the_file_cannot_hold_is_refused(world, tmp_path):
+    unet = add_lora(tied_clone(world.unet), rank=4, alpha=16)
+    with pytest.raises(ValueError, match="alpha 16 and rank 4"):
+        export_lora(unet, tmp_path)
+
+
 def test_what_is_not_there_is_said(world, tmp_path):
     with pytest.raises(ValueError, match="the network has no LoRA; it was trained as a full copy"):
         export_lora(world.unet, tmp_path)

@@ -9,10 +9,14 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from distar_core import doctor
 from distar_core.cli import app
+from distar_core.losses import Noised
 from distar_core.methods import METHODS
 from distar_core.runs import CHECKPOINT, load_checkpoint
+from distar_core.sdxl.export import load_lora
 from distar_core.toy import motion
+from distar_core.training import scores_at
 from distar_core.world import commands, post_training
 from distar_core.world.bench import megabytes_of_roles
 from distar_core.world.evaluation import evaluate, verdict
@@ -30,6 +34,7 @@ from distar_core.world.post_training import (
 )
 from distar_core.world.scenes import combinations, read_caption
 
+CAPTIONS = ["a red circle left of a blue square", "a large green triangle"]
 SHORT = {"steps": 3, "warmup": 1, "batch": 4, "prompts": 8}
 
 
@@ -80,7 +85,18 @@ def test_guidance_in_either_spelling():
         ({"roles": "qlora"}, "recipe key 'roles' is 'qlora'; use one of full, lora"),
         ({"cfg_scale": 1.0, "guidance_scale": 2.0}, "guidance twice"),
         ({"method": "di++", "huber_c": 1.0}, "has no distance"),
-        ({"reward_scale": "1"}, "must be a number, got '1'"),
+        ({"reward_scale": "1"}, "must be a finite number, got '1'; write numbers without quotes"),
+        ({"reward_scale": True}, "must be a finite number, got True"),
+        ({"cfg_scale": float("nan")}, "must be a finite number, got nan"),
+        (
+            {"lr": "1e-4"},
+            "must be of type int or float, got '1e-4'; write numbers without quotes, and in YAML 1e-4 as 1.0e-4",
+        ),
+        ({"lr": float("inf")}, "recipe key 'lr' is inf; choose a finite number"),
+        ({"ema_decay": 1.5}, "recipe key 'ema_decay' is 1.5; choose a finite number, below 1"),
+        ({"method": "sim", "reward_scale": 1.0}, "method 'sim' has no reward, but reward_scale is 1.0; leave it out"),
+        ({"method": "reward-only", "cfg_scale": 2.0}, "has no guidance, but cfg_scale is 2.0"),
+        ({"reward": "clip"}, "reward 'clip' has no default reward_scale"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(written, expected):
@@ -143,7 +159,7 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(roles, tmp_path):
         patch.setattr(post_training, "post_train_world", interrupted)
         result, said = distar("train", "world", tmp_path / "stopped", "--recipe", recipe, "--count", 2)
     assert result.exit_code == 143
-    assert f"train world {tmp_path / 'stopped'} --resume" in said
+    assert f"train world {tmp_path / 'stopped'} --save-every 50 --count 2 --resume" in said
     assert calls[-1] < 2
     result, said = distar("train", "world", tmp_path / "stopped", "--resume", "--count", 2)
     assert result.exit_code == 0, said
@@ -168,29 +184,80 @@ def test_a_run_is_bound_to_the_weights_it_started_from(world, judges, tmp_path):
     assert again == recipe
     for name, parameter in loaded.roles.generator.parameters().items():
         assert torch.equal(parameter, state.roles.generator.parameters()[name])
-    config = {**post_training.settings_of(world, recipe), "method": recipe.method, **recipe.loop}
+    config = {**post_training.settings_of(world, state, recipe), "method": recipe.method, **recipe.loop}
     with pytest.raises(ValueError, match="start is 'other' here but"):
         load_checkpoint(world_state(world, judges, recipe), tmp_path, config | {"start": "other"})
 
 
-def test_export_by_command(tmp_path, monkeypatch):
-    recipe = write(tmp_path / "r.yaml", roles="lora", **SHORT)
+def test_a_file_of_ones_own_in_the_folder_is_kept(tmp_path):
+    mine = write(tmp_path / RECIPE, steps=7)
+    for options in ((), ("--resume",)):
+        assert distar("train", "world", tmp_path, *options)[0].exit_code == 1
+        assert load_recipe(mine) == {"steps": 7}
+
+
+def test_options_win_over_the_recipe(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(commands, "post_train_and_measure", lambda folder, recipe, **_: seen.append(recipe))
+    recipe = write(tmp_path / "r.yaml", guidance_scale=3.0, steps=9)
+    assert distar("train", "world", tmp_path / "run", "--recipe", recipe, "--cfg-scale", 0.5)[0].exit_code == 0
+    assert (seen[0].method.cfg_scale, seen[0].steps) == (0.5, 9)
+
+
+def test_edited_prompts_are_another_run(world, judges, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red circle\na blue square\n", "utf-8")
+    recipe = read_recipe(SHORT | {"prompts": str(path)})
+    for _ in post_train_world(world, world_state(world, judges, recipe), recipe, tmp_path / "run"):
+        pass
+    load_run(world, judges, tmp_path / "run")
+    path.write_text("a red circle\na green square\n", "utf-8")
+    with pytest.raises(ValueError, match="said is '"):
+        load_run(world, judges, tmp_path / "run")
+
+
+def test_export_by_command(world, judges, tmp_path):
+    recipe = write(tmp_path / "r.yaml", roles="lora", lr=0.02, **SHORT)
     assert distar("train", "world", tmp_path / "run", "--recipe", recipe, "--count", 2)[0].exit_code == 0
     result, said = distar("export", tmp_path / "run", tmp_path / "lora", "--lora")
     assert result.exit_code == 0, said
-    assert "load_world().one_step_pipeline()" in said
+    assert "load_lora(load_world().one_step_pipeline()" in said
     result, said = distar("export", tmp_path / "run", tmp_path / "whole")
     assert result.exit_code == 0, said
     assert "timesteps=[399]" in said
-    assert (tmp_path / "whole" / "model_index.json").is_file()
+    generator = load_run(world, judges, tmp_path / "run")[1].roles.generator
+    drawn = {
+        "averaged": world.draw(CAPTIONS, [0, 1], generator.averaged),
+        "last": world.draw(CAPTIONS, [0, 1], generator.module),
+        "start": world.draw(CAPTIONS, [0, 1]),
+    }
+    from diffusers import StableDiffusionXLPipeline
+
+    for pipeline in (
+        load_lora(load_world().one_step_pipeline(), tmp_path / "lora"),
+        StableDiffusionXLPipeline.from_pretrained(tmp_path / "whole"),
+    ):
+        options = {"num_inference_steps": 1, "timesteps": [399], "guidance_scale": 0.0, "output_type": "pt"}
+        pictures = pipeline(CAPTIONS, latents=world.noise([0, 1]), **options).images
+        far = {name: float((pictures - other).abs().max()) for name, other in drawn.items()}
+        assert far["averaged"] < 1e-4
+        assert min(far["last"], far["start"]) > 1e-3, "control: neither the last weights nor the start's"
+    result, said = distar("export", tmp_path / "run", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "holds other files" in said
     result, said = distar("export", tmp_path / "nothing", tmp_path / "out")
     assert result.exit_code == 1
     assert "there is no recipe" in said
 
 
 def test_the_world_needs_its_packages_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(commands, "PACKAGES", ("torch", "no_such_package"))
-    for words in (("train", "world", tmp_path), ("export", tmp_path, tmp_path), ("world", "evaluate")):
+    monkeypatch.setitem(doctor.PACKAGES, "no_such_package", "models")
+    for words in (
+        ("train", "world", tmp_path),
+        ("export", tmp_path, tmp_path),
+        ("world", "evaluate"),
+        ("lab", "world"),
+    ):
         result, said = distar(*words)
         assert result.exit_code == 1
         assert "no_such_package is not installed" in said
@@ -228,3 +295,15 @@ def test_the_motion_of_latents_is_minus_the_pulls_on_them(world, judges):
     at = x0.clone().requires_grad_()
     (climb,) = torch.autograd.grad(state.roles.reward(at, prompt).sum(), at)
     torch.testing.assert_close(moves["reward"], 0.7 * climb)
+    # the leash's, by hand at the same levels and noise: alpha carries a pull at x_t to x_0
+    level = recipe.method.time_law.quantile(torch.tensor([0.25, 0.75]).repeat(2))
+    noise = torch.randn(4, *x0.shape[1:], generator=torch.Generator().manual_seed(0))
+    both = prompt.rows(torch.tensor([0, 0, 1, 1]))
+    alpha, sigma = state.schedule.coefficients(level, noise)
+    x_t = (alpha * x0.repeat_interleave(2, 0) + sigma * noise).requires_grad_()
+    noised = Noised(x0.repeat_interleave(2, 0), x_t, noise, level, alpha, sigma)
+    scores = scores_at(state.roles, recipe.method, noised, both, state.schedule)
+    (pull,) = torch.autograd.grad(recipe.method.loss(noised, scores).sum(), x_t)
+    by_hand = -(alpha * pull).unflatten(0, (2, 2)).mean(1)
+    torch.testing.assert_close(moves["regularizer"], by_hand, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(by_hand, -pull.unflatten(0, (2, 2)).mean(1), rtol=1e-2), "control: without alpha"
