@@ -538,7 +538,7 @@ for role in ("generator", "assistant"):
     print(f"{role}: largest difference {(both[0] - both[1]).abs().max():.1e}")
 
 # %% [markdown]
-# That is the whole loop. The library adds what a long run needs: micro-batches, averages of the weights, checkpoints,
+# The library adds what a long run needs: micro-batches, averages of the weights, checkpoints,
 # records.
 #
 # ### A run
@@ -553,7 +553,7 @@ print(f"{len(records)} steps, {sum(record.seconds for record in records):.0f} se
 world_training.before_and_after(world, judges, state.roles.generator.averaged, rows=2)
 
 # %% [markdown]
-# Compare pair by pair: objects keep their colour and shape, grow a
+# Objects keep their colour and shape, grow a
 # little and move a little towards the middle, and gold rises for all twelve. The orange triangle is still orange: so
 # short a run did not mend it. `averaged` means the running average of the generator's weights, which is what one
 # would ship.
