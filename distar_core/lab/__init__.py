@@ -4,7 +4,7 @@ CSV, figure and sentence.
 The CSV files of the full profile ship in distar_core/data/lab, and the notebooks draw from them.
 """
 
-from . import assistant, didr, huber_c, landscape, score_vs_kl, stability, world
+from . import assistant, didr, huber_c, landscape, score_vs_kl, stability, world, world_cross
 from .study import PROFILES, Row, Study, over_seeds, perform, read_rows, values_of, where
 
 STUDIES = {
@@ -17,6 +17,7 @@ STUDIES = {
         score_vs_kl.STUDY,
         huber_c.STUDY,
         world.STUDY,
+        world_cross.STUDY,
     )
 }
 
