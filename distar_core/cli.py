@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
 
-from .terminal import console, fail, print_table, refuse_foreign, say, stages_in_progress, stoppable
+from .terminal import console, exit_code, fail, print_table, program, refuse_foreign, say, stages_in_progress, stoppable
 from .world.commands import export, needs_packages, train_in_world, world_app
 
 if TYPE_CHECKING:
@@ -118,7 +116,7 @@ def command_to_resume(folder: Path, settings: Mapping[str, Any], save_every: int
     """The shell command that goes on with the run in a folder; settings by the names of their options."""
     from .methods import ALIASES
 
-    words = ["distar" if shutil.which("distar") else sys.argv[0], "train", "toy", str(folder)]
+    words = [program(), "train", "toy", str(folder)]
     short = {full: alias for alias, full in ALIASES.items()}
     settings = {**settings, "method": short.get(settings["method"], settings["method"])}
     for name, value in {**settings, "save-every": save_every}.items():
@@ -206,7 +204,7 @@ def toy(
         train_toy(folder, row, REWARDS[reward], steps=steps, seed=seed, save_every=save_every, resume=resume)
     except Interrupted as stop:
         command = command_to_resume(folder, settings, save_every)
-        raise fail(f"{stop} with: {command}", 130 if "SIGINT" in str(stop) else 143) from stop
+        raise fail(f"{stop} with: {command}", exit_code(stop)) from stop
     except NonFiniteError as error:
         raise fail(f"{error} (--resume keeps the settings: choose a lower --reward-scale in a new folder)") from error
     except (ValueError, TypeError, OSError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,16 @@ def fail(message: object, code: int = 1) -> typer.Exit:
     """Print one sentence about what went wrong and give the exit to raise."""
     Console(stderr=True).print(f"distar: {message}", highlight=False, markup=False, soft_wrap=True)
     return typer.Exit(code)
+
+
+def exit_code(stop: RuntimeError) -> int:
+    """The exit code of a run that was Interrupted: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 130 if "SIGINT" in str(stop) else 143
+
+
+def program() -> str:
+    """How this program is called in the shell."""
+    return "distar" if shutil.which("distar") else sys.argv[0]
 
 
 def say(line: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,17 @@ import typer
 from rich.progress import track
 
 from ..doctor import PACKAGES, is_installed
-from ..terminal import console, fail, print_table, refuse_foreign, say, stages_in_progress, stoppable
+from ..terminal import (
+    console,
+    exit_code,
+    fail,
+    print_table,
+    program,
+    refuse_foreign,
+    say,
+    stages_in_progress,
+    stoppable,
+)
 
 if TYPE_CHECKING:
     from .post_training import Recipe
@@ -63,7 +72,7 @@ def world_build(
             count = DRAWS if profile == "full" else 20
             measured = write_card(weights, recipe, seconds_of(folder), count=count, tell=say)
         except Interrupted as stop:
-            raise fail(f"{stop}; {goes_on}", 130 if "SIGINT" in str(stop) else 143) from stop
+            raise fail(f"{stop}; {goes_on}", exit_code(stop)) from stop
         except (NonFiniteError, ValueError, OSError) as error:
             raise fail(error) from error
     for line in below_the_bar(measured):
@@ -140,7 +149,7 @@ def train_in_world(
         post_train_and_measure(folder, settings, resume=resume, save_every=save_every, count=count)
     except Interrupted as stop:
         command = command_to_go_on(folder, save_every, count)
-        raise fail(f"{stop} with: {command}", 130 if "SIGINT" in str(stop) else 143) from stop
+        raise fail(f"{stop} with: {command}", exit_code(stop)) from stop
     except NonFiniteError as error:
         raise fail(f"{error} (--resume keeps the recipe: choose a lower lr or reward_scale in a new folder)") from error
     except (ValueError, TypeError, OSError) as error:
@@ -149,7 +158,7 @@ def train_in_world(
 
 def command_to_go_on(folder: Path, save_every: int, count: int) -> str:
     """The shell command that goes on with the run in a folder, or measures it once more."""
-    words = ["distar" if shutil.which("distar") else sys.argv[0], "train", "world", str(folder)]
+    words = [program(), "train", "world", str(folder)]
     return shlex.join([*words, "--save-every", str(save_every), "--count", str(count), "--resume"])
 
 
