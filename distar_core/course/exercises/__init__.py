@@ -1,28 +1,6 @@
 """The machine-checked exercises of every notebook."""
 
-from . import (
-    notebook_00,
-    notebook_01,
-    notebook_02,
-    notebook_03,
-    notebook_04,
-    notebook_05,
-    notebook_06,
-    notebook_07,
-    notebook_08,
-    notebook_09,
-)
+from importlib import import_module
 
-MODULES = (
-    notebook_00,
-    notebook_01,
-    notebook_02,
-    notebook_03,
-    notebook_04,
-    notebook_05,
-    notebook_06,
-    notebook_07,
-    notebook_08,
-    notebook_09,
-)
+MODULES = tuple(import_module(f".notebook_{number:02d}", __name__) for number in range(10))
 EXERCISES = {exercise.number: exercise for module in MODULES for exercise in module.EXERCISES}
