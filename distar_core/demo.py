@@ -60,7 +60,7 @@ class Profile:
 
 PROFILES = {
     "ci": Profile(("mode",), seeds=2, steps=30, distil_steps=100),
-    "demo": Profile(("mode",), seeds=3, steps=800),
+    "demo": Profile(("mode",), seeds=3, steps=600),
     "full": Profile(("mode", "side", "off-data"), seeds=5, steps=2000),
 }
 
