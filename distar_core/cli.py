@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
 
-from .terminal import console, exit_code, fail, print_table, program, refuse_foreign, say, stages_in_progress, stoppable
+from .terminal import console, fail, print_table, program, say, stages_in_progress, stoppable
 from .world.commands import export, needs_packages, train_in_world, world_app
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ def demo(
     if profile not in PROFILES:
         raise fail(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
     folder = folder or Path("demo" if profile == "demo" else f"demo-{profile}")
-    refuse_foreign(folder, ("01_start.png",))
     started = time.perf_counter()
     runs = len(plan(PROFILES[profile], read_points()))
     minutes = {"ci": "under a minute", "demo": "about 3 minutes", "full": "about 20 minutes"}[profile]
@@ -143,6 +142,8 @@ def settings_in(folder: Path) -> dict[str, Any]:
 def refuse_other_settings(folder: Path, here: Mapping[str, Any], save_every: int) -> None:
     """Raise ValueError if a run is to be resumed with settings that are not its own."""
     there = settings_in(folder)
+    if (folder / "recipe.yaml").exists():
+        raise ValueError(f"folder {folder} holds a run of distar train world; go on with that command")
     differing = [name for name in there if there[name] != here[name]]
     if differing:
         what = " and ".join(f"--{name} {there[name]}, not {here[name]}" for name in differing)
@@ -175,13 +176,14 @@ def toy(
 ) -> None:
     """Post-train the distilled 2D generator with one method; stops with Ctrl-C and resumes."""
     from .methods import find_method
-    from .runs import CHECKPOINT, Interrupted, NonFiniteError
+    from .runs import CHECKPOINT, NonFiniteError
+    from .signals import Interrupted
     from .toy import REWARDS, on_levels
 
     if reward not in REWARDS:
         raise fail(f"reward {reward!r} is unknown; known are {', '.join(REWARDS)}")
-    if not math.isfinite(reward_scale):
-        raise fail(f"--reward-scale {reward_scale} is not finite; choose a number")
+    if not 0 <= reward_scale < math.inf:
+        raise fail(f"--reward-scale {reward_scale} is negative or not finite; choose a number from 0 on")
     try:
         row = on_levels(find_method(method))
         if row.reward_at == "every_level":
@@ -197,14 +199,12 @@ def toy(
             "steps": steps,
             "seed": seed,
         }
-        if not resume:
-            refuse_foreign(folder, (CHECKPOINT, "config.json"))
-        elif (folder / CHECKPOINT).exists():
+        if resume and (folder / CHECKPOINT).exists():
             refuse_other_settings(folder, settings, save_every)
         train_toy(folder, row, REWARDS[reward], steps=steps, seed=seed, save_every=save_every, resume=resume)
     except Interrupted as stop:
         command = command_to_resume(folder, settings, save_every)
-        raise fail(f"{stop} with: {command}", exit_code(stop)) from stop
+        raise fail(f"{stop} with: {command}", 128 + stop.signal) from stop
     except NonFiniteError as error:
         raise fail(f"{error} (--resume keeps the settings: choose a lower --reward-scale in a new folder)") from error
     except (ValueError, TypeError, OSError) as error:
@@ -218,8 +218,9 @@ def train_toy(
     """Distil, post-train with checkpoints and draw; or go on from the folder's checkpoint. Raises as runs.run."""
     import torch
 
+    from .folders import claim
     from .report import START
-    from .runs import CHECKPOINT, require_writable, run
+    from .runs import CHECKPOINT, run
     from .toy import LOOP, new_generator, no_conditions, reference, sample, toy_state
 
     torch.set_num_threads(1)
@@ -229,7 +230,7 @@ def train_toy(
         else:
             if (folder / CHECKPOINT).exists():
                 raise FileExistsError(f"folder {folder} already holds a run; add --resume, or choose another folder")
-            require_writable(folder)
+            claim(folder, "run")
             generator = distil_with_progress("distilling a one-step generator")
     state = toy_state(generator, reference(), reward, seed=seed, steps=steps)
     options = {"steps": steps, "seed": seed, **LOOP}
@@ -372,8 +373,9 @@ def bench(
 
         numbers = bench_toy()
         words = (
-            f"the loop runs at {numbers['post_train_over_bare']:.0%} of the speed of the same arithmetic by hand; importing "
-            f"distar_core takes {numbers['import_distar_core_over_torch']:.2f} times as long as importing torch, with noise"
+            f"the loop runs at {numbers['post_train_over_bare']:.0%} of the speed of the same arithmetic by hand, in the median of "
+            "pairs of runs that follow each other; importing distar_core, torch included, takes "
+            f"{numbers['import_distar_core_over_torch']:.2f} times as long as torch alone, with noise"
         )
     else:
         needs_packages()

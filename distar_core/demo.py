@@ -16,11 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .folders import claim
 from .frontier import AIMS, Point, aims, read_points, scale_for
 from .metrics import Summary, summarise
 from .parallel import in_parallel
 from .report import START, UNLEASHED, write_page
-from .runs import check_finite, require_writable
+from .runs import check_finite
 from .toy import (
     LOOP,
     REWARDS,
@@ -189,12 +190,13 @@ def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = 
         tell: called at the start of every stage, and after every distillation step, run and set of pictures.
 
     Raises:
+        FileExistsError: if the folder holds files of others.
         PermissionError: if the folder cannot be written.
         RuntimeError: if a process that performs runs dies, or a run becomes NaN or infinite.
     """
     from . import pictures
 
-    require_writable(folder)
+    claim(folder, "demo")
     torch.set_num_threads(1)
     mixture = reference()
     tell(Progress("distil", 0, profile.distil_steps))

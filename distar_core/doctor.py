@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +45,16 @@ def is_installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def missing_packages(extra: str) -> str:
+    """One sentence about what is missing of an extra and how to install it; empty if nothing is."""
+    missing = [name for name, of in PACKAGES.items() if of == extra and not is_installed(name)]
+    if not missing:
+        return ""
+    is_not = "is not installed" if len(missing) == 1 else "are not installed"
+    remedy = f'{shlex.quote(sys.executable)} -m pip install -e ".[{extra}]"'
+    return f"{', '.join(missing)} {is_not}, but needed {EXTRAS[extra]}: {remedy}"
 
 
 def memory_gib() -> float | None:

@@ -97,18 +97,29 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_interval(values: Tensor, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
+def bootstrap_interval(
+    values: Tensor, *, groups: Tensor | None = None, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
     """Percentile bootstrap interval of the mean of values [n]; deterministic in seed.
 
+    Args:
+        groups: which group each value belongs to, [n]. Values of one group, such as pictures of one caption, are alike, so
+            whole groups are drawn again, and the interval says what to expect of other groups.
+
     Raises:
-        ValueError: for fewer than two values, from which no interval follows.
+        ValueError: for fewer than two values or groups, from which no interval follows.
     """
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"an interval needs at least two values in one axis, got {tuple(values.shape)}; add seeds")
     values = values.double()
+    members = torch.arange(len(values)) if groups is None else groups.unique(return_inverse=True)[1]
+    counts = torch.bincount(members).double()
+    if len(counts) < 2:
+        raise ValueError("an interval needs at least two groups, got one; add others")
+    sums = torch.bincount(members, values)
     rng = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(values), (resamples, len(values)), generator=rng)
-    means = values[index].mean(1)
+    index = torch.randint(len(counts), (resamples, len(counts)), generator=rng)
+    means = sums[index].sum(1) / counts[index].sum(1)
     tail = (1 - level) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Interval(float(values.mean()), low, high)
@@ -128,11 +139,15 @@ def wilson_interval(successes: int, count: int) -> Interval:
     return Interval(share, max(middle - reach, 0.0), min(middle + reach, 1.0))
 
 
-def paired_interval(first: Tensor, second: Tensor, *, level: float = 0.95, seed: int = 0) -> Interval:
-    """Bootstrap interval of mean(first − second) for values that belong together by position, [n] each."""
+def paired_interval(
+    first: Tensor, second: Tensor, *, groups: Tensor | None = None, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Bootstrap interval of mean(first − second) for values that belong together by position, [n] each; groups as in
+    bootstrap_interval.
+    """
     if first.shape != second.shape:
         raise ValueError(f"paired values must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    return bootstrap_interval(first - second, level=level, seed=seed)
+    return bootstrap_interval(first - second, groups=groups, level=level, seed=seed)
 
 
 def best_of(proxy: Tensor, values: Tensor, n: int) -> Tensor:

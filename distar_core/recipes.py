@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from .losses import PseudoHuber
 from .methods import Method, find_method
 
+LARGEST = 1e30
 NUMBERS_IN_YAML = "write numbers without quotes, and in YAML 1e-4 as 1.0e-4"
 
 
@@ -34,9 +35,13 @@ def read_method(recipe: Mapping[str, Any]) -> Method:
         if key not in known:
             raise ValueError(f"recipe key {key!r} (value {value!r}) is unknown; known are {', '.join(sorted(known))}")
         if key in ("cfg_scale", "guidance_scale", "reward_scale", "huber_c") and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST
         ):
             raise ValueError(f"recipe key {key!r} must be a finite number, got {value!r}; {NUMBERS_IN_YAML}")
+        if key in ("cfg_scale", "guidance_scale", "reward_scale") and value < 0:
+            raise ValueError(
+                f"recipe key {key!r} must not be negative, got {value!r}; negate the reward to minimise it"
+            )
     if "guidance_scale" in settings:
         if "cfg_scale" in settings:
             raise ValueError(
@@ -53,6 +58,14 @@ def read_method(recipe: Mapping[str, Any]) -> Method:
             )
         settings["distance"] = PseudoHuber(settings.pop("huber_c"))
     return replace(row, **settings)
+
+
+def read_text(path: Path) -> str:
+    """A text file, with or without a byte order mark. Raises ValueError if it is not UTF-8."""
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def describe(value: Any) -> Any:

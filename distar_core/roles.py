@@ -306,6 +306,13 @@ class Roles(NamedTuple):
         generator = self.generator
         if moves and generator.optimizer is None:
             raise ValueError("the generator has no optimizer, so it cannot move; give its Trainable one")
+        for name, role in (("generator", generator), ("assistant", self.assistant)):
+            groups = role.optimizer.param_groups if role.optimizer else []
+            if groups and not any(p.requires_grad for group in groups for p in group["params"]):
+                raise ValueError(
+                    f"the {name}'s optimizer holds only frozen parameters, so it cannot move; unfreeze them (a tied clone "
+                    "shares its base's: add_lora freezes both)"
+                )
         if not hasattr(generator.module, "latent"):
             raise ValueError(
                 f"the generator {type(generator.module).__name__} has no method latent(draw), which says what noise it "

@@ -5,12 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -18,8 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .folders import at_work, claim
 from .methods import Method
 from .recipes import describe, differences
+from .signals import Interrupted, stop_requests
 from .training import Conditions, Record, State, post_train
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -30,10 +29,6 @@ COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward"]
 
 class NonFiniteError(RuntimeError):
     """A value of a run became NaN or infinite; the last checkpoint is from before."""
-
-
-class Interrupted(RuntimeError):
-    """A run was asked to stop and left a checkpoint."""
 
 
 def check_finite(record: Record) -> None:
@@ -76,7 +71,8 @@ def _layout(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _configuration(state: State, config: Mapping[str, Any]) -> dict[str, Any]:
     optimizers = {name: type(getattr(state.roles, name).optimizer).__name__ for name in ("generator", "assistant")}
-    return describe({**config, "optimizers": optimizers})
+    shares = ("micro_batch", "rows")  # how the work is shared out changes no result
+    return describe({**{k: v for k, v in config.items() if k not in shares}, "optimizers": optimizers})
 
 
 def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Path:
@@ -98,7 +94,10 @@ def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Pa
     meta = {"format": FORMAT, "step": state.step, "config": _configuration(state, config), "optimizer": rest}
     path, partial = folder / CHECKPOINT, folder / f"{CHECKPOINT}.partial"
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-    save_file(copies, partial, metadata={"distar_core": json.dumps(meta)})
+    try:
+        save_file(copies, partial, metadata={"distar_core": json.dumps(meta)})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error}); free some space and resume from the last one") from error
     for leftover in filter(Path.is_file, folder.glob(".tmp??????")):  # where a kill interrupted safetensors
         leftover.unlink()
     with open(partial, "rb+") as written:
@@ -107,16 +106,29 @@ def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Pa
     return path
 
 
-def load_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> None:
+def _checkpoint_in(folder: Path) -> Path:
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}; name the folder of a run that has saved one, or start a new run"
+        )
+    return path
+
+
+def load_checkpoint(state: State, folder: Path, config: Mapping[str, Any] | None) -> dict[str, Any]:
     """Bring `state` to where the checkpoint in `folder` left off; nothing is changed unless everything fits.
+
+    Args:
+        config: what the run's configuration has to be; None takes any, where only what was learnt is wanted.
+
+    Returns:
+        The configuration of the run, described.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is truncated, foreign, of another configuration or of other networks.
     """
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; name the folder of a run, or start one without resume")
+    path = _checkpoint_in(folder)
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("distar_core", "null"))
@@ -127,7 +139,8 @@ def load_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> No
         ) from None
     if not meta or meta.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by distar_core; resume needs the {CHECKPOINT} of one of its runs")
-    for key, here, there in differences(_configuration(state, config), meta["config"]):
+    expected = meta["config"] if config is None else _configuration(state, config)
+    for key, here, there in differences(expected, meta["config"]):
         raise ValueError(
             f"{key} is {here!r} here but {there!r} in checkpoint {path}; resume with the settings of the run, or start a "
             "new one in another folder"
@@ -148,6 +161,7 @@ def load_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> No
         if optimizer is not None:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
     state.step = meta["step"]
+    return meta["config"]
 
 
 class CsvLog:
@@ -183,21 +197,6 @@ class CsvLog:
         self._file.close()
 
 
-@contextmanager
-def stop_requests() -> Iterator[list[str]]:
-    """Collect SIGTERM and Ctrl-C in a list instead of dying from them; the old handlers come back at the end."""
-    received: list[str] = []
-    previous = {
-        number: signal.signal(number, lambda caught, _: received.append(signal.Signals(caught).name))
-        for number in ((signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ())
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def run(
     state: State,
     method: Method,
@@ -207,6 +206,7 @@ def run(
     resume: bool = False,
     save_every: int = 500,
     settings: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[Record]:
     """`post_train` in a folder: CSV log, checkpoints, stop and resume; yields its records.
@@ -216,10 +216,11 @@ def run(
         resume: go on from the folder's checkpoint, with the same settings (steps among them: rates may depend on it).
         save_every: steps between checkpoints; the last step and a stop request save too.
         settings: anything else that the result depends on, for the configuration that resume compares.
-        options: the keyword arguments of post_train.
+        texts: what else a fresh run leaves in the folder at its start, by name of the file.
+        options: the keyword arguments of post_train; a resumed run may have another micro_batch and rows.
 
     Raises:
-        FileExistsError: if the folder holds a run and resume is off.
+        FileExistsError: if the folder holds a run and resume is off, if it is not ours, or if a run is at work in it.
         FileNotFoundError, ValueError: as load_checkpoint.
         PermissionError: if the folder cannot be written.
         NonFiniteError: at the first non-finite value; the last checkpoint is from before it.
@@ -230,27 +231,28 @@ def run(
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1 step, got {save_every}; choose a positive number")
     if resume:
-        load_checkpoint(state, folder, config)
-    elif (folder / CHECKPOINT).exists():
-        raise FileExistsError(f"folder {folder} already holds a run; resume it, or choose another folder")
-    require_writable(folder)
-    (folder / "config.json").write_text(json.dumps(_configuration(state, config), indent=2) + "\n", encoding="utf-8")
-    with closing(CsvLog(folder, state.step if resume else None)) as log, stop_requests() as stops:
-        for record in post_train(state, method, conditions, **options):
-            check_finite(record)
-            log.write(record)
-            if (stopping := bool(stops)) or (record.step + 1) % save_every == 0 or record.step + 1 == options["steps"]:
-                save_checkpoint(state, folder, config)
-            if stopping:
-                raise Interrupted(f"stopped by {stops[0]} after step {record.step}; resume from {folder / CHECKPOINT}")
-            yield record
-
-
-def require_writable(folder: Path) -> None:
-    """Create the folder if need be. Raises PermissionError if it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PermissionError(f"folder {folder} cannot be written ({error.strerror}); choose another folder") from None
+        _checkpoint_in(folder)
+    elif not (folder / CHECKPOINT).exists():
+        claim(folder, "run")
+    with at_work(folder):
+        if resume:
+            load_checkpoint(state, folder, config)
+        elif (folder / CHECKPOINT).exists():
+            raise FileExistsError(f"folder {folder} already holds a run; resume it, or choose another folder")
+        described = json.dumps(_configuration(state, config), indent=2) + "\n"
+        for name, text in {"config.json": described, **({} if resume else texts or {})}.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        with closing(CsvLog(folder, state.step if resume else None)) as log, stop_requests() as stops:
+            for record in post_train(state, method, conditions, **options):
+                check_finite(record)
+                log.write(record)
+                done = record.step + 1
+                if (stopping := bool(stops)) or done % save_every == 0 or done == options["steps"]:
+                    save_checkpoint(state, folder, config)
+                if stopping:
+                    break
+                yield record
+            if stops:
+                done = state.step or 0
+                where = "" if done > 0 else " (the warm-up ends before step 0)"
+                raise Interrupted(stops[0], f"after step {done - 1}{where}; resume from {folder / CHECKPOINT}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -23,11 +22,6 @@ def fail(message: object, code: int = 1) -> typer.Exit:
     """Print one sentence about what went wrong and give the exit to raise."""
     Console(stderr=True).print(f"distar: {message}", highlight=False, markup=False, soft_wrap=True)
     return typer.Exit(code)
-
-
-def exit_code(stop: RuntimeError) -> int:
-    """The exit code of a run that was Interrupted: 130 for Ctrl-C, 143 for SIGTERM."""
-    return 130 if "SIGINT" in str(stop) else 143
 
 
 def program() -> str:
@@ -88,9 +82,3 @@ def stages_in_progress(width: int) -> Progress:
         TextColumn("left"),
         console=console,
     )
-
-
-def refuse_foreign(folder: Path, own: Collection[str]) -> None:
-    """Raise the exit, with one sentence, if a folder holds files but none of `own`: it is somebody else's."""
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in own):
-        raise fail(f"folder {folder} holds other files; choose a new or empty one")

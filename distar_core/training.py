@@ -94,10 +94,10 @@ def draw(seed: int, step: int, stream: str, shape: tuple[int, ...], rows: slice,
         rows: this process's share of it.
         uniform: instead of normal numbers, one stratified number in [0, 1) a row, in random order; shape is [B] then.
     """
-    return _batch(seed, step, stream, shape, uniform, torch.get_default_dtype())[rows]
+    return _batch(seed, step, stream, shape, uniform, torch.get_default_dtype())[rows].clone()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _batch(seed: int, step: int, stream: str, shape: tuple[int, ...], uniform: bool, dtype: torch.dtype) -> Tensor:
     """The whole batch; remembered, so that micro-batches do not draw it again each."""
     key = hashlib.blake2b(f"{seed}/{step}/{stream}".encode(), digest_size=8).digest()

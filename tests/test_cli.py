@@ -55,7 +55,7 @@ def test_an_unknown_profile_benchmark_method_or_reward_is_one_sentence(distar, t
         (("bench", "sdxl"), "benchmark 'sdxl' is unknown; known are toy and world"),
         (("train", "toy", tmp_path / "a", "--method", "ppo"), "method 'ppo' is unknown; known are reward-only"),
         (("train", "toy", tmp_path / "a", "--reward", "nice"), "reward 'nice' is unknown; known are mode"),
-        (("train", "toy", tmp_path / "a", "--reward-scale", "inf"), "--reward-scale inf is not finite"),
+        (("train", "toy", tmp_path / "a", "--reward-scale", "inf"), "--reward-scale inf is negative or not finite"),
         (("train", "toy", tmp_path / "a", "--method", "didr"), "no toy reward has; use didr-proxy"),
     ):
         result = distar(*words)
@@ -68,7 +68,7 @@ def test_an_unknown_profile_benchmark_method_or_reward_is_one_sentence(distar, t
 def test_train_stops_at_its_steps_and_resumes_only_what_exists(distar, tmp_path):
     words = ("train", "toy", tmp_path / "run", "--steps", 4, "--save-every", 2)
     assert distar(*words).exit_code == 0
-    left = {path.name for path in (tmp_path / "run").iterdir()}
+    left = {path.name for path in (tmp_path / "run").glob("[!.]*")}
     assert left == {"checkpoint.safetensors", "config.json", "log.csv", "samples.png"}
     again = distar(*words)
     assert again.exit_code == 1
@@ -237,8 +237,14 @@ def test_counts_below_one_are_refused(option, distar, tmp_path):
 
 def test_a_folder_of_somebody_else_is_left_alone(distar, tmp_path):
     (tmp_path / "notes.txt").write_text("mine", "utf-8")
-    for words in (("train", "toy", tmp_path), ("demo", "--profile", "ci", "--folder", tmp_path)):
+    (tmp_path / "config.json").write_text("mine", "utf-8")  # every model of Hugging Face has one
+    for words in (
+        ("train", "toy", tmp_path),
+        ("train", "world", tmp_path),
+        ("demo", "--profile", "ci", "--folder", tmp_path),
+        ("world", "build", tmp_path, "--profile", "ci"),
+    ):
         result = distar(*words)
         assert result.exit_code == 1
         assert "holds other files; choose a new or empty one" in said(result)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"notes.txt": "mine", "config.json": "mine"}

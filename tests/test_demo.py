@@ -9,6 +9,7 @@ import pytest
 
 from distar_core import demo, pictures
 from distar_core.demo import PROFILES, UNBOUNDED, perform_all, plan, run_demo
+from distar_core.folders import claim
 from distar_core.frontier import read_points
 from distar_core.report import REGULARIZERS, UNLEASHED
 from distar_core.toy import distilled, reference
@@ -47,6 +48,7 @@ def test_numbers_depend_neither_on_the_cores_nor_on_the_order():
 
 
 def test_a_page_of_an_earlier_demo_does_not_stand_above_new_numbers(tmp_path, monkeypatch):
+    claim(tmp_path, "demo")
     (tmp_path / "index.html").write_text("earlier")
     monkeypatch.setattr(demo, "perform_all", lambda jobs, generator: (run for run in ()))
     monkeypatch.setattr(demo, "write_page", lambda folder: pytest.fail("stopped too late"))
@@ -54,7 +56,7 @@ def test_a_page_of_an_earlier_demo_does_not_stand_above_new_numbers(tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path, TINY)
     stop.assert_called_once()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["01_start.png", "distances.csv", "runs.csv"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["01_start.png", "distances.csv", "runs.csv"]
 
 
 def test_the_plan_covers_rewards_seeds_and_strengths():

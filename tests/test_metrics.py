@@ -227,3 +227,24 @@ def test_the_best_of_n_needs_enough_samples(n: int, columns: int) -> None:
         best_of(torch.zeros(2, 4), torch.zeros(2, columns), n)
     with pytest.raises(ValueError, match="one shape"):
         best_of(torch.zeros(4), torch.zeros(4), 1)
+
+
+def test_values_of_one_group_are_drawn_again_together() -> None:
+    """With g groups of k equal values the interval is that of g values, and √k times as wide as for independent ones."""
+    rng = torch.Generator().manual_seed(0)
+    one = torch.randn(60, generator=rng, dtype=torch.float64)
+    values, groups = one.repeat_interleave(9), torch.arange(60).repeat_interleave(9)
+    grouped, plain = bootstrap_interval(values, groups=groups), bootstrap_interval(values)
+    assert grouped == pytest.approx(bootstrap_interval(one), abs=1e-12)
+    assert (grouped.high - grouped.low) / (plain.high - plain.low) == pytest.approx(3, abs=0.15)
+    shuffled = torch.randperm(len(values), generator=rng)
+    again = bootstrap_interval(values[shuffled], groups=groups[shuffled])
+    assert again == pytest.approx(grouped, abs=1e-12)
+    assert paired_interval(values, 0 * values, groups=groups) == grouped
+    with pytest.raises(ValueError, match="at least two groups"):
+        bootstrap_interval(values, groups=torch.zeros(len(values)))
+
+
+def test_groups_of_unlike_size_weigh_as_many_values_as_they_have() -> None:
+    values, groups = torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 1, 1, 1])
+    assert bootstrap_interval(values, groups=groups) == (0.75, 0.0, 1.0)

@@ -9,18 +9,19 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def output_of(snippet: int) -> str:
+def output_of(snippet: int, folder: Path) -> str:
     code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[snippet]
     result = subprocess.run(
-        [sys.executable, "-c", code.replace("steps=500", "steps=3")], capture_output=True, text=True
+        [sys.executable, "-c", code.replace("steps=500", "steps=3")], capture_output=True, text=True, cwd=folder
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def test_the_snippets_run():
-    assert output_of(0).strip() == "tensor([True, True])"
-    assert output_of(1).startswith("step 0: mean reward ")
+def test_the_snippets_run(tmp_path):
+    assert output_of(0, tmp_path).strip() == "tensor([True, True])"
+    assert [path.name for path in tmp_path.iterdir()] == ["first.png"]
+    assert output_of(1, tmp_path).startswith("step 0: mean reward ")
 
 
 def test_local_links_exist():

@@ -22,14 +22,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from distar_core import METHODS, Method, PushForward, Record, State, Trainable, post_train, runs, toy
+from distar_core.folders import claim
 from distar_core.losses import integral_kl
 from distar_core.networks import MLP
-from distar_core.runs import CHECKPOINT, Interrupted, NonFiniteError, load_checkpoint, run, save_checkpoint
+from distar_core.runs import CHECKPOINT, NonFiniteError, load_checkpoint, run, save_checkpoint
+from distar_core.signals import Interrupted
 from distar_core.training import draw
 
 METHOD = replace(toy.TOY_METHODS["score, pseudo-Huber"], reward_scale=0.8)
@@ -374,10 +376,11 @@ def test_leftovers_of_kills_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.M
             with pytest.raises(Killed):
                 stop_after(1, build(), tmp_path, save_every=1, resume=True)
     finish(build(), tmp_path, save_every=1, resume=True)
-    assert set(contents(tmp_path)) == {CHECKPOINT, "config.json", "log.csv"}
+    assert set(contents(tmp_path)) == {CHECKPOINT, "config.json", "log.csv", ".distar_core", ".distar_core.lock"}
 
 
 def test_what_is_not_a_leftover_stays(tmp_path: Path) -> None:
+    claim(tmp_path, "run")
     (tmp_path / ".tmp-notes").mkdir()
     (tmp_path / ".tmp-notes" / "mine").write_text("mine")
     finish(build(), tmp_path)
@@ -434,7 +437,8 @@ def test_a_signal_leaves_a_resumable_run(number: signal.Signals, at: int, whole:
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Interrupted) as error:
         list(run(build(), METHOD, conditions, tmp_path, save_every=1000, **OPTIONS))
-    assert str(error.value) == (f"stopped by {number.name} after step {at}; resume from {tmp_path / CHECKPOINT}")
+    where = f"after step {at}" + (" (the warm-up ends before step 0)" if at < 0 else "")
+    assert str(error.value) == f"stopped by {number.name} {where}; resume from {tmp_path / CHECKPOINT}"
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert log_rows(tmp_path) == whole[1][: at + WARMUP + 1]
     resumed = build(seed=1)
@@ -452,11 +456,11 @@ def test_a_signal_between_the_save_and_the_stop_still_saves(tmp_path: Path, monk
         def __bool__(self) -> bool:
             self.asked += 1
             if self.asked == 2:
-                self.append("SIGTERM")
+                self.append(signal.SIGTERM)
             return len(self) > 0
 
     @contextmanager
-    def stop_requests() -> Iterator[list[str]]:
+    def stop_requests() -> Iterator[list[signal.Signals]]:
         yield LateSignal()
 
     monkeypatch.setattr(runs, "stop_requests", stop_requests)
@@ -746,8 +750,8 @@ def directory(path: Path) -> None:
         (pickled, ValueError, ["no safetensors file", "restore"]),
         (other_file, ValueError, ["not written by distar_core", "needs"]),
         (other_format, ValueError, ["not written by distar_core", "needs"]),
-        (remove, FileNotFoundError, ["there is no checkpoint", "without resume"]),
-        (directory, FileNotFoundError, ["there is no checkpoint", "without resume"]),
+        (remove, FileNotFoundError, ["there is no checkpoint", "start a new run"]),
+        (directory, FileNotFoundError, ["there is no checkpoint", "start a new run"]),
     ],
 )
 def test_a_bad_checkpoint_is_refused_and_nothing_changes(
@@ -913,3 +917,55 @@ if __name__ == "__main__":
     endless = build(steps=ENDLESS["steps"])
     for _ in run(endless, METHOD, no_conditions, sys.argv[1], save_every=int(sys.argv[2]), **ENDLESS):
         pass
+
+
+def test_one_run_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    first = run(build(), METHOD, no_conditions, tmp_path, **OPTIONS)
+    next(first)
+    log = (tmp_path / "log.csv").read_bytes()
+    with pytest.raises(FileExistsError, match="another process is at work"):
+        next(run(build(), METHOD, no_conditions, tmp_path, **OPTIONS))
+    assert (tmp_path / "log.csv").read_bytes() == log
+    first.close()  # type: ignore[attr-defined]
+    finish(build(), tmp_path)
+
+
+def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        finish(build(), tmp_path)
+    assert contents(tmp_path) == {"config.json": b"mine"}
+    claim(tmp_path / "demo", "demo")
+    with pytest.raises(FileExistsError, match="belongs to a demo"):
+        finish(build(), tmp_path / "demo")
+
+
+def test_a_signal_during_the_last_save_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_and_signal(*arguments: Any) -> Path:
+        signal.raise_signal(signal.SIGTERM)
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr(runs, "save_checkpoint", save_and_signal)
+    with pytest.raises(Interrupted) as stopped:
+        finish(build(), tmp_path, save_every=1000)
+    assert stopped.value.signal == signal.SIGTERM
+    monkeypatch.undo()
+    state = build(seed=5)
+    finish(state, tmp_path, resume=True)
+    assert state.step == STEPS
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(runs, "save_file", full)
+    with pytest.raises(OSError, match=r"cannot be written .*No space left.*; free some space"):
+        finish(build(), tmp_path)
+
+
+def test_another_micro_batch_resumes(whole: Any, tmp_path: Path) -> None:
+    stop_after(5, build(), tmp_path, save_every=1)
+    state = build(seed=1)
+    finish(state, tmp_path, resume=True, **{"micro_batch": OPTIONS["batch"]})
+    assert largest_relative(everything(state), whole[0], "generator network") < 1e-4

@@ -25,7 +25,7 @@ from distar_core import (
     post_train,
     ring,
 )
-from distar_core.roles import Recomputed
+from distar_core.roles import PushForward, Recomputed
 from distar_core.training import assistant_step, draw, generator_step, make_batch
 
 METHOD = replace(METHODS["diff-instruct*"], cfg_scale=1.5)
@@ -621,3 +621,16 @@ def test_with_no_generator_steps_the_warm_up_learns_the_score_of_data() -> None:
     # control: the generator is not asked to move, and if it were, it would be refused
     with pytest.raises(ValueError, match="the generator has no optimizer"):
         next(post_train(state, method, lambda step, rows: None, steps=1, seed=0, batch=256))
+    # control: nor would one whose parameters are all frozen
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    generator = PushForward(frozen, (2,))
+    roles = state.roles._replace(generator=Trainable(generator, torch.optim.Adam(frozen.parameters())))
+    with pytest.raises(ValueError, match="the generator's optimizer holds only frozen parameters"):
+        next(post_train(State(roles, state.schedule), method, lambda step, rows: None, steps=1, seed=0, batch=256))
+
+
+def test_what_is_drawn_may_be_changed_in_place() -> None:
+    first = draw(0, 1, "z", (4, 2), slice(0, 4))
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(draw(0, 1, "z", (4, 2), slice(0, 4)), kept)

@@ -16,7 +16,7 @@ from .study import Row, read_rows, values_of
 HEAD = """# Experiments behind the notebooks
 
 Written by `python -m distar_core.lab.publish` from the CSV files in `distar_core/data/lab`; edit nothing here. Each was
-made by the command beside it; the prediction was committed before the full run and is not changed afterwards. Intervals
+made by the command beside it; the prediction was committed before the full run, unless it says otherwise, and is not changed afterwards. Intervals
 are 95 % bootstrap intervals over seeds. With five seeds they cover less than they say, 75 to 90 % in our measurements.
 """
 

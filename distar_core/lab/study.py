@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from ..figures import Line, Picture, Style
+from ..folders import at_work, require_writable
 from ..metrics import Interval, bootstrap_interval
 from ..parallel import in_parallel
-from ..runs import require_writable
 
 Row = dict[str, Any]
 """One line of a CSV: text stays text, everything else is a float."""
@@ -98,6 +98,7 @@ def perform(
 
     Raises:
         ValueError: for an unknown profile, or a CSV with other columns.
+        FileExistsError: if another process is at work on the study there.
         PermissionError: if the folder cannot be written.
     """
     if profile not in PROFILES:
@@ -113,7 +114,7 @@ def perform(
     missing = [setting for setting in wanted if setting not in have]
     kept = len(wanted) - len(missing)
     tell(kept, len(wanted))
-    with closing(in_parallel(partial(_measured, study.measure), missing)) as finished:
+    with at_work(folder, study.name), closing(in_parallel(partial(_measured, study.measure), missing)) as finished:
         for done, (setting, found) in enumerate(finished, start=kept + 1):
             row = setting | found
             with open(path, "a", newline="", encoding="utf-8") as file:
@@ -122,9 +123,9 @@ def perform(
                     writer.writeheader()
                 writer.writerow({key: _text(value) for key, value in row.items()})
             tell(done, len(wanted))
-    rows = read_rows(study.name, path)
-    of_profile = [row for setting in wanted for row in rows if {key: row[key] for key in keys} == setting]
-    _write_rows(path, of_profile + [row for row in rows if row not in of_profile])
+        rows = read_rows(study.name, path)
+        of_profile = [row for setting in wanted for row in rows if {key: row[key] for key in keys} == setting]
+        _write_rows(path, of_profile + [row for row in rows if row not in of_profile])
     study.picture(of_profile).save(folder / f"{study.name}.png")
     return of_profile
 

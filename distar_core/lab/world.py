@@ -305,6 +305,15 @@ def sentence(rows: Sequence[Row]) -> str:
             parts.append(
                 f"{name} raises the proxy by less than a tenth of the most, and changes gold by {range_text(change, 3)}."
             )
+    varied = [
+        f"{name} (diversity {ends(own, 'diversity')}, open entropy {ends(own, 'open_entropy', 2)})"
+        for name, own in by_arm.items()
+        if any(row[f"{metric}@100"] >= row[f"{metric}@0"] for row in own for metric in ("diversity", "open_entropy"))
+    ]
+    parts.append(
+        f"Variety falls, by diversity (start {start['diversity@0']:.3f}) and by open entropy, in every run"
+        + (f" but some or all of {'; '.join(varied)}." if varied else ".")
+    )
     return " ".join(parts)
 
 
@@ -332,9 +341,9 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 def details(rows: Sequence[Row]) -> str:
     """What the numbers are, and the end of every arm."""
     return (
-        f"Brackets here hold the smallest and the largest seed. Every look measures the same {2 * int(rows[0]['draws'])} held-out "
-        "captions and seeds; the pulls are mean norms over the first tenth of a run, as they stand at x_0 and x_t. Chance over "
-        "draws comes on top of the range over seeds. (The prediction was written before the runs began and committed while the "
+        f"Brackets here hold the smallest and the largest seed. Every look measures the same {2 * int(rows[0]['draws'])} draws "
+        "of held-out captions (open entropy: of twelve short captions that leave size and background open); the pulls are mean norms over the first tenth of a run, as they stand at x_0 and x_t. Chance over "
+        "draws and captions comes on top of the range over seeds. (The prediction was written before the runs began and committed while the "
         "first were under way.)\n\n" + markdown_table(table(rows))
     )
 

@@ -76,7 +76,7 @@ def picture(rows: Sequence[Row]) -> Picture:
 
 
 def sentence(rows: Sequence[Row]) -> str:
-    """What the reward adds at each guidance scale, and what guidance alone does."""
+    """What the reward adds at each guidance scale, and what guidance does without it."""
     scales = values_of(rows, "reward_scale")
     parts = []
     for guidance in values_of(rows, "cfg_scale"):
@@ -88,6 +88,16 @@ def sentence(rows: Sequence[Row]) -> str:
         parts.append(
             f"At cfg_scale {guidance:g} the reward ({min(scales):g} to {max(scales):g}) moves {', '.join(told)}."
         )
+    told = []
+    for metric in ("faithful", "diversity", "open_entropy", "saturation"):
+        name, digits = METRICS[metric]
+        course = [
+            ends(where(rows, cfg_scale=g, reward_scale=min(scales)), metric, digits)
+            for g in values_of(rows, "cfg_scale")
+        ]
+        told.append(f"{name} {', '.join(course)} (start {rows[0][f'{metric}@0']:.{digits}f})")
+    guidances = ", ".join(f"{guidance:g}" for guidance in values_of(rows, "cfg_scale"))
+    parts.append(f"Without reward, at cfg_scale {guidances}: {'; '.join(told)}.")
     return " ".join(parts)
 
 
@@ -104,7 +114,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def published() -> list[dict[str, str]]:
-    """Table 3 of the DI* release (README of github.com/pkulwj1994/diff_instruct_star): SDXL, Parti prompts, one seed."""
+    """Table 3 of the DI* release (README of github.com/pkulwj1994/diff_instruct_star): SDXL, Parti prompts, without seeds or intervals."""
     text = (files("distar_core") / "data" / "published_table_3.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
@@ -117,10 +127,10 @@ def details(rows: Sequence[Row]) -> str:
             "Brackets, here and above, hold the smallest and the largest seed.",
             markdown_table(table(rows)),
             "Beside it, **as published** and not ours: Table 3 of the [DI\\* release](https://github.com/pkulwj1994/diff_instruct_star), "
-            "SDXL at 1024 px on Parti prompts, one seed, no intervals.",
+            "SDXL at 1024 px on Parti prompts; it gives no seeds or intervals.",
             markdown_table([list(theirs[0]), *([*row.values()] for row in theirs)]),
-            "The scales are not the same numbers. A reward scale has the unit of 1/reward: theirs multiplies PickScore, whose values lie "
-            "near 0.22 if they are not multiplied by CLIP's logit scale (the release does not say), ours a preference reward near 4.4 "
+            "The scales are not the same numbers. A reward scale has the unit of 1/reward: theirs multiplies a reward that the release does "
+            "not name, presumably PickScore, whose values lie near 0.22, or near 22 with CLIP's logit scale; ours a preference reward near 4.4 "
             "with a deviation of 1.7 over pictures. Their 7.5 may be the additive scale of this page or diffusers' spelling, which "
             "would be 6.5 here. What can be compared is the pattern: what the reward adds at a given guidance, and what guidance does "
             "without reward.",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ..runs import NonFiniteError
 from ..sdxl.latents import decode
 from ..sdxl.prompts import Prompt
 
@@ -26,7 +28,8 @@ class PictureReward(Protocol):
 
 
 def check_pictures(images: Tensor, prompts: Sequence[str] | None = None) -> None:
-    """Raise ValueError unless images are [B, 3, H, W] in [0, 1] and, if prompts are given, there is one for each.
+    """Raise ValueError unless images are [B, 3, H, W] in [0, 1] and, if prompts are given, there is one for each; and
+    NonFiniteError if they hold a NaN, which whoever drew them has made.
 
     Off the CPU the values are not looked at: that would wait for the device.
     """
@@ -36,6 +39,11 @@ def check_pictures(images: Tensor, prompts: Sequence[str] | None = None) -> None
         raise ValueError(f"there are {len(images)} images but {len(prompts)} prompts; give one prompt an image")
     if images.device.type == "cpu" and images.numel():
         low, high = (float(end) for end in images.detach().aminmax())
+        if math.isnan(low + high):
+            raise NonFiniteError(
+                "the pictures hold values that are not numbers, so what drew them has diverged; go back to weights from "
+                "before, with a lower learning rate or reward_scale"
+            )
         if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"images must lie in [0, 1], got values from {low:.3g} to {high:.3g}; clamp them, or undo the model's scaling"

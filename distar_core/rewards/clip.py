@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -98,13 +99,13 @@ class ClipScore(nn.Module):
 
         Raises:
             FileNotFoundError: if the weights are not there and cannot be fetched; the sentence says how large they are.
-            ValueError: if open_clip does not know the name.
+            ValueError: if open_clip does not know the name, or the local folder is damaged.
         """
         import open_clip
 
         if not name.startswith("local-dir:") and name not in open_clip.list_models():
             raise ValueError(f"open_clip knows no model {name!r}; open_clip.list_models() lists them")
-        with _fetching(name, f"open_clip's {name}, tag {pretrained!r}", "MIT for the LAION and OpenAI weights"):
+        with _fetching(name, f"open_clip's {name}, tag {pretrained!r}", "MIT for the LAION and OpenAI weights", name):
             model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True)
             tokenizer = open_clip.get_tokenizer(name)
         return cls.of(model, tokenizer)
@@ -141,11 +142,11 @@ class ClipScore(nn.Module):
 
         Raises:
             FileNotFoundError: if the weights are not there and cannot be fetched; the sentence says how large they are.
+            ValueError: if the folder is damaged.
         """
         from transformers import AutoTokenizer, CLIPModel
 
-        licence = "see its model card"
-        with _fetching(PICKSCORE, folder, licence):
+        with _fetching(folder, folder, "see its model card", PICKSCORE):
             model = CLIPModel.from_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(PICKSCORE_TOKENIZER if folder == PICKSCORE else folder)
         return cls.of_transformers(model, tokenizer)
@@ -195,13 +196,15 @@ class ClipScore(nn.Module):
 
 
 @contextmanager
-def _fetching(key: str, what: str, licence: str) -> Iterator[None]:
-    """Turn what loaders raise without a network into one sentence."""
+def _fetching(source: str, what: str, licence: str, key: str) -> Iterator[None]:
+    """Turn what loaders raise without a network, or for a damaged copy, into one sentence."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        size = f"{SIZES[key]:g} GB" if key in SIZES else "of unknown size"
         why = (str(error) or type(error).__name__).splitlines()[0][:100]
+        if Path(source.removeprefix("local-dir:")).is_dir():
+            raise ValueError(f"{source} is damaged or of another model ({why}); copy it again, whole") from error
+        size = f"{SIZES[key]:g} GB" if key in SIZES else "of unknown size"
         raise FileNotFoundError(
             f"the weights of {what} are not here and could not be fetched ({why}): {size}, licence: {licence}; connect "
             "to the network once, or give the path of a copy"

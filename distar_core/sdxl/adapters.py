@@ -14,7 +14,9 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def tied_clone(network: Network) -> Network:
-    """Another module tree over the same tensors: adapters added to it leave the original as it was.
+    """Another module tree over the same tensors: adapters added to it draw no part in what the original computes.
+
+    What is done to the tensors, freezing or moving them, is done to both.
 
     Adapters that are switched on one network would give silently wrong gradients under checkpointing; clones switch
     nothing.

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .loading import quiet
 
@@ -35,15 +37,16 @@ def one_step_pipeline(pipeline: Any, unet: Any) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(**parts, add_watermarker=False)
 
 
-def fingerprint(unet: Any) -> str:
-    """Which base weights a network has, adapters aside; sixteen hexadecimal digits, the same in every precision that
-    holds half-precision values exactly.
+def fingerprint(network: Any, precision: torch.dtype = torch.float16) -> str:
+    """Which base weights a network has, adapters aside, rounded to a precision; sixteen hexadecimal digits.
+
+    Half precision by default, so that a network loaded in half and in single precision is the same one.
     """
     found = hashlib.blake2b(digest_size=8)
-    weights = {name.replace(".base_layer.", "."): value for name, value in unet.state_dict().items()}
+    weights = {name.replace(".base_layer.", "."): value for name, value in network.state_dict().items()}
     for name in sorted(name for name in weights if ".lora_" not in name):
         found.update(name.encode())
-        found.update(weights[name].detach().half().cpu().contiguous().numpy().tobytes())
+        found.update(weights[name].detach().to("cpu", precision).contiguous().numpy().tobytes())
     return found.hexdigest()
 
 
@@ -75,8 +78,8 @@ def export_lora(unet: Any, folder: Path) -> None:
     for adapter in unet.peft_config.values():
         if adapter.lora_alpha != adapter.r:
             raise ValueError(
-                f"the LoRA has alpha {adapter.lora_alpha} and rank {adapter.r}, and the file's format has no place for "
-                "alpha; make them equal, or export it merged"
+                f"the LoRA has alpha {adapter.lora_alpha} and rank {adapter.r}, and this file is written without alpha; "
+                "make them equal, or export it merged"
             )
     layers = {f"unet.{name}": value.contiguous() for name, value in get_peft_model_state_dict(unet).items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,11 +87,17 @@ def export_lora(unet: Any, folder: Path) -> None:
 
 
 def load_lora(pipeline: Any, folder: Path | str) -> Any:
-    """pipeline.load_lora_weights(folder), after a look whether the LoRA belongs to this pipeline's UNet; the pipeline.
+    """What pipeline.load_lora_weights(folder) does, after a look whether the LoRA belongs to this pipeline's UNet.
+
+    Returns:
+        The pipeline.
 
     Raises:
         FileNotFoundError: if the folder holds no LoRA.
         ValueError: if it was trained on another base.
+
+    Warns:
+        UserWarning: if the UNet is in bfloat16, which has too few digits to tell.
     """
     path = Path(folder) / LORA
     if not path.is_file():
@@ -96,9 +105,13 @@ def load_lora(pipeline: Any, folder: Path | str) -> Any:
     with safe_open(path, framework="pt") as file:
         wanted = (file.metadata() or {}).get(BASE)
     here = fingerprint(pipeline.unet)
-    if wanted not in (None, here):
+    if pipeline.unet.dtype == torch.bfloat16:
+        warnings.warn(
+            "a UNet in bfloat16 does not show whether it is the LoRA's own base; see that it is", stacklevel=2
+        )
+    elif wanted not in (None, here):
         raise ValueError(
             f"the LoRA in {folder} was trained on base {wanted}, but this UNet is {here}; load its own base"
         )
-    pipeline.load_lora_weights(folder, weight_name=LORA)
+    pipeline.unet.load_lora_adapter(load_file(path), prefix="unet")
     return pipeline

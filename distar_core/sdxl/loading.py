@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
@@ -34,11 +36,24 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what loaders raise for a damaged file below `path` into one ValueError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0][:100]
+        raise ValueError(f"{path} is damaged or of another model ({why}); copy it again, whole") from error
+
+
 def load_pipeline(folder: Path) -> StableDiffusionXLPipeline:
     """The StableDiffusionXLPipeline in a folder: single precision, on the CPU, frozen.
 
     Raises:
         FileNotFoundError: if the folder is none or a part is missing; the message names it.
+        ValueError: if a file of it is damaged.
     """
     index = folder / "model_index.json"
     if not index.is_file():
@@ -48,7 +63,7 @@ def load_pipeline(folder: Path) -> StableDiffusionXLPipeline:
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise FileNotFoundError(f"pipeline folder {folder} lacks {', '.join(missing)}; copy it again, whole")
-    with quiet():
+    with quiet(), reading(folder):
         from diffusers import StableDiffusionXLPipeline
 
         pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)

@@ -12,20 +12,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..recipes import read_text
+
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts in a text file, one a line; blank lines are left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no prompt.
+        ValueError: if it holds no prompt, or no UTF-8 text.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path}; name a text file with one prompt a line")
-    prompts = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    prompts = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if not prompts:
         raise ValueError(f"prompt file {path} is empty; write one prompt a line")
     return prompts
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raise ValueError for no prompts at all, or an empty one."""
+    if not prompts:
+        raise ValueError("there are no prompts; give at least one, or a file with one a line")
+    for place, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise ValueError(f"prompt {place} is empty; leave it out, or use None for the null condition")
 
 
 class Prompt(NamedTuple):
@@ -84,11 +95,7 @@ class PromptEncoder:
             UserWarning: once for each call with prompts over the token limit, which are cut, with their number; and once
                 for each call with words outside the vocabulary.
         """
-        if not prompts:
-            raise ValueError("there are no prompts; give at least one, or a file with one a line")
-        for place, prompt in enumerate(prompts):
-            if not prompt.strip():
-                raise ValueError(f"prompt {place} is empty; leave it out, or use None for the null condition")
+        check_prompts(prompts)
         limit = self.tokenizers[0].model_max_length
         too_long = [p for p in prompts if len(self.tokenizers[0](p).input_ids) > limit]
         if too_long:
@@ -97,7 +104,7 @@ class PromptEncoder:
                 f"{too_long[0]!r}",
                 stacklevel=3,
             )
-        unknown = [word for prompt in prompts for word in prompt.split() if word not in self.vocabulary]
+        unknown = [word for prompt in prompts for word in prompt.lower().split() if word not in self.vocabulary]
         if self.vocabulary and unknown:
             warnings.warn(
                 f"the model has never seen {', '.join(map(repr, dict.fromkeys(unknown)))}; it knows "
@@ -114,8 +121,9 @@ class PromptEncoder:
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Prompt:
         """Embed prompts; raises as `tokens`."""
+        check_prompts(prompts)
         fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
-        if fresh or not prompts:
+        if fresh:
             device = next(self.encoders[0].parameters()).device
             found = embed(self.encoders, [ids.to(device) for ids in self.tokens(fresh)])
             self._known |= dict(zip(fresh, zip(found.text, found.pooled, strict=True), strict=True))

@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..folders import at_work, claim, require_writable
 from ..methods import METHODS, Method
 from ..roles import NetworkScore, Roles, Trainable
-from ..runs import CHECKPOINT, require_writable, run
+from ..runs import CHECKPOINT, run
 from ..schedule import TimeLaw
 from ..sdxl.latents import encode
 from ..sdxl.loading import quiet
@@ -193,7 +194,7 @@ class TextAndUNet(nn.Module):
 
 def train_reference(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> None:
     """Train UNet and text encoders: denoising score matching by the loop's own assistant step, on stored latents."""
-    require_writable(folder)
+    claim(folder, "run")
     latents, captions = store_latents(folder / "latents.safetensors", pipeline.vae, recipe, tell)
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
     (ids, _) = PromptEncoder.of(pipeline).tokens(captions)
@@ -305,9 +306,16 @@ def build(folder: Path, recipe: Recipe, tell: Tell = lambda _: None) -> Path:
 
     Raises:
         Interrupted: at Ctrl-C or SIGTERM; calling again goes on.
+        FileExistsError: if the folder holds files of others, or another build is at work in it.
         PermissionError: if the folder cannot be written.
         ValueError: if the folder holds a build with another recipe.
     """
+    claim(folder, "world")
+    with at_work(folder):
+        return _build(folder, recipe, tell)
+
+
+def _build(folder: Path, recipe: Recipe, tell: Tell) -> Path:
     torch.manual_seed(recipe.seed)
     pipeline = make_pipeline(WORDS, pixels=PIXELS)
     train_vae(folder / "vae", pipeline, recipe, tell)

@@ -147,6 +147,7 @@ def words_of(card: dict[str, Any]) -> str:
     def judged(name: str) -> str:
         return percent(wilson_interval(*card["judges"][name]))
 
+    held_out = {group: len(combinations()[f"{group} held out"]) for group in GROUPS}
     minutes = {stage: value / 60 for stage, value in card["seconds"].items()}
     lines = [
         "# The miniature text-to-image world",
@@ -159,7 +160,9 @@ def words_of(card: dict[str, Any]) -> str:
         "## What it can do",
         "",
         f"Share of {measured['reference']['one']['all'][1]} draws with held-out captions that have everything the caption states, read by an oracle without",
-        "any network, with 95 % Wilson intervals; beside it the relation on its own, whatever colours and shapes are.",
+        "any network, with 95 % Wilson intervals; beside it the relation on its own, whatever colours and shapes are. The",
+        f"intervals are for other draws of these {held_out['one']} captions with one object and {held_out['two']} with two; over other captions shares",
+        "vary more.",
         "",
         "| | one object | two objects | the relation alone |",
         "|---|---|---|---|",
@@ -170,8 +173,8 @@ def words_of(card: dict[str, Any]) -> str:
         lines.append(f"| {words} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Stronger guidance leaves some pictures of small dark objects on a dark background empty. The recipe and the guidance scale",
-        f"were chosen on draws of the same held-out captions with other seeds (from 0; these begin at {FIRST_SEED}).",
+        "The shipped recipe and guidance scale were chosen on draws of the same held-out captions with other seeds (from 0; these",
+        f"begin at {FIRST_SEED}).",
         "",
         "| by attribute | " + " | ".join(name for name in Verdicts._fields if name != "all") + " |",
         "|---|" + "---|" * (len(Verdicts._fields) - 1),
@@ -196,7 +199,7 @@ def words_of(card: dict[str, Any]) -> str:
         "",
         "## How it was made",
         "",
-        f"`distar world build`, one thread of a shared CPU: autoencoder {minutes['vae']:.0f} min "
+        f"`distar world build`: autoencoder {minutes['vae']:.0f} min "
         f"({recipe['vae_steps']} updates), text encoders and UNet {minutes['reference']:.0f} min "
         f"({recipe['reference_steps']} updates of {recipe['reference_batch']} pictures), one-step generator "
         f"{minutes['generator/generator'] + minutes['generator/low_noise']:.0f} min ({recipe['generator_steps']} updates "

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import track
 
-from ..doctor import PACKAGES, is_installed
+from ..doctor import missing_packages
 from ..terminal import (
     console,
-    exit_code,
     fail,
     print_table,
     program,
-    refuse_foreign,
     say,
     stages_in_progress,
     stoppable,
@@ -32,11 +29,8 @@ world_app = typer.Typer(help="The miniature text-to-image world.", no_args_is_he
 
 def needs_packages() -> None:
     """Raise the exit with one sentence unless the extra "models" is installed."""
-    missing = [name for name, extra in PACKAGES.items() if extra == "models" and not is_installed(name)]
-    if missing:
-        is_not = "is not installed" if len(missing) == 1 else "are not installed"
-        remedy = f'{shlex.quote(sys.executable)} -m pip install -e ".[models]"'
-        raise fail(f"{', '.join(missing)} {is_not}, and the world needs the extra “models”: {remedy}")
+    if missing := missing_packages("models"):
+        raise fail(missing)
 
 
 @world_app.command("build")
@@ -48,7 +42,8 @@ def world_build(
 ) -> None:
     """Train the world's models from nothing: autoencoder, diffusion, one-step generator; stops and goes on where it stopped."""
     needs_packages()
-    from ..runs import Interrupted, NonFiniteError
+    from ..runs import NonFiniteError
+    from ..signals import Interrupted
     from .build import RECIPES, build, seconds_of
     from .build import Progress as Step
     from .card import DRAWS, below_the_bar, write_card
@@ -72,7 +67,7 @@ def world_build(
             count = DRAWS if profile == "full" else 20
             measured = write_card(weights, recipe, seconds_of(folder), count=count, tell=say)
         except Interrupted as stop:
-            raise fail(f"{stop}; {goes_on}", exit_code(stop)) from stop
+            raise fail(f"{stop}; {goes_on}", 128 + stop.signal) from stop
         except (NonFiniteError, ValueError, OSError) as error:
             raise fail(error) from error
     for line in below_the_bar(measured):
@@ -93,14 +88,16 @@ def world_evaluate(
 
     try:
         world, judges = load_world(folder or SHIPPED), load_judges(folder or SHIPPED)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         raise fail(f"{error} (without a folder the shipped weights are taken)") from error
     with stoppable(lambda: "while evaluating; nothing is kept"):
         who: dict[str, Draw] = {"reference": world.draw_reference, "one step": world.draw}
         evaluations = {
             name: evaluate(draw, judges, count=count) for name, draw in track(who.items(), "drawing", console=console)
         }
-    print_table(table(evaluations), f"{2 * count} held-out captions and seeds, means with 95 % bootstrap intervals")
+    print_table(
+        table(evaluations), f"{2 * count} draws of held-out captions; means with 95 % bootstrap intervals over captions"
+    )
 
 
 def train_in_world(
@@ -123,8 +120,10 @@ def train_in_world(
 ) -> None:
     """Post-train the world's one-step generator and measure, paired, what it gained and lost; stops and resumes."""
     needs_packages()
-    from ..runs import CHECKPOINT, Interrupted, NonFiniteError
-    from .post_training import RECIPE, load_recipe, read_recipe
+    from ..folders import claim
+    from ..runs import CHECKPOINT, NonFiniteError
+    from ..signals import Interrupted
+    from .post_training import RECIPE, load_recipe, read_recipe, training_prompts
 
     options = {
         "method": method,
@@ -140,16 +139,19 @@ def train_in_world(
         if resume and (given or recipe):
             what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
             raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
+        if resume and not (folder / RECIPE).is_file():
+            raise FileNotFoundError(f"there is no run of the world in {folder}; leave out --resume to start one")
         written = load_recipe(folder / RECIPE) if resume else load_recipe(recipe) if recipe else {}
         if "cfg_scale" in given:
             written.pop("guidance_scale", None)
         settings = read_recipe(written | given)
-        if not resume:
-            refuse_foreign(folder, (CHECKPOINT, "config.json"))
+        training_prompts(settings)  # a prompt file that is missing is told before anything loads
+        if not resume and not (folder / CHECKPOINT).exists():
+            claim(folder, "run")
         post_train_and_measure(folder, settings, resume=resume, save_every=save_every, count=count)
     except Interrupted as stop:
         command = command_to_go_on(folder, save_every, count)
-        raise fail(f"{stop} with: {command}", exit_code(stop)) from stop
+        raise fail(f"{stop} with: {command}", 128 + stop.signal) from stop
     except NonFiniteError as error:
         raise fail(f"{error} (--resume keeps the recipe: choose a lower lr or reward_scale in a new folder)") from error
     except (ValueError, TypeError, OSError) as error:
@@ -163,12 +165,19 @@ def command_to_go_on(folder: Path, save_every: int, count: int) -> str:
 
 
 def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_every: int, count: int) -> None:
-    """Train in a folder, then compare with the start on held-out captions. Raises as runs.run."""
+    """Train in a folder, then compare with the start on held-out captions. Raises as runs.run.
+
+    On one thread: numbers do not depend on the number of cores then, and a second thread gains little on networks this
+    small, but waits for every core that is busy.
+    """
+    import torch
+
     from .evaluation import evaluate, table, verdict, write_table
     from .judges import load_judges
     from .models import load_world
     from .post_training import before_and_after, post_train_world, world_state
 
+    torch.set_num_threads(1)
     world, judges = load_world(), load_judges()
     state = world_state(world, judges, recipe)
     scale = (
@@ -177,7 +186,8 @@ def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_e
         else ", no reward"
     )
     say(
-        f"{recipe.method.name}{scale}, cfg_scale {recipe.method.cfg_scale:g}, {recipe.roles} roles, {recipe.steps} steps"
+        f"{recipe.method.name}{scale}, cfg_scale {recipe.method.cfg_scale:g}, {recipe.roles} roles, {recipe.steps} steps after "
+        f"{recipe.warmup} of warm-up for the assistant"
     )
     with stages_in_progress(12) as bars:
         task = bars.add_task("post-train", total=recipe.warmup + recipe.steps, note="")
@@ -195,7 +205,7 @@ def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_e
             for name, draw in track(drawers.items(), "measuring", console=console)
         }
         rows = table(found)
-        print_table(rows, f"{2 * count} held-out captions and seeds, means with 95 % bootstrap intervals")
+        print_table(rows, f"{2 * count} draws of held-out captions; means with 95 % bootstrap intervals over captions")
         write_table(rows, folder / "evaluation.csv")
         before_and_after(world, judges, trained).save(folder / "samples.png")
     say(verdict(found))
@@ -209,14 +219,16 @@ def export(
 ) -> None:
     """Write a run's averaged generator as a diffusers pipeline folder, or as LoRA safetensors."""
     needs_packages()
-    from ..sdxl.export import LORA, export_lora, export_pipeline, merged
+    from ..folders import claim
+    from ..sdxl.export import export_lora, export_pipeline, merged
     from .judges import load_judges
     from .models import load_world
     from .post_training import load_run
     from .stages import take_averages
 
-    refuse_foreign(folder, (LORA, "model_index.json"))
+    replaced = folder.is_dir() and any(folder.iterdir())
     try:
+        claim(folder, "export")
         world = load_world()
         recipe, state = load_run(world, load_judges(), run)
         take_averages(state.roles.generator)
@@ -240,10 +252,13 @@ def export(
         ]
     )
     if (state.step or 0) < recipe.steps:
-        say(f"the run is not finished: this is step {state.step} of {recipe.steps}")
-    say(f"written to {folder}; load and draw with:")
+        go_on = shlex.join([program(), "train", "world", str(run), "--resume"])
+        say(f"the run is not finished, {max(state.step or 0, 0)} of {recipe.steps} steps are done; go on with: {go_on}")
+    say(f"written to {folder}{' in place of the earlier export' if replaced else ''}; load and draw with:")
     for line in [
         *loading,
-        'pipeline("a red circle", num_inference_steps=1, timesteps=[399], guidance_scale=0.0).images[0]',
+        'picture = pipeline("a red circle", num_inference_steps=1, timesteps=[399], guidance_scale=0.0).images[0]',
+        'picture.resize((256, 256)).save("picture.png")',
     ]:
         say(f"    {line}")
+    say("diffusers warns that 399 is not where its schedule begins; it is where this generator draws")

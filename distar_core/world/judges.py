@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from ..rewards.base import PictureReward
 from ..rewards.clip import ClipScore
 from ..roles import Trainable
+from ..sdxl.loading import reading
 from ..sdxl.miniature import TOKENS
 from .models import SHIPPED, World
 from .oracle import Reading, check_world_pictures, compare, read
@@ -160,7 +161,7 @@ class PreferenceReward(nn.Module):
 
     def __init__(self, clip: ClipScore, width: int = 64) -> None:
         super().__init__()
-        self.clip = [clip]  # in a list, since its weights are its own and stay as they are
+        self.clip = clip
         layers: list[nn.Module] = []
         for before, after in ((3, 32), (32, 64), (64, 64)):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
@@ -171,8 +172,7 @@ class PreferenceReward(nn.Module):
     def forward(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images [B, 3, 32, 32] in [0, 1] and B prompts -> [B]. Raises ValueError as check_world_pictures."""
         check_world_pictures(images, prompts)
-        (clip,) = self.clip
-        agreement = 8 * clip.features(images) * clip.words(prompts)
+        agreement = 8 * self.clip.features(images) * self.clip.words(prompts)
         return self.head(torch.cat([self.eyes(2 * images - 1), agreement], 1))[:, 0]
 
 
@@ -221,16 +221,24 @@ def train_preference(
 
     fit(folder, learner, loss_at, steps, "preference", {"pairs": pairs, "batch": batch, "seed": seed}, tell)
     path = folder / PREFERENCE
-    save_file({name: value.contiguous() for name, value in reward.state_dict().items()}, path)
+    own = {name: value for name, value in reward.state_dict().items() if not name.startswith("clip.")}
+    save_file({name: value.contiguous() for name, value in own.items()}, path)
     return load_preference(path, clip)
 
 
 def load_preference(path: Path, clip: ClipScore) -> PreferenceReward:
-    """The reward in a file that `train_preference` left, frozen. Raises FileNotFoundError if it is not there."""
+    """The reward in a file that `train_preference` left, frozen.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it cannot be read, or is of other networks.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; build it with: distar world build")
     reward = PreferenceReward(clip)
-    reward.load_state_dict(load_file(path))
+    with reading(path):
+        clips = {f"clip.{name}": value for name, value in clip.state_dict().items()}
+        reward.load_state_dict(load_file(path) | clips)
     return reward.requires_grad_(False).eval()
 
 

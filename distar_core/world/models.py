@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..doctor import missing_packages
 from ..roles import NetworkScore, OneStep
 from ..schedule import scaled_linear_schedule
 from ..sdxl import T_STAR
 from ..sdxl.export import one_step_pipeline
 from ..sdxl.latents import decode, encode
-from ..sdxl.loading import load_pipeline, quiet
+from ..sdxl.loading import load_pipeline, quiet, reading
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder
 from .scenes import WORDS
 
@@ -79,6 +80,8 @@ class World:
 
     def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[Tensor, Prompt]]:
         """Noise and embedded prompts, ROWS_AT_ONCE rows at a time. Raises ValueError unless there is one seed a prompt."""
+        if isinstance(prompts, str) or isinstance(seeds, int):
+            raise TypeError("prompts and seeds are lists; put a single one in brackets")
         if len(prompts) != len(seeds):
             raise ValueError(f"there are {len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
         for start in range(0, len(prompts), ROWS_AT_ONCE):
@@ -150,14 +153,18 @@ def load_world(folder: Path | str = SHIPPED) -> World:
 
     Raises:
         FileNotFoundError: if a part is missing; the message names it.
+        ValueError: if a file is damaged.
+        ModuleNotFoundError: if the extra “models” is not installed.
     """
+    if missing := missing_packages("models"):
+        raise ModuleNotFoundError(missing)
     folder = Path(folder)
     if not (folder / "generator" / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} has no generator/config.json; name a folder of weights, or make one with: distar world build FOLDER"
         )
     pipeline = load_pipeline(folder / "reference")
-    with quiet():
+    with quiet(), reading(folder / "generator"):
         from diffusers import UNet2DConditionModel
 
         unet = UNet2DConditionModel.from_pretrained(folder / "generator").float()

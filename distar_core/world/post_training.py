@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,10 +16,10 @@ from .. import figures
 from ..figures import Picture
 from ..losses import PseudoHuber
 from ..methods import Method, find_method
-from ..recipes import NUMBERS_IN_YAML, read_method
+from ..recipes import LARGEST, NUMBERS_IN_YAML, read_method, read_text
 from ..rewards.base import Decoded
 from ..roles import NetworkScore, Roles, Trainable
-from ..runs import CHECKPOINT, load_checkpoint, require_writable, run
+from ..runs import load_checkpoint, run
 from ..sdxl.adapters import add_lora, tied_clone
 from ..sdxl.export import fingerprint
 from ..sdxl.prompts import Prompt, read_prompts
@@ -33,6 +32,7 @@ from .models import SCHEDULE, World
 from .scenes import training_scenes
 
 RECIPE = "recipe.yaml"
+PROMPTS = "prompts.txt"
 METHOD_KEYS = ("method", "reward_scale", "cfg_scale", "guidance_scale", "huber_c")
 HUBER_C = 1.6  # 0.1 √n for the n = 256 values of a latent
 REWARD_SCALES = {
@@ -89,8 +89,10 @@ class Recipe:
                 names = " or ".join(one.__name__ for one in allowed)
                 remedy = NUMBERS_IN_YAML if isinstance(value, str) else "correct the recipe"
                 raise ValueError(f"recipe key {field.name!r} must be of type {names}, got {value!r}; {remedy}")
-            if isinstance(value, float) and (not math.isfinite(value) or (field.name == "ema_decay" and value >= 1)):
+            if kind is float and (not value < LARGEST or (field.name == "ema_decay" and value >= 1)):
                 raise ValueError(f"recipe key {field.name!r} is {value}; choose a finite number, below 1 for ema_decay")
+            if kind is not float and isinstance(value, int) and value >= 2**63:
+                raise ValueError(f"recipe key {field.name!r} is {value}; choose one below 2**63")
             least = 0 if field.name in ("warmup", "seed", "ema_decay") else 1
             if isinstance(value, (int, float)) and not (value > 0 if kind is float and least else value >= least):
                 bound = "positive" if kind is float and least else f"at least {least}"
@@ -120,11 +122,12 @@ def read_recipe(written: Mapping[str, Any]) -> Recipe:
     row = find_method(str(written.get("method", "di-star")))
     if row.reward_at == "every_level":
         raise ValueError(f"method {row.name!r} needs a closed-form tilt, which a network has not; use didr-proxy")
-    for key, has, what in (
-        ("reward_scale", row.reward_at != "nowhere", "reward"),
-        ("cfg_scale", row.guidance != "none", "guidance"),
+    for key, off, has, what in (
+        ("reward_scale", 0, row.reward_at != "nowhere", "reward"),
+        ("cfg_scale", 0, row.guidance != "none", "guidance"),
+        ("guidance_scale", 1, row.guidance != "none", "guidance"),
     ):
-        if written.get(key) and not has:
+        if written.get(key, off) != off and not has:
             raise ValueError(f"method {row.name!r} has no {what}, but {key} is {written[key]!r}; leave it out")
     if isinstance(written.get("prompts"), str):
         written["prompts"] = str(Path(written["prompts"]).resolve())
@@ -146,17 +149,24 @@ def read_recipe(written: Mapping[str, Any]) -> Recipe:
 
 
 def load_recipe(path: Path) -> dict[str, Any]:
-    """What a YAML file says, a mapping of keys to values. Raises FileNotFoundError, or ValueError if it is none."""
+    """What a YAML file says, a mapping of keys to values; a prompt file is looked for from the recipe's own folder.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not YAML, or no mapping.
+    """
     import yaml
 
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe {path}; name a YAML file with lines such as method: di-star")
     try:
-        written = yaml.safe_load(path.read_text("utf-8"))
+        written = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}); correct that line") from None
     if not isinstance(written, dict):
         raise ValueError(f"{path} holds {type(written).__name__}, not keys with values; write lines such as steps: 300")
+    if isinstance(written.get("prompts"), str):
+        written["prompts"] = str(path.parent / written["prompts"])
     return {str(key): value for key, value in written.items()}
 
 
@@ -170,11 +180,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
         written["cfg_scale"] = method.cfg_scale
     if isinstance(method.distance, PseudoHuber):
         written["huber_c"] = method.distance.c
-    return written | _fields_but_method(recipe)
-
-
-def _fields_but_method(recipe: Recipe) -> dict[str, Any]:
-    return {field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name != "method"}
+    return written | {field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name != "method"}
 
 
 def settings_of(world: World, state: State, recipe: Recipe) -> dict[str, Any]:
@@ -182,12 +188,13 @@ def settings_of(world: World, state: State, recipe: Recipe) -> dict[str, Any]:
     fingerprints of all weights that it does not train and of the prompts.
     """
     reward: Any = state.roles.reward
-    weights = {"start": world.unet, "reference": world.pipeline.unet, "vae": world.pipeline.vae, "judge": reward.reward}
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
+    weights = {name: getattr(world.pipeline, name) for name in parts} | {"start": world.unet, "judge": reward.reward}
     said = "\n".join(training_prompts(recipe)).encode()
     return {
-        "recipe": _fields_but_method(recipe),
-        "said": hashlib.blake2b(said, digest_size=8).hexdigest(),
-        **{name: fingerprint(module) for name, module in weights.items()},
+        "recipe": {key: value for key, value in resolved(recipe).items() if key not in (*METHOD_KEYS, "prompts")},
+        "prompts": hashlib.blake2b(said, digest_size=8).hexdigest(),
+        **{name: fingerprint(module, torch.float32) for name, module in weights.items()},
     }
 
 
@@ -237,13 +244,17 @@ def training_conditions(world: World, recipe: Recipe) -> Conditions:
 def post_train_world(
     world: World, state: State, recipe: Recipe, folder: Path, *, resume: bool = False, save_every: int = 50
 ) -> Iterator[Record]:
-    """`runs.run` of a fresh world_state in a folder, which also gets recipe.yaml with every key written out."""
+    """`runs.run` of a fresh world_state in a folder, which also gets recipe.yaml with every key written out, and a copy of
+    the prompt file if there is one.
+    """
     import yaml
 
     conditions, settings = training_conditions(world, recipe), settings_of(world, state, recipe)
-    if not resume and not (folder / CHECKPOINT).exists():
-        require_writable(folder)
-        (folder / RECIPE).write_text(yaml.safe_dump(resolved(recipe), sort_keys=False), "utf-8")
+    written, texts = resolved(recipe), {}
+    if isinstance(recipe.prompts, str):
+        written["prompts"] = PROMPTS
+        texts[PROMPTS] = "\n".join(training_prompts(recipe)) + "\n"
+    texts[RECIPE] = yaml.safe_dump(written, sort_keys=False)
     yield from run(
         state,
         recipe.method,
@@ -252,6 +263,7 @@ def post_train_world(
         resume=resume,
         save_every=save_every,
         settings=settings,
+        texts=texts,
         **recipe.loop,
     )
 
@@ -261,11 +273,17 @@ def load_run(world: World, judges: Judges, folder: Path) -> tuple[Recipe, State]
 
     Raises:
         FileNotFoundError: if there is no recipe or checkpoint.
-        ValueError: if the checkpoint is damaged, or of another recipe.
+        ValueError: if the checkpoint is damaged, has other networks than the recipe, or started from other weights.
     """
+    if not (folder / RECIPE).is_file():
+        raise FileNotFoundError(
+            f"there is no run of the world in {folder}; name the folder of a run of distar train world"
+        )
     recipe = read_recipe(load_recipe(folder / RECIPE))
     state = world_state(world, judges, recipe)
-    load_checkpoint(state, folder, {**settings_of(world, state, recipe), "method": recipe.method, **recipe.loop})
+    there, here = load_checkpoint(state, folder, None)["start"], fingerprint(world.unet, torch.float32)
+    if there != here:
+        raise ValueError(f"the run in {folder} started from weights {there}, but these are {here}; load its own world")
     return recipe, state
 
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..folders import require_writable
 from ..roles import Roles, Trainable
-from ..runs import CHECKPOINT, Interrupted, load_checkpoint, require_writable, save_checkpoint, stop_requests
+from ..runs import CHECKPOINT, load_checkpoint, save_checkpoint
+from ..signals import Interrupted, stop_requests
 from ..toy import cosine_decay
 from ..training import State
 from .models import SCHEDULE
@@ -106,5 +108,5 @@ def fit(
             if stops or state.step % 200 == 0:
                 save_checkpoint(state, folder, config)
             if stops:
-                raise Interrupted(f"stopped by {stops[0]} after step {steps + state.step - 1} of the {stage}")
+                raise Interrupted(stops[0], f"after step {steps + state.step - 1} of the {stage}")
     take_averages(learner)

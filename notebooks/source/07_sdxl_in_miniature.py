@@ -393,7 +393,7 @@ figures.pictures(
     titles,
     width=1.2,
     alt="Four rows of six pictures for t from 99 to 999. Noised: scraps of colour hide the scene from t 299 on. With the"
-    " caption: the scene is right up to 699, then soft. Null: right up to 299, colours fade at 499 and 699, then two blue blobs."
+    " caption: the scene is right up to 699, then soft, the circle half green. Null: right up to 299, colours fade at 499 and 699, then two blue blobs."
     " Empty string: wrong from 499 on, at the end one blue lump.",
 )
 
@@ -401,7 +401,7 @@ figures.pictures(
 # Printed are the sizes of one guess in its four forms: the same knowledge, but the score grows as 1/σ at low noise. Read the pictures column
 # by column. At **99** everything is visible, and the condition hardly matters. At **699** the null guess still has place
 # and number, but no longer the colours: mixed paint is a mean over possible scenes. At **999** only the caption knows. So guidance, the difference between the rows
-# “with caption” and “null”, acts at high noise. And a leash sees the scene as a whole at high t, outlines and
+# “with caption” and “null”, changes the guessed *picture* most at high noise. (That of the *noise* most at low noise.) And a leash sees the scene as a whole at high t, outlines and
 # shades at low t; a weight over levels chooses between these.
 #
 # The last row is the trap of section 2: the network was never trained on the empty string. At 499 it turns the red circle green.
@@ -448,7 +448,7 @@ figures.pictures(
         for step, row in zip(steps, off, strict=True)
     ],
     alt="Six pictures of the circle and the square from a guess with the same small error: clean at t 99 and 199, nearly clean"
-    " at 399, the square half green at 599, both shapes and colours wrong at 799, only scraps at 999.",
+    " at 399, the square half green at 599, the shapes and one colour wrong at 799, only scraps at 999.",
 )
 
 # %% [markdown]
@@ -516,7 +516,7 @@ print(f"the hundredth:          v = {v[99]:5.2f}, x_t has variance {a2 * v[99] +
 
 # %% [markdown]
 # Along the widest direction a noised latent varies 46 times as much as z; along the hundredth there is little but noise, σ² = 0.57 of it, and
-# z has more. So z is not from the law that the reference saw at 399: it looks like a latent without any picture in it. What does the *reference* make of z, asked once, at 399 and at
+# z has more. So z is not from the law that the reference saw at 399: it has too little along the wide directions, too much along the narrow ones. What does the *reference* make of z, asked once, at 399 and at
 # 999? And the generator? (The captions are those of section 1.)
 
 
@@ -556,8 +556,9 @@ figures.lines(
 )
 
 # %% [markdown]
-# The reference at 399 takes z for a noised picture of nothing much and stays near the middle, at about half the deviation. At 999 z nearly
-# fits, but one guess there is a mean over many scenes, plus an error of the network 14.6 times as large. The generator was *trained* to
+# The reference at 399 reads the ground from z, where the widest direction is seven times too faint, and only in part from
+# the caption: half the deviation. At 999 z nearly fits, but one guess is a mean over all scenes of the caption, with an error 14.6 times as
+# large. The generator was *trained* to
 # make pictures of z, by a leash as in notebook 02, without any picture; its curve is the data's.
 #
 # So 399 does not say how much picture is in z: there is none. It is a number that the generator has learned to be asked with.
@@ -593,8 +594,9 @@ figures.lines(
 )
 
 # %% [markdown]
-# Answer **b**. Nothing warns you: every t gives a picture, and only a judge tells. It is no needle's eye: at 499 it is about as good as at 399. Two hundred levels above cost about thirty points in a
-# hundred, two hundred below about sixty, and 999 costs everything.
+# Answer **b**. Nothing warns you: every t gives a picture, and only a judge tells. It is no needle's eye: 349 is as good as 399. But
+# 499 already costs about ten points in a hundred, two hundred levels above about thirty, two hundred below about
+# sixty, and 999 everything.
 #
 # > **Exercise 07.3** · debug · difficulty 3 of 5 · importance 5 of 5 · 6 minutes
 # >

@@ -174,7 +174,7 @@ for kind in ("full", "lora"):
     print(f"{kind}: {weights_of(roles):,} weights in memory, {weights_of(roles, only_learning=True):,} of them learn")
 
 # %% [markdown]
-# LoRA saves memory, not work: every network is still run, forwards and backwards. Here everything is small, and we
+# LoRA saves memory, and little work: every network is still run, forwards and backwards. Here we
 # train full copies.
 
 # %% [markdown]
@@ -266,8 +266,8 @@ figures.lines(
 # %% [markdown]
 # ### How long can a leash's pull become?
 #
-# Let the generator stray. The simplest way: pretend that the assistant's guess of the noise is off by a fixed latent,
-# and make that latent longer and longer.
+# Let assistant and reference disagree more and more: pretend
+# that the assistant's guess of the noise is off by a fixed latent, longer and longer.
 
 # %%
 batch = drawn("look")
@@ -299,7 +299,7 @@ print("score, pseudo-Huber: " + ", ".join(f"{value:.2f}" for value in pulled["sc
 # %% tags=["figure", "hide-input"]
 figures.lines(
     {
-        "a generator that strays": [
+        "a growing disagreement": [
             figures.Line(
                 name, lengths_off, values, style=figures.STYLES.get(name, figures.Style(figures.ORANGE, "^", "-."))
             )
@@ -316,8 +316,8 @@ figures.lines(
 )
 
 # %% [markdown]
-# Pseudo-Huber's pull hardly grows, however far the generator strays: its limit is nearly reached at the start. The
-# other three grow without end. So Diff-Instruct\* can be outpulled.
+# Pseudo-Huber's pull hardly grows, however large the disagreement: its limit is nearly reached at the start. The
+# other three grow without end. (Samples that really stray make them grow more slowly.) So Diff-Instruct\* can be outpulled.
 #
 # ### Pulls as pictures
 #
@@ -378,8 +378,8 @@ for term in ("reward", "regularizer"):
 # %% [markdown]
 # ## 4. With a pencil: which scale does a leash hold?
 #
-# Put reward and leash on one line, opposite each other. The leash is pseudo-Huber times a constant, its *limit*: at a
-# gap of length g it pulls with limit · g/√(g² + c²). The reward pulls with reward_scale · u, where u is its pull at
+# Put reward and leash on one line, opposite each other. The leash is pseudo-Huber times one
+# constant, its *limit*: at a gap of length g it pulls with limit · g/√(g² + c²). The reward pulls with reward_scale · u, where u is its pull at
 # scale 1. They balance at some gap; the more scale, the wider that gap, and the farther the generator is from the
 # reference.
 #
@@ -428,8 +428,8 @@ print(f"in this sketch nothing holds above reward_scale {limit / unit_pull:.2f}"
 
 # %% [markdown]
 # The second line is the gap at the start, which comes from guidance and from distillation, before any reward. So the
-# recipe's 0.3 lies where the pencil puts it, and 3 is far above. Take the pencil for what it is: a line in place of
-# 256 axes, and a reward's pull changes as pictures change. It gives the order of magnitude, for the price of one
+# recipe's 0.3 lies where the pencil puts it, and 3 is far above. The pencil has a line in place of
+# 256 axes, one limit in place of one a noise level, and a fixed pull of the reward. It gives the order of magnitude, for the price of one
 # batch; section 6 will bear that out, but not the number: scale 1, too, comes to rest there. With KL there is no such limit: w · gap grows for ever.
 
 # %% [markdown]
@@ -573,9 +573,8 @@ for row in evaluation.table(evaluations):
 
 # %% [markdown]
 # Gold rises with the proxy, and the share of faithful pictures does not fall: the reward was held. Variety pays for
-# it. Where a caption leaves size and background open, their **entropy** falls (all four combinations equally often
-# would be log 4 nats), and so does the distance between samples of one caption. The pictures are better, and more
-# alike.
+# it: where a caption leaves size and background open, their **entropy** (at most log 4 nats) falls. The distance between samples of one caption
+# says less: mending wrong pictures lowers it, too.
 
 # %% [markdown]
 # > **Exercise 08.3** · explore · difficulty 2 of 5 · importance 4 of 5 · 10 minutes
@@ -668,8 +667,8 @@ for letter, found in ({"start": start} | judged).items():
 # <details><summary>Answer</summary>
 #
 # **C** is too strong: the reward's pull is several times the leash's, and stays there; the gap does not close. **A**
-# has the stuck assistant: its loss climbs while that of the others falls, because it goes on denoising pictures that
-# the generator no longer draws. Its gap is the smallest, and that is *bad* news: without learning, assistant and
+# has the stuck assistant: its loss climbs while that of the others falls, because it is still the
+# reference, and the pictures move away from what that knows. Its gap is the smallest, and that is *bad* news: without learning, assistant and
 # reference differ by guidance alone, whatever the generator does.  **B** is healthy: pulls of one size, a gap that
 # shrinks as the leash mends the distilled generator, an assistant that keeps up.
 #
@@ -720,10 +719,10 @@ study.STUDY.picture(rows)
 # Every curve is an arm, a method at one reward scale: the mean course of three seeds from left to right, with a marker
 # at seven moments; of one colour, the larger scale ends farther right. Guidance *inside*: the reference's score is guided
 # before the leash compares; *outside*: guidance is a pull of its own beside the leash (notebook 06). Bands reach from
-# the smallest to the largest seed. Upper left: all that raise the proxy climb together at first, and part where it nears 5.5. “Reward
-# only” turns down there, and so does, later, Diff-Instruct\* at scale 3. Lower left: under nearly every reward the
-# entropy falls. One arm turns back up, Diff-Instruct++ with w = σ²/α² at scale 3, the leash that is loud at high
-# noise; but its seeds differ widely.
+# the smallest to the largest seed. Upper left: all that raise the proxy climb together at first, and part from about 5.0 on. “Reward
+# only” turns down near 5.5, and so does, later, Diff-Instruct\* at scale 3. Lower left: under nearly every reward the
+# entropy falls. Two arms turn back up: DIDR and Diff-Instruct++ with w = σ²/α² at scale 3; but the seeds of
+# the latter differ widely.
 #
 # ### At equal proxy reward
 #
@@ -779,22 +778,23 @@ for name, own in study.arms(rows).items():
 # %% [markdown]
 # *Near the recipe's scale* (blue) Diff-Instruct\* with guidance inside has the highest gold and the most faithful
 # pictures, at a proxy reward slightly below the others'. Read where all pass one proxy reward on the way, it still leads. *At larger scales* (orange) the methods differ little, and w = σ²/α² is last
-# in every seed: all have fewer faithful pictures than at the start, and next to no open entropy left. By the distance between samples no arm
-# that raises the reward protects variety: all end at about half of the start's or less.
+# in every seed: all have fewer faithful pictures than at the start, and next to no open entropy left. No arm
+# that raises the reward protects variety.
 #
 # “Reward only, passing by” has less gold and fewer faithful pictures than every leashed arm of both groups, by
 # the means. Yet its samples of one caption lie farthest apart: it came by after
 # thirty to fifty steps, and the leashed arms had 200. In open entropy it does not lead. Equal reward is fairer than equal scale, and still no level field.
 #
-# From the list above: **SIM**, the leash alone, already raises gold: it mends what distillation broke, as the last
-# row of the pull pictures did. The reward deserves credit only above that line. **The weight**: of the two
+# From the list above: **SIM**, the leash alone, already raises gold: it mends pictures that distillation
+# left wrong, as the last row of the pull pictures did, but not the lost variety. The reward deserves credit only above that line. **The weight**: of the two
 # Diff-Instruct++ at their smaller scales, the one with w = σ, loud at low noise, ends with more gold and more
 # faithful pictures than the one with w = σ²/α², at about the same proxy. The latter keeps more entropy. **DIDR** puts the reward inside the
 # reference (notebook 03); “by proxy” names the one-step approximation that it needs here, not the proxy reward. It does
 # not raise the reward here. We have not found out why.
 #
 # Of what we expected: without a leash the proxy rose furthest and gold fell. Diff-Instruct\* kept more faithful pictures
-# than w = σ²/α² near the recipe's scale, hardly at the larger; w = σ is as good at the larger scale only.
+# than w = σ²/α² near the recipe's scale, and by two points at the larger; w = σ is as good at the larger only. “Every method loses
+# variety” failed for DIDR.
 
 # %% [markdown]
 # > **Exercise 08.6** · explain · difficulty 3 of 5 · importance 4 of 5 · 6 minutes
@@ -805,7 +805,7 @@ for name, own in study.arms(rows).items():
 # <details><summary>A model answer</summary>
 #
 # A leashed arm whose two pulls are of one size, such as Diff-Instruct\* at 0.3, at the end of its run: its proxy
-# reward is lower than that of others, but its gap stays small, so its pictures stay where the proxy was learnt. I
+# reward is lower than that of others, but its pictures stay faithful and near the reference's, where the proxy was learnt. I
 # would look at faithfulness, which can be measured without taste, and at the variety of what captions leave open,
 # which no reward protects. And I would collect fresh comparisons on *its* pictures before climbing further, because
 # agreement on the old ones says nothing about the new ones.
@@ -819,8 +819,7 @@ for name, own in study.arms(rows).items():
 #    with a judge behind it.
 # 2. One batch tells a sensible reward_scale from one that nothing holds: compare the length of the two pulls, level
 #    by level, and ask whether the leash's has a limit.
-# 3. A learnt reward is right where it was learnt; a leash keeps the generator there, and the price is paid in
-#    variety.
+# 3. A learnt reward is right where it was learnt; a leash keeps the generator there longer. Climbing it costs variety, leash or not.
 #
 # ## Quiz
 #

@@ -54,8 +54,8 @@ quick = profile().name == "ci"
 #    cast. An optimiser leaves that place; section 4 shows both halves.
 # 2. *“More comparisons cure hacking.”* They cure noise. What the reward cannot see, it cannot see with a million votes
 #    either; compare the two curves of section 2.
-# 3. *“Overlapping error bars, so no difference.”* Not for paired values: the bars of before and after may overlap widely while
-#    every single picture got better.
+# 3. *“Overlapping error bars, so no difference.”* Not even for unpaired values; and the bars of before and after may overlap
+#    widely while every single picture got better.
 # 4. *“The interval excludes zero, so the gain is real.”* Not if it is the best of ten. Ask how many were tried.
 # 5. *“Diversity rose, good.”* Wrong pictures differ, too. Read diversity next to faithfulness.
 
@@ -286,8 +286,8 @@ figures.lines(
     log="x",
     markers=True,
     width=5.0,
-    alt="Agreement with gold on held pairs against the number of votes, on a logarithmic axis. Both curves begin near the"
-    " thin line of the judge's own votes; both climb above it, the informed one higher than the crude one.",
+    alt="Agreement with gold on held pairs against the number of votes, on a logarithmic axis. Both curves begin a little above"
+    " the thin line of the judge's own votes and climb away from it, the informed one higher than the crude one.",
     xlabel="votes to learn from",
     ylabel="share of held pairs",
 )
@@ -551,7 +551,7 @@ figures.lines(
     markers=True,
     width=5.0,
     alt="Gold against proxy. Best of n rises and levels off at a proxy of about 5.6. The trained run rises beside it, turns earlier,"
-    " and falls steeply as the proxy goes on to about 6.5.",
+    " and falls steeply as the proxy goes on to about 6.3.",
     xlabel="mean proxy",
     ylabel="mean gold",
 )
@@ -644,10 +644,10 @@ print("expected:", STUDIES["world"].prediction)
 STUDIES["world"].picture(rows)
 
 # %% [markdown]
-# Each curve is the mean of three runs, read from the left. The dotted grey one has no leash. Up to a proxy of about 5.0 the gold curves nearly coincide; at
-# 5.2 they differ by up to 0.07. Beyond 5.4 reward only falls off a cliff, and DI\* at its strongest reward scale follows, less
-# steeply. The other leashed runs *end before the cliff*. That is the first thing a leash buys. The second shows at
-# **equal proxy**, the highest that every run with a reward reaches (DIDR, which does not raise it, left out):
+# Each curve is the mean of three runs, read from the left. The dotted grey one has no leash. At a proxy of 5.0 the gold curves differ by 0.04, at
+# 5.2 by 0.07. Beyond 5.4 reward only falls off a cliff, and DI\* at its strongest reward scale follows, less
+# steeply. At 5.7 three leashed runs have 0.1 more gold: *a leash moves the cliff*. Now look at
+# **equal proxy**, the highest that every run with a reward reaches (without DIDR, which does not raise it):
 
 # %% tags=["figure", "hide-input"]
 arms = study.rising({name: own for name, own in study.arms(rows).items() if own[0]["reward_scale"]})
@@ -676,7 +676,7 @@ figures.strips(
 )
 
 # %% [markdown]
-# At equal proxy, the mild runs keep more gold than reward only; the strong ones hardly, or not at all. Within each
+# At this equal proxy, the mild runs keep more gold than reward only; the strong ones hardly, or not at all: here the cliff is still ahead. Within each
 # method the smaller reward scale keeps more. DI\* at its smallest is first, but at its larger scales it lies among the
 # KL rows: strength matters at least as much as kind. And the third panel warns: the row with the most gold has its samples of one caption closest together. That can also mean fewer wrong pictures,
 # and it took the most steps to get there.
@@ -685,7 +685,7 @@ figures.strips(
 # ## 5. Is the gain real?
 #
 # Back to our own run, after its first five steps. Gold rose a little. More than chance? Chance comes from the
-# **draws**: other captions and seeds, another mean. Two ways to an interval:
+# **draws**: with other seeds for these captions, another mean. Two ways to an interval:
 #
 # - **Unpaired**: the mean before and the mean after, each with its own scatter. The variances add.
 # - **Paired**: the same captions and seeds before and after. Subtract picture by picture, and take the scatter of the *differences*. With
@@ -754,7 +754,9 @@ for step in marks:
     rho = torch.corrcoef(torch.stack([start, found[step].gold]))[0, 1]
     shown = "   ".join("{} {:+.3f} [{:+.3f}, {:+.3f}]".format(name, *gains[name][step]) for name in forms)
     print(f"step {step:3d}   correlation {rho:.2f}   {shown}")
-print("the library's, by bootstrap:  {:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_interval(found[marks[0]].gold, start)))
+for name, groups in (("draws", None), ("captions", found[0].caption)):
+    interval = paired_interval(found[marks[0]].gold, start, groups=groups)
+    print("step {}, bootstrap over {}:  {:+.3f} [{:+.3f}, {:+.3f}]".format(marks[0], name, *interval))
 width = {name: gains[name][marks[0]].high - gains[name][marks[0]].low for name in forms}
 reveal(
     "09.c", f"after {marks[0]} steps the unpaired interval is {width['unpaired'] / width['paired']:.1f} times as wide"
@@ -783,9 +785,12 @@ figures.lines(
 
 # %% [markdown]
 # Answer **c**. After five steps each picture is still nearly itself, and what makes pictures differ cancels in the
-# difference. Paired, the gain lies above zero; unpaired, nobody could say. Later the pictures have little to do with
-# those before, and both intervals are about equally wide. (The library resamples the differences instead, a
-# *bootstrap*, which needs no normal distribution. It agrees.)
+# difference. Paired, the gain lies above zero; unpaired, nobody could say. Later the pictures have little in
+# common, and both are about equally wide.
+#
+# All of them take the 200 draws for independent, so they answer for *other seeds of these captions*. For *other captions*
+# they are too sure: half of the draws share eight captions, and pictures of one caption are alike. The
+# library's tables resample whole captions, with all their draws.
 #
 # How many draws would an interval of ±0.02 need? Solve 1.96 s/√n = 0.02 for n:
 
@@ -871,7 +876,8 @@ print(
 #
 # One number never suffices. Everything that `evaluate` measures, before and after ten steps, with intervals. *Fréchet
 # distance* compares CLIP's features with those of scenes drawn by program. *Entropy where open* asks captions that
-# leave size and background open: log 4 = 1.39 if all four kinds came equally often, 0 if always one.
+# leave size and background open: 0 if all came alike, at most log 4 = 1.39; of eight samples, as here,
+# even equally likely kinds give only 1.17.
 
 # %%
 for step in (marks[1], steps):
@@ -920,8 +926,8 @@ for step in (marks[1], steps):
 # **What.** The world's one-step generator after 10 of 100 steps on the shipped preference reward, no leash, one
 # training seed. Chosen for its gold among six checkpoints, so the gain below is optimistic. **Measured.** 200 draws of
 # held-out captions, same seeds before and after. The reward rose too; it was the target, so that is no evidence.
-# **Gains.** Gold preference, not seen in training: +0.08 [+0.04, +0.11], paired. **Losses.** Samples of a caption lie
-# closer together; entropy where open −0.08 [−0.18, +0.01]; faithfulness +0.5 points [−2.5, +3.5]. **Limits.** Ninety
+# **Gains.** Gold preference, not seen in training: +0.08 [+0.03, +0.13], paired, over captions. **Losses.** Samples of a caption lie
+# closer together; entropy where open −0.08 [−0.18, +0.01]; faithfulness +0.5 points [−3.8, +5.5]. **Limits.** Ninety
 # more steps bring gold to 0.31. 32 × 32 pixels, 19 words; says nothing about other models.
 #
 # </details>
@@ -931,7 +937,7 @@ for step in (marks[1], steps):
 #
 # 1. A reward learnt from votes can beat its judge where votes were cast; it stays blind to what it cannot see.
 # 2. Under an optimiser a proxy is right at first. Best-of-n levels off among the generator's own pictures; gradients leave them, and gold falls
-#    while the proxy rises. A leash mostly stops in time.
+#    while the proxy rises. A leash moves that point on; a strong enough reward still passes it.
 # 3. A gain is real if fresh, paired draws say so by a judge that was not the target, and if you say how many were tried.
 #
 # ## Quiz

@@ -33,3 +33,12 @@ def test_no_pipeline_and_a_missing_part_are_named(folder, tmp_path):
     shutil.rmtree(copy / "text_encoder_2")
     with pytest.raises(FileNotFoundError, match="lacks text_encoder_2; copy it again"):
         load_pipeline(copy)
+
+
+def test_a_damaged_part_is_one_sentence(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"copy is damaged or of another model .*; copy it again, whole"):
+        load_pipeline(copy)

@@ -84,7 +84,7 @@ def test_the_network_gets_what_the_pipeline_gives(pipeline):
 
 
 @pytest.mark.parametrize(
-    ("prompts", "why"), [([], "there are no prompts"), (["a red circle", "  "], "prompt 1 is empty")]
+    ("prompts", "why"), [([], "there are no prompts"), (["a red circle", "a red circle", "  "], "prompt 2 is empty")]
 )
 def test_no_prompt_is_one_sentence(pipeline, prompts, why):
     with pytest.raises(ValueError, match=why):

@@ -12,9 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 from distar_core.cli import app
-from distar_core.runs import Interrupted
 from distar_core.sdxl.latents import encode
 from distar_core.sdxl.miniature import make_pipeline
+from distar_core.signals import Interrupted
 from distar_core.world.build import RECIPES, Captioned, StoredLatents, TextAndUNet, build, seconds_of
 from distar_core.world.models import load_world
 from distar_core.world.scenes import WORDS

@@ -77,7 +77,7 @@ def test_the_command_evaluates_the_shipped_world(tmp_path):
     result = CliRunner().invoke(app, ["world", "evaluate", "--count", "4"])
     assert result.exit_code == 0, result.output
     assert "gold preference" in result.output
-    assert "8 held-out captions and seeds" in result.output
+    assert "8 draws of held-out captions" in result.output
     result = CliRunner().invoke(app, ["world", "evaluate", str(tmp_path)])
     assert result.exit_code == 1
     assert "generator/config.json" in result.output

@@ -1,0 +1,64 @@
+"""Folders that commands and runs write to: whose they are, and that one process at a time works in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from filelock import FileLock, Timeout
+
+MARK = ".distar_core"
+
+
+def claim(folder: Path, kind: str) -> None:
+    """Make a folder ours before anything is written to it; a small file in it says what it holds from then on.
+
+    Args:
+        kind: one word, such as "run" or "export".
+
+    Raises:
+        FileExistsError: if it holds files of others, or something of ours of another kind.
+        PermissionError: if it cannot be written.
+    """
+    mark = folder / MARK
+    if folder.is_dir() and any(folder.iterdir()):
+        if not mark.is_file():
+            raise FileExistsError(f"folder {folder} holds other files; choose a new or empty one")
+        if (held := mark.read_text("utf-8").strip()) != kind:
+            raise FileExistsError(f"folder {folder} belongs to a {held}; choose another one for the {kind}")
+    require_writable(folder)
+    mark.write_text(f"{kind}\n", encoding="utf-8")
+
+
+@contextmanager
+def at_work(folder: Path, what: str = "") -> Iterator[None]:
+    """Hold a folder, or what is named in it, so that no other process works there meanwhile.
+
+    Raises:
+        FileExistsError: if one does.
+        PermissionError: if the folder cannot be written.
+    """
+    require_writable(folder)
+    lock = FileLock(folder / (f"{MARK}-{what}.lock" if what else f"{MARK}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FileExistsError(
+            f"another process is at work in {folder / what}; wait for it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def require_writable(folder: Path) -> None:
+    """Create the folder if need be. Raises PermissionError if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PermissionError(f"folder {folder} cannot be written ({error.strerror}); choose another folder") from None
