@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from distar_core.runs import NonFiniteError
 from distar_core.world.oracle import Verdicts, compare, judge, read
 from distar_core.world.scenes import Stated, Thing, caption_of, combinations, lay_out, render
 
@@ -92,12 +93,13 @@ def test_pictures_without_objects_are_no_scene():
         (torch.zeros(3, 32, 32), r"got \[3, 32, 32\]"),
         (torch.full((1, 3, 32, 32), 1.2), "values from 1.2 to 1.2"),
         (torch.full((1, 3, 32, 32), -0.1), "must lie in"),
-        (torch.full((1, 3, 32, 32), float("nan")), "values from nan to nan"),
     ],
 )
 def test_what_is_no_picture_is_refused(pictures, why):
     with pytest.raises(ValueError, match=why):
         read(pictures)
+    with pytest.raises(NonFiniteError, match="what drew them has diverged"):
+        read(torch.full((1, 3, 32, 32), float("nan")))
 
 
 def test_a_blur_such_as_an_autoencoders_is_read_through():
