@@ -541,7 +541,7 @@ def write_page(folder: Path) -> Path:
         "sampling law is frozen.</p>",
         "<p>Everything on this page is computed from <code>runs.csv</code> and <code>distances.csv</code> "
         "in this folder and from the fixed points that ship with the package. Larger, in 20 minutes on two cores: "
-        "<code>.venv/bin/distar demo --profile full --folder full</code>. Next: <code>make lab</code> opens notebook 00.</p>",
+        "<code>.venv/bin/distar demo --profile full</code>. Next: <code>make lab</code> opens notebook 00.</p>",
     ]
     page = folder / "index.html"
     page.write_text(

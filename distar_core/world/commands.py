@@ -136,15 +136,15 @@ def train_in_world(
     }
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        if resume and (given or recipe):
-            what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
-            raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
         if resume and not (folder / RECIPE).is_file():
             raise FileNotFoundError(f"there is no run of the world in {folder}; leave out --resume to start one")
         written = load_recipe(folder / RECIPE) if resume else load_recipe(recipe) if recipe else {}
         if "cfg_scale" in given:
             written.pop("guidance_scale", None)
         settings = read_recipe(written | given)
+        if resume and (recipe or settings != read_recipe(load_recipe(folder / RECIPE))):
+            what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
+            raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
         training_prompts(settings)  # a prompt file that is missing is told before anything loads
         if not resume and not (folder / CHECKPOINT).exists():
             claim(folder, "run")
@@ -228,9 +228,9 @@ def export(
 
     replaced = folder.is_dir() and any(folder.iterdir())
     try:
-        claim(folder, "export")
         world = load_world()
         recipe, state = load_run(world, load_judges(), run)
+        claim(folder, "export")
         take_averages(state.roles.generator)
         unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
         if lora:

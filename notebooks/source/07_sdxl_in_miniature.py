@@ -566,7 +566,7 @@ figures.lines(
 # > **Exercise 07.2** · predict, then explore · difficulty 2 of 5 · importance 4 of 5 · 5 minutes
 # >
 # > The generator is asked with another t, in the network *and* in x₀ = (z − σ ε̂)/α. At which of these is it closest to its own
-# > quality at 399? **a** 199 · **b** 599 · **c** 999. Afterwards, add 299 and 499 to the list in the
+# > quality at 399? **a** 199 · **b** 599 · **c** 999. Afterwards, add 349 and 499 to the list in the
 # > cell below.
 
 # %% tags=["predict"]

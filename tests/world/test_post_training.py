@@ -176,7 +176,8 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(roles, tmp_path):
     assert result.exit_code == 143
     assert f"train world {tmp_path / 'stopped'} --save-every 50 --count 2 --resume" in said
     assert calls[-1] < 2
-    result, said = distar("train", "world", tmp_path / "stopped", "--resume", "--count", 2)
+    same = ("--method", "di-star", "--steps", SHORT["steps"])
+    result, said = distar("train", "world", tmp_path / "stopped", *same, "--resume", "--count", 2)
     assert result.exit_code == 0, said
     assert (tmp_path / "stopped" / CHECKPOINT).read_bytes() == (tmp_path / "whole" / CHECKPOINT).read_bytes()
     for words, expected in (
@@ -314,6 +315,7 @@ def test_export_by_command(world, judges, tmp_path):
         assert result.exit_code == 1
         assert why in said
     assert (foreign / "model_index.json").read_text() == "mine"
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_world_needs_its_packages_and_says_so(monkeypatch, tmp_path):
