@@ -311,7 +311,7 @@ class Roles(NamedTuple):
             if groups and not any(p.requires_grad for group in groups for p in group["params"]):
                 raise ValueError(
                     f"the {name}'s optimizer holds only frozen parameters, so it cannot move; unfreeze them (a tied clone "
-                    "shares its base's: add_lora freezes both)"
+                    "shares its base's: freezing one freezes both)"
                 )
         if not hasattr(generator.module, "latent"):
             raise ValueError(
