@@ -39,9 +39,7 @@ def read_method(recipe: Mapping[str, Any]) -> Method:
         ):
             raise ValueError(f"recipe key {key!r} must be a finite number, got {value!r}; {NUMBERS_IN_YAML}")
         if key in ("cfg_scale", "guidance_scale", "reward_scale") and value < 0:
-            raise ValueError(
-                f"recipe key {key!r} must not be negative, got {value!r}; negate the reward to minimise it"
-            )
+            raise ValueError(f"recipe key {key!r} must not be negative, got {value!r}; choose 0 or more")
     if "guidance_scale" in settings:
         if "cfg_scale" in settings:
             raise ValueError(
