@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import functools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-UNET = dict(
+UNET: dict[str, Any] = dict(  # noqa: C408
     sample_size=128,
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -41,7 +42,7 @@ UNET = dict(
     addition_time_embed_dim=256,
     projection_class_embeddings_input_dim=2816,
 )
-VAE = dict(
+VAE: dict[str, Any] = dict(  # noqa: C408
     down_block_types=("DownEncoderBlock2D",) * 4,
     up_block_types=("UpDecoderBlock2D",) * 4,
     block_out_channels=(128, 256, 512, 512),
@@ -50,11 +51,11 @@ VAE = dict(
     sample_size=1024,
     scaling_factor=0.13025,
 )
-VISION = dict(
+VISION: dict[str, Any] = dict(  # noqa: C408
     hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14,
     projection_dim=1024, hidden_act="gelu",
 )  # fmt: skip
-DEFAULTS: dict[str, Any] = dict(
+DEFAULTS: dict[str, Any] = dict(  # noqa: C408
     what="train",
     roles="lora",  # lora: rank 64 on two tied bases in bf16; full: float32 masters under FSDP2; cast: the same without FSDP2
     method="di-star",
@@ -75,8 +76,9 @@ DEFAULTS: dict[str, Any] = dict(
     cap_gib=None,
     phases=False,
     cudnn_benchmark=False,
-)  # fmt: skip
-ATTENTION_TFLOP = {"lora": 135.2, "full": 145.8, "cast": 145.8}
+    profile=False,  # seconds in kernels, whatever the host does between them
+    graph=False,  # the two half steps captured as CUDA graphs and replayed
+)
 GIB = 2**30
 DEVICE = "cuda"
 
@@ -186,17 +188,95 @@ def memory() -> dict[str, float]:
     }
 
 
+def kernels(step: Callable[[], Any]) -> dict[str, Any]:
+    """Seconds that the device spends in kernels during one step, and where most of them go."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    total: dict[str, float] = collections.defaultdict(float)
+    count = 0
+    for event in seen.key_averages():
+        total[event.key] += event.self_device_time_total / 1e6
+        count += event.count
+    most = sorted(total.items(), key=lambda item: -item[1])[:14]
+    return {
+        "kernel_seconds": round(sum(total.values()), 4),
+        "kernel_count": count,
+        "kernels": {name[:70]: round(value, 4) for name, value in most},
+    }
+
+
+def graphed(loop: Any, state: Any, method: Any, conditions: Any, batch: int) -> dict[str, Any]:
+    """The loop's two half steps captured once and replayed, which takes the host out of the step."""
+    generator, assistant = state.roles.generator, state.roles.assistant
+
+    def fixed(law: Any, stream: str) -> Any:
+        drawn = loop.make_batch(
+            state, law, conditions, seed=0, step=0, stream=stream, batch=batch, rows=slice(0, batch)
+        )
+        noise = drawn.noise(drawn.z)
+        return drawn._replace(noise=lambda x0: noise)
+
+    one, two = fixed(method.assistant_time_law, "assistant/0"), fixed(method.time_law, "generator")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+    def halves() -> Any:
+        loop.assistant_step(state, method, one)
+        assistant.update(0)
+        pulls = loop.generator_step(state, method, two)
+        generator.update(0)
+        return pulls
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        halves()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    graph = torch.cuda.CUDAGraph()
+    started = time.perf_counter()
+    with torch.cuda.graph(graph):
+        pulls = halves()
+    torch.cuda.synchronize()
+    captured = time.perf_counter() - started
+    values, taken = [], []
+    for _ in range(20):
+        started = time.perf_counter()
+        graph.replay()
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+        values.append(float(pulls.reward.mean()))
+    return {
+        "graph_seconds_a_step": round(sorted(taken)[10], 4),
+        "graph_seconds_a_sample": round(sorted(taken)[10] / batch, 4),
+        "graph_capture_seconds": round(captured, 2),
+        "graph_rewards": [round(value, 3) for value in values[::5]],
+        **{f"graph_{name}": value for name, value in memory().items()},
+    }
+
+
 def train(o: SimpleNamespace) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     import distar_core.training as loop
     from distar_core import (
-        NetworkScore, OneStep, PseudoHuber, Roles, State, TimeLaw, Trainable, find_method, scaled_linear_schedule,
+        NetworkScore,
+        OneStep,
+        PseudoHuber,
+        Roles,
+        State,
+        TimeLaw,
+        Trainable,
+        find_method,
+        scaled_linear_schedule,
     )  # fmt: skip
     from distar_core.losses import score_divergence_detached
     from distar_core.sdxl.adapters import add_lora, tied_clone
-    from distar_core.sdxl.latents import decode
     from distar_core.sdxl.prompts import Prompt, PromptedUNet
 
     ids = torch.tensor([o.pixels, o.pixels, 0, 0, o.pixels, o.pixels], dtype=torch.float32, device=DEVICE)
@@ -243,12 +323,14 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     else:
         assistant = copy.deepcopy(reference).float().requires_grad_(True)
         generator = base.float().requires_grad_(True)
+    # nothing here draws inside a network, and saving the sources' states would make every block wait for the device
+    again = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False, preserve_rng_state=False)
     for network in (reference, generator, assistant):
         if o.channels_last:
             network.to(memory_format=torch.channels_last)
         if o.checkpoint_unets:
             network.train()
-            network.enable_gradient_checkpointing()
+            network.enable_gradient_checkpointing(again)
     if o.roles == "full":
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29511", RANK="0", WORLD_SIZE="1")
         torch.distributed.init_process_group("nccl", device_id=torch.device("cuda:0"))
@@ -274,10 +356,14 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
             from diffusers.models.attention_processor import Attention
             from diffusers.models.resnet import ResnetBlock2D
             from diffusers.models.upsampling import Upsample2D
-            from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+            from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+                apply_activation_checkpointing,
+                checkpoint_wrapper,
+            )
 
             kinds = (ResnetBlock2D, Upsample2D, Attention)
-            apply_activation_checkpointing(vae.decoder, check_fn=lambda layer: isinstance(layer, kinds))
+            wrapper = functools.partial(checkpoint_wrapper, preserve_rng_state=False)
+            apply_activation_checkpointing(vae.decoder, wrapper, check_fn=lambda layer: isinstance(layer, kinds))
         vision = built(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)), torch.bfloat16)
 
         def embedded(images: Tensor) -> Tensor:
@@ -285,13 +371,11 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
 
         def reward(x0: Tensor, condition: Any) -> Tensor:
             with phases.at("decode"):
-                images = decode(vae, x0.bfloat16()).float().clamp(0, 1)
+                # decode() of the library would carry its constants from the host at every call
+                images = (vae.decode(x0.bfloat16() / VAE["scaling_factor"]).sample.float() / 2 + 0.5).clamp(0, 1)
             with phases.at("reward"):
                 small = F.interpolate(images, (224, 224), mode="bicubic", antialias=True).clamp(0, 1).bfloat16()
-                if o.checkpoint_reward:
-                    found = torch.utils.checkpoint.checkpoint(embedded, small, use_reentrant=False)
-                else:
-                    found = embedded(small)
+                found = again(embedded, small) if o.checkpoint_reward else embedded(small)
                 return F.normalize(found.float(), dim=-1)[:, 0] * 100
 
     shape = (4, o.pixels // 8, o.pixels // 8)
@@ -303,7 +387,7 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
         trained = [p for p in module.parameters() if p.requires_grad]
         rate = 1e-4 if o.roles == "lora" else 1e-6
         if o.optimizer == "rmsprop":
-            optimizer: Any = torch.optim.RMSprop(trained, lr=rate, alpha=0.99, foreach=False)
+            optimizer: Any = torch.optim.RMSprop(trained, lr=rate, alpha=0.99, foreach=False, capturable=o.graph)
         else:
             optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.0, 0.99), foreach=False)
         return Freed(module, optimizer, ema_decay=ema)
@@ -396,6 +480,12 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     if o.phases:
         for owner, attribute, value in undo:
             setattr(owner, attribute, value)
+    if o.profile:
+        found |= kernels(lambda: next(loop.post_train(state, method, conditions, steps=10**6, seed=0, batch=o.batch)))
+    if o.graph:
+        print(json.dumps(found), flush=True)
+        found |= graphed(loop, state, method, conditions, o.batch)
+    if o.phases:
         found["phases"] = {name: round(v / (o.steps - warm), 4) for name, v in phases.seconds().items()}
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -421,7 +511,11 @@ def inference(o: SimpleNamespace) -> dict[str, Any]:
     """One step of SDXL, fifty guided steps of it, and fifty of FLUX-dev, words to pixels, one picture at a time."""
     from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
     from transformers import (
-        CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel,
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        T5Config,
+        T5EncoderModel,
     )  # fmt: skip
 
     found: dict[str, Any] = {}
@@ -461,9 +555,10 @@ def inference(o: SimpleNamespace) -> dict[str, Any]:
                 x = x - 0.01 * (plain + 7.5 * (conditional - plain))
             return vae.decode(x).sample
 
+        embedded = text(1)
         for name, call in (
             ("text", lambda: text(1)),
-            ("unet", lambda e=text(1): noise(z, e)),
+            ("unet", lambda: noise(z, embedded)),
             ("decode", lambda: vae.decode(z).sample),
             ("one_step", one),
             ("fifty_guided_steps", fifty),
@@ -476,7 +571,9 @@ def inference(o: SimpleNamespace) -> dict[str, Any]:
     )
     t5 = built(lambda: T5EncoderModel(wide), dtype)
     flux = filled(lambda: FluxTransformer2DModel(guidance_embeds=True), dtype)
-    vae = filled(lambda: AutoencoderKL(**{**VAE, "latent_channels": 16}, use_quant_conv=False, use_post_quant_conv=False), dtype)
+    vae = filled(
+        lambda: AutoencoderKL(**{**VAE, "latent_channels": 16}, use_quant_conv=False, use_post_quant_conv=False), dtype
+    )
     long_words = torch.randint(0, 32000, (1, 512), device=DEVICE)
     packed = torch.randn(1, 4096, 64, device=DEVICE, dtype=dtype)
     image_ids, text_ids = torch.zeros(4096, 3, device=DEVICE), torch.zeros(512, 3, device=DEVICE)
@@ -500,9 +597,10 @@ def inference(o: SimpleNamespace) -> dict[str, Any]:
         latents = x.view(1, 64, 64, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(1, 16, 128, 128)
         return vae.decode(latents).sample
 
+    embedded = said()
     for name, call in (
         ("text", said),
-        ("transformer", lambda e=said(): velocity(packed, e)),
+        ("transformer", lambda: velocity(packed, embedded)),
         ("fifty_steps", picture),
     ):
         seconds, peak = timed_call(call, repeats=2)
@@ -537,6 +635,8 @@ def card(o: SimpleNamespace) -> dict[str, Any]:
 
 
 def main(out: str, texts: list[str]) -> None:
+    if not torch.cuda.is_available():
+        sys.exit("there is no GPU here that torch can use; run this where torch.cuda.is_available() is True")
     if len(texts) > 1:
         for text in texts:
             # a process of its own for each, so that no experiment sees another's memory
