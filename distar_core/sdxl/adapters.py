@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -43,3 +43,67 @@ def add_lora(
             LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
         )
     return network
+
+
+class LayerLora(NamedTuple):
+    """What an adapter adds to the weights of one layer: scale · B A.
+
+    Attributes:
+        a: [rank, in], or [rank, in, height, width] for a convolution.
+        b: [out, rank], or [out, rank, 1, 1].
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+def tuned_layers(network: nn.Module) -> dict[str, Any]:
+    """The layers of a network that peft has given an adapter of any kind, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)}
+
+
+def active_lora(network: nn.Module) -> dict[str, list[LayerLora]]:
+    """What a network's active adapters add to each layer when it is called: W + Σ scale · B A.
+
+    The scale is the one that peft multiplies with, so alpha/rank, alpha/√rank (rsLoRA), patterns of ranks and alphas, and
+    weights given to set_adapters are all in it. Adapters that are not active are left out, as the network leaves them out.
+
+    Returns:
+        One LayerLora per active adapter, by the layer's name; empty for a network without adapters.
+
+    Raises:
+        ValueError: if the network does not compute W + Σ scale · B A with W as it stands: the adapters are switched off or
+            fused, one is of another kind (DoRA, LoHa, ...), or other weights are trained with it.
+    """
+    from peft.tuners.lora import Conv2d, Linear
+    from peft.utils.other import ModulesToSaveWrapper
+
+    def refuse(why: str) -> ValueError:
+        return ValueError(f"{why}, which W + scale · B A does not hold; export the network as a pipeline instead")
+
+    layers: dict[str, list[LayerLora]] = {}
+    for name, layer in tuned_layers(network).items():
+        if type(layer) not in (Linear, Conv2d):
+            raise refuse(f"layer {name} has an adapter of kind {type(layer).__module__}.{type(layer).__name__}")
+        if layer.merged:
+            raise ValueError(f"the LoRA of layer {name} is fused into its weights; call unfuse_lora first")
+        if layer.disable_adapters:
+            raise ValueError(f"the LoRA of layer {name} is switched off; call enable_adapters first")
+        for adapter in [adapter for adapter in layer.active_adapters if adapter in layer.lora_A]:
+            variant = layer.lora_variant.get(adapter)
+            if variant is not None:
+                raise refuse(f"adapter {adapter!r} of layer {name} is of the variant {type(variant).__name__}")
+            if layer.lora_bias[adapter]:
+                raise refuse(f"adapter {adapter!r} of layer {name} has a bias")
+            a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+            layers.setdefault(name, []).append(LayerLora(a.detach(), b.detach(), float(layer.scaling[adapter])))
+    whole = [name for name, module in network.named_modules() if isinstance(module, ModulesToSaveWrapper)]
+    if whole:
+        raise refuse(f"layer {', '.join(whole)} is trained whole beside the LoRA")
+    for adapter, config in getattr(network, "peft_config", {}).items():
+        if getattr(config, "bias", "none") != "none":
+            raise refuse(f"adapter {adapter!r} trains biases (bias={config.bias!r})")
+    return layers
