@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,34 @@ def describe(value: Any) -> Any:
         return value
     own_repr = type(value).__repr__ is not object.__repr__
     return getattr(value, "__name__", None) or (repr(value) if own_repr else type(value).__qualname__)
+
+
+def complete(described: Any, setting: Any) -> Any:
+    """A description from earlier with the fields that the dataclasses of `setting` gained since then, at their defaults."""
+    if not isinstance(described, dict):
+        return described
+    if isinstance(setting, Mapping):
+        return {key: complete(value, setting.get(key)) for key, value in described.items()}
+    if not is_dataclass(setting) or isinstance(setting, type):
+        return described
+    if not isinstance(setting, Method):
+        name = type(setting).__name__
+        return described | {name: _complete_fields(described[name], setting)} if name in described else described
+    return _complete_fields(described, setting)
+
+
+def _complete_fields(described: dict[str, Any], setting: Any) -> dict[str, Any]:
+    made = {field.name: field.default_factory() for field in fields(setting) if field.default_factory is not MISSING}
+    plain = {field.name: field.default for field in fields(setting) if field.default is not MISSING}
+    inside = {key: complete(value, getattr(setting, key, None)) for key, value in described.items()}
+    return describe(plain | made) | inside
+
+
+def fill(described: Any, defaults: Any) -> Any:
+    """A description with the keys that it lacks taken from another, at every depth."""
+    if not isinstance(described, dict) or not isinstance(defaults, dict):
+        return described
+    return defaults | {key: fill(value, defaults.get(key)) for key, value in described.items()}
 
 
 def differences(here: Any, there: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -9,10 +9,12 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -85,6 +87,32 @@ def log_rows(folder: Path) -> list[dict[str, str]]:
     """The rows of the log without the column that is wall time."""
     with open(folder / "log.csv", newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change what a checkpoint says about itself, as a version of ours would have written it."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        meta = change(json.loads(file.metadata()["distar_core"]))
+    save_file(tensors, path, metadata={"distar_core": json.dumps(meta | {"seal": runs._seal(meta)})})
+
+
+def as_format_1(path: Path, state: State) -> None:
+    """Write a checkpoint anew as it was before digests, with optimizer state by the position of its parameter."""
+    numbers = {
+        f"{name}.optimizer.{parameter}.": f"{name}.optimizer.{number}."
+        for name, role in (("generator", state.roles.generator), ("assistant", state.roles.assistant))
+        for number, parameter in enumerate(name for name, _ in role.module.named_parameters())
+    }
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        meta = json.loads(file.metadata()["distar_core"])
+    for new, old in numbers.items():
+        tensors = {name.replace(new, old): value for name, value in tensors.items()}
+        meta["optimizer"] = {name.replace(new, old): value for name, value in meta["optimizer"].items()}
+    del meta["config"]["learners"]
+    old_meta = {"format": "distar_core checkpoint 1"} | {key: meta[key] for key in ("step", "config", "optimizer")}
+    save_file(tensors, path, metadata={"distar_core": json.dumps(old_meta)})
 
 
 def finish(state: State, folder: Path, *, method: Method = METHOD, **options: Any) -> list[Record]:
@@ -185,12 +213,11 @@ def test_other_optimizers_resume_as_well(kind: Any, settings: dict[str, Any], tm
 
 def test_control_a_resume_without_the_optimizers_differs(whole: Any, tmp_path: Path) -> None:
     stop_after(5, build(), tmp_path, save_every=1)
-    with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
-        kept = {name: file.get_tensor(name).clone() for name in file.keys() if ".optimizer." not in name}  # noqa: SIM118
-        metadata = file.metadata()
-    save_file(kept, tmp_path / CHECKPOINT, metadata=metadata)
     resumed = build()
-    finish(resumed, tmp_path, save_every=1, resume=True)
+    load_checkpoint(resumed, tmp_path, {"method": METHOD, **OPTIONS})
+    for role in (resumed.roles.generator, resumed.roles.assistant):
+        role.optimizer.state.clear()  # type: ignore[union-attr]
+    list(post_train(resumed, METHOD, no_conditions, **OPTIONS))
     learnt = everything(resumed)
     assert largest_relative(learnt, whole[0], "generator network") > 1e-2
 
@@ -736,6 +763,16 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
+def with_less(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        kept = {name: file.get_tensor(name).clone() for name in file.keys() if not name.endswith("bias.exp_avg")}  # noqa: SIM118
+        save_file(kept, path, metadata=file.metadata())
+
+
+def newer(path: Path) -> None:
+    rewrite(path, lambda meta: meta | {"format": "distar_core checkpoint 3"})
+
+
 def directory(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -750,6 +787,8 @@ def directory(path: Path) -> None:
         (pickled, ValueError, ["no safetensors file", "restore"]),
         (other_file, ValueError, ["not written by distar_core", "needs"]),
         (other_format, ValueError, ["not written by distar_core", "needs"]),
+        (with_less, ValueError, ["layers.0.bias.exp_avg is missing", "restore"]),
+        (newer, ValueError, ["format 3", "update"]),
         (remove, FileNotFoundError, ["there is no checkpoint", "start a new run"]),
         (directory, FileNotFoundError, ["there is no checkpoint", "start a new run"]),
     ],
@@ -827,17 +866,11 @@ def test_how_often_to_save_may_change(whole: Any, tmp_path: Path) -> None:
     assert same(everything(resumed), whole[0])
 
 
-def without_average(state: State) -> State:
-    old = state.roles.generator
-    return State(state.roles._replace(generator=Trainable(old.module, old.optimizer, lr=old.lr)), state.schedule)
-
-
 @pytest.mark.parametrize(
     ("other", "words"),
     [
         (lambda: build(width=9), ["(9,)", "(8,)"]),
         (lambda: build_double(), ["torch.float64", "torch.float32"]),
-        (lambda: without_average(build()), ["generator.ema", "None"]),
     ],
 )
 def test_other_networks_are_refused(other: Callable[[], State], words: list[str], tmp_path: Path) -> None:
@@ -910,6 +943,358 @@ def test_the_configuration_is_written_as_json(tmp_path: Path) -> None:
     assert config["method"]["distance"] == {"PseudoHuber": {"c": 0.05}}
     with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
         assert json.loads(file.metadata()["distar_core"])["config"] == config
+
+
+# Damage, and what a run outlives.
+
+
+def header_of(text: bytes) -> tuple[int, dict[str, Any]]:
+    """Where the tensors of a safetensors file begin, and its header."""
+    length = int.from_bytes(text[:8], "little")
+    return 8 + length, json.loads(text[8 : 8 + length])
+
+
+def flipped(text: bytes, bit: int) -> bytes:
+    changed = bytearray(text)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def some_bits(start: int, end: int, count: int) -> list[int]:
+    """Bits of the bytes from start to end."""
+    rng = torch.Generator().manual_seed(7)
+    return (8 * start + torch.randint(8 * (end - start), (count,), generator=rng)).tolist()
+
+
+def test_a_flipped_bit_of_a_tensor_is_refused_by_its_name(tmp_path: Path) -> None:
+    stop_after(5, build(width=2), tmp_path, save_every=1)
+    text = (tmp_path / CHECKPOINT).read_bytes()
+    start, header = header_of(text)
+    state, config = build(seed=1, width=2), {"method": METHOD, **OPTIONS}
+    learnt = everything(state)
+    del header["__metadata__"]
+    for bit in some_bits(start, len(text), 60):
+        (tmp_path / CHECKPOINT).write_bytes(flipped(text, bit))
+        inside = bit // 8 - start
+        (hit,) = (
+            name for name, about in header.items() if about["data_offsets"][0] <= inside < about["data_offsets"][1]
+        )
+        for known in (config, None):
+            with pytest.raises(ValueError, match=rf"^{hit} in checkpoint"):
+                load_checkpoint(state, tmp_path, known)
+    assert same(everything(state), learnt)
+
+
+def test_control_without_digests_flipped_bits_are_loaded(tmp_path: Path) -> None:
+    stop_after(5, build(width=2), tmp_path, save_every=1)
+    as_format_1(tmp_path / CHECKPOINT, build(width=2))
+    text = (tmp_path / CHECKPOINT).read_bytes()
+    for bit in some_bits(header_of(text)[0], len(text), 10):
+        (tmp_path / CHECKPOINT).write_bytes(flipped(text, bit))
+        load_checkpoint(build(width=2), tmp_path, {"method": METHOD, **OPTIONS})
+
+
+def test_a_flipped_bit_of_the_header_changes_nothing_that_is_loaded(tmp_path: Path) -> None:
+    """Another spelling of a number, 1E-08 for 1e-08, is the same number; anything else is refused."""
+    stop_after(5, build(width=2), tmp_path, save_every=1)
+    text = (tmp_path / CHECKPOINT).read_bytes()
+    right = build(seed=1, width=2)
+    load_checkpoint(right, tmp_path, None)
+    refused, bits = 0, some_bits(0, header_of(text)[0], 200)
+    for bit in bits:
+        (tmp_path / CHECKPOINT).write_bytes(flipped(text, bit))
+        state = build(seed=1, width=2)
+        try:
+            load_checkpoint(state, tmp_path, None)
+        except ValueError as error:
+            assert str(tmp_path / CHECKPOINT) in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            assert same(everything(state), everything(right))
+    assert refused > 0.9 * len(bits)
+
+
+def test_what_is_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    """Tensors of an open safetensors file are views of it, and optimizers keep what they are handed."""
+    stop_after(5, build(), tmp_path, save_every=1)
+    state = build(seed=1)
+    load_checkpoint(state, tmp_path, None)
+    before = everything(state)
+    with open(tmp_path / CHECKPOINT, "rb+") as file:
+        file.write(b"\0" * (tmp_path / CHECKPOINT).stat().st_size)
+    assert same(everything(state), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(None, {}), (torch.optim.SGD, {"lr": 1e-2, "momentum": 0.9}), (torch.optim.SGD, {"lr": 1e-2})],
+)
+def test_a_checkpoint_of_the_first_format_resumes_bit_for_bit(kind: Any, settings: Any, tmp_path: Path) -> None:
+    def made(seed: int) -> State:
+        state = build(seed)
+        if kind is None:
+            return state
+        roles = [Trainable(r.module, kind(r.module.parameters(), **settings)) for r in (state.roles[0], state.roles[2])]
+        return State(state.roles._replace(generator=roles[0], assistant=roles[1]), state.schedule)
+
+    reference = made(0)
+    finish(reference, tmp_path / "whole")
+    stop_after(5, made(0), tmp_path / "run", save_every=1)
+    as_format_1(tmp_path / "run" / CHECKPOINT, made(0))
+    resumed = made(1)
+    finish(resumed, tmp_path / "run", save_every=1, resume=True)
+    assert same(everything(resumed), everything(reference))
+    assert log_rows(tmp_path / "run") == log_rows(tmp_path / "whole")
+    with safe_open(tmp_path / "run" / CHECKPOINT, framework="pt") as file:
+        assert json.loads(file.metadata()["distar_core"])["format"] == f"{runs.KIND} {runs.FORMAT}"
+
+
+def test_a_run_that_the_first_format_kept_resumes(tmp_path: Path) -> None:
+    """tests/format_1 was written by the library of that time, after 5 of 9 steps; other machines round otherwise."""
+    folder = tmp_path / "run"
+    shutil.copytree(Path(__file__).parent / "format_1", folder)
+    stop_after(5, build(width=2), tmp_path / "by_hand", save_every=1)
+    as_format_1(tmp_path / "by_hand" / CHECKPOINT, build(width=2))
+    old, by_hand = ({k: v.shape for k, v in saved_tensors(one).items()} for one in (folder, tmp_path / "by_hand"))
+    assert old == by_hand, "what the test before writes by hand is the layout of that time"
+    reference, resumed = build(width=2), build(seed=1, width=2)
+    finish(reference, tmp_path / "whole")
+    finish(resumed, folder, resume=True)
+    assert [row["step"] for row in log_rows(folder)] == [row["step"] for row in log_rows(tmp_path / "whole")]
+    expected = everything(reference)
+    for name, value in everything(resumed).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def reversed_optimizers(state: State) -> State:
+    roles = []
+    for role in (state.roles.generator, state.roles.assistant):
+        parameters = list(role.module.parameters())[::-1]
+        optimizer = type(role.optimizer)([{**role.optimizer.param_groups[0], "params": parameters}])  # type: ignore[union-attr, call-arg, misc]
+        roles.append(Trainable(role.module, optimizer, lr=role.lr, ema_decay=role.ema_decay))
+    return State(state.roles._replace(generator=roles[0], assistant=roles[1]), state.schedule)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_optimizer_state_finds_its_parameter_by_name(by_name: bool, whole: Any, tmp_path: Path) -> None:
+    """Control: by number, as the first format had it, it ends with others, here of another shape."""
+    stop_after(5, build(), tmp_path, save_every=1)
+    if not by_name:
+        as_format_1(tmp_path / CHECKPOINT, build())
+    resumed = reversed_optimizers(build(seed=1))
+    if by_name:
+        finish(resumed, tmp_path, save_every=1, resume=True)
+        assert [name for name in whole[0] if "network" in name and "exp" not in name]
+        learnt = everything(resumed)
+        assert all(torch.equal(learnt[name], value) for name, value in whole[0].items() if "network" in name)
+    else:
+        with pytest.raises(RuntimeError, match="size"):
+            finish(resumed, tmp_path, save_every=1, resume=True)
+
+
+def test_an_optimizer_over_foreign_parameters_is_refused(tmp_path: Path) -> None:
+    state = build()
+    state.roles.generator.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(5))]})  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"generator's optimizer holds a parameter of shape \(5,\)"):
+        save_checkpoint(state, tmp_path, {})
+
+
+def forget(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The metadata of a run that did not know a key of its configuration yet."""
+
+    def change(meta: dict[str, Any]) -> dict[str, Any]:
+        *path, last = key.split(".")
+        inside = meta["config"]
+        for part in path:
+            inside = inside[part]
+        del inside[last]
+        return meta
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("key", "at_default"),
+    [
+        ("method.cfg_scale", True),
+        ("method.weight", True),
+        ("method.reward_scale", False),
+        ("method.law", False),
+        ("method.distance", False),
+        ("assistant_updates", False),
+        ("warmup", False),
+        ("learners", True),
+        ("learners.generator.ema_decay", True),
+        ("learners.assistant.groups.0.betas", True),
+        ("note", True),
+        ("inside.depth", True),
+        ("inside.width", False),
+        ("seed", False),
+    ],
+)
+def test_a_key_that_a_run_did_not_know_is_at_its_default(
+    key: str, at_default: bool, whole: Any, tmp_path: Path
+) -> None:
+    """A setting that is new has to be at its default; then the run goes on, else it is refused by its name."""
+    settings: dict[str, Any] = {"note": 1, "inside": {"depth": 2, "width": 3}}
+    options: dict[str, Any] = {
+        "settings": settings,
+        "defaults": {"note": 1, "inside": {"depth": 2, "width": 4}, "other": 0},
+    }
+    stop_after(5, build(), tmp_path, save_every=1, **options)
+    rewrite(tmp_path / CHECKPOINT, forget(key))
+    resumed = build(seed=1)
+    if at_default:
+        finish(resumed, tmp_path, resume=True, **options)
+        assert same(everything(resumed), whole[0])
+    else:
+        with pytest.raises(ValueError, match=rf"^{key}\b.* here but"):
+            finish(resumed, tmp_path, resume=True, **options)
+
+
+def test_an_option_of_the_loop_may_be_named_or_left_at_its_default(tmp_path: Path) -> None:
+    bare = {key: value for key, value in OPTIONS.items() if key not in ("warmup", "assistant_updates", "micro_batch")}
+    records = run(build(), METHOD, no_conditions, tmp_path, save_every=1, **bare)
+    assert len(list(islice(records, 3))) == 3
+    records.close()  # type: ignore[attr-defined]
+    assert len(list(run(build(), METHOD, no_conditions, tmp_path, resume=True, warmup=0, **bare))) == STEPS - 3
+    for key in ("warmup", "assistant_updates"):
+        rewrite(tmp_path / CHECKPOINT, forget(key))
+    assert list(run(build(), METHOD, no_conditions, tmp_path, resume=True, assistant_updates=1, **bare)) == []
+
+
+def other_learner(change: str) -> State:
+    state = build(seed=1)
+    old = state.roles.generator
+    betas = (0.5, 0.5) if change == "betas" else old.optimizer.param_groups[0]["betas"]  # type: ignore[union-attr]
+    optimizer = torch.optim.Adam(old.module.parameters(), lr=1.0, betas=betas, foreach=change == "foreach")
+    ema_decay = 0.5 if change == "ema_decay" else old.ema_decay
+    norm = 1.0 if change == "max_grad_norm" else None
+    lr = (lambda step: 0.5) if change == "learning rate" else old.lr
+    learner = Trainable(old.module, optimizer, lr=lr, ema_decay=ema_decay, max_grad_norm=norm)
+    return State(state.roles._replace(generator=learner), state.schedule)
+
+
+@pytest.mark.parametrize("change", ["betas", "ema_decay", "max_grad_norm", "learning rate"])
+def test_another_way_to_learn_is_refused(change: str, tmp_path: Path) -> None:
+    stop_after(5, build(), tmp_path, save_every=1)
+    state = other_learner(change)
+    learnt = everything(state)
+    with pytest.raises(ValueError, match=rf"generator.*{change}.* here but"):
+        finish(state, tmp_path, resume=True)
+    assert same(everything(state), learnt)
+
+
+def test_how_an_optimizer_computes_may_change(tmp_path: Path) -> None:
+    stop_after(5, build(), tmp_path, save_every=1)
+    finish(other_learner("foreach"), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_have_the_permissions_that_the_umask_leaves(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        finish(build(), tmp_path, texts={"note.txt": "mine"})
+    finally:
+        os.umask(before)
+    found = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+    assert {CHECKPOINT, "config.json", "log.csv", "note.txt"} < found.keys()
+    assert found == dict.fromkeys(found, oct(0o666 & ~umask))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(PermissionError(13, "Permission denied"), PermissionError), (OSError(5, "I/O error"), OSError)]
+)
+def test_a_file_that_may_not_be_read_is_not_truncated(
+    error: OSError, kind: type[OSError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    stop_after(5, build(), tmp_path, save_every=1)
+    monkeypatch.setattr(runs, "open", refuse, raising=False)
+    with pytest.raises(kind) as caught:
+        load_checkpoint(build(), tmp_path, None)
+    assert str(tmp_path / CHECKPOINT) in str(caught.value)
+    assert "truncated" not in str(caught.value)
+    assert error.strerror in str(caught.value)
+
+
+# The log.
+
+
+def as_excel(text: str) -> bytes:
+    return b"\xef\xbb\xbf" + text.replace(",", ";").encode()
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        as_excel,
+        lambda text: b"\xef\xbb\xbf" + text.encode(),
+        lambda text: text.replace(",", ";").encode(),
+        lambda text: text.replace(",", "\t").encode(),
+        lambda text: text.encode("utf-16"),
+        lambda text: text.replace("reward", "Prämie").encode("latin-1"),
+        lambda text: "".join(f'"{line.rstrip()}"\r\n' for line in text.splitlines()).encode(),
+        lambda text: text.replace("-2,0.", '-2,"0,').replace(",,,", '",,,', 2).encode(),
+        lambda text: text.replace("-2,", "-2.0,").encode(),
+        lambda text: text.replace("-2,", "minus two,").encode(),
+        lambda text: "".join(sorted(text.splitlines(keepends=True), reverse=True)).encode(),
+        lambda text: "".join(line for line in text.splitlines(keepends=True) if not line.startswith("-2,")).encode(),
+        lambda text: text.replace("-2,", "-2,1,2,3,4,5,").encode(),
+        lambda text: text.replace("step,", "").encode(),
+        lambda text: b"",
+        lambda text: b"\0" * 100,
+    ],
+)
+def test_a_log_that_is_not_as_it_was_written_is_set_aside(
+    saved: Callable[[str], bytes], whole: Any, tmp_path: Path
+) -> None:
+    stop_after(5, build(), tmp_path, save_every=1)
+    changed = saved((tmp_path / "log.csv").read_text("utf-8"))
+    (tmp_path / "log.csv").write_bytes(changed)
+    (tmp_path / "log-aside.csv").write_text("an earlier one")
+    resumed = build(seed=1)
+    with pytest.warns(UserWarning, match=r"log-aside1\.csv"):
+        finish(resumed, tmp_path, save_every=1, resume=True)
+    assert same(everything(resumed), whole[0])
+    assert (tmp_path / "log-aside1.csv").read_bytes() == changed
+    assert (tmp_path / "log-aside.csv").read_text() == "an earlier one"
+    assert log_rows(tmp_path) == whole[1][5:]
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda text: text.replace("\r\n", "\n"),
+        lambda text: "".join(
+            ",".join(f'"{cell}"' for cell in line.split(",")) + "\n" for line in text.split("\r\n") if line
+        ),
+        lambda text: text + "3,0.01,2.5",
+    ],
+)
+def test_a_log_that_says_the_same_is_kept(saved: Callable[[str], str], whole: Any, tmp_path: Path) -> None:
+    stop_after(5, build(), tmp_path, save_every=1)
+    (tmp_path / "log.csv").write_bytes(saved((tmp_path / "log.csv").read_bytes().decode()).encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        finish(build(seed=1), tmp_path, save_every=1, resume=True)
+    assert log_rows(tmp_path) == whole[1]
+
+
+def test_a_log_without_a_column_that_came_later_is_kept(whole: Any, tmp_path: Path) -> None:
+    stop_after(5, build(), tmp_path, save_every=1)
+    with open(tmp_path / "log.csv", newline="") as file:
+        rows = [{key: value for key, value in row.items() if key != "gap_norm"} for row in csv.DictReader(file)]
+    with open(tmp_path / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    finish(build(seed=1), tmp_path, save_every=1, resume=True)
+    found = log_rows(tmp_path)
+    assert [row | {"gap_norm": ""} for row in whole[1][:5]] == found[:5]
+    assert whole[1][5:] == found[5:]
 
 
 if __name__ == "__main__":

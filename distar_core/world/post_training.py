@@ -263,6 +263,9 @@ def post_train_world(
         resume=resume,
         save_every=save_every,
         settings=settings,
+        defaults={
+            "recipe": {field.name: field.default for field in fields(Recipe) if field.name not in ("method", "prompts")}
+        },
         texts=texts,
         **recipe.loop,
     )
