@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,7 +15,22 @@ from .losses import PseudoHuber
 from .methods import Method, find_method
 
 LARGEST = 1e30
-NUMBERS_IN_YAML = "write numbers without quotes, and in YAML 1e-4 as 1.0e-4"
+NUMBERS_IN_YAML = "write numbers as 300 or 1e-4, without quotes and underscores"
+CORE_SCHEMA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+    "null": ("~nN", r"~|null|Null|NULL|", lambda _: None),
+    "bool": ("tTfF", r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (
+        "-+0123456789",
+        r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+        lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
+    ),
+    "float": (
+        "-+.0123456789",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.lower())),
+    ),
+}
+"""What a plain scalar is in YAML 1.2 (section 10.3.2): by type its first characters, form and value; all else is text."""
 
 
 def read_method(recipe: Mapping[str, Any]) -> Method:
@@ -64,6 +80,76 @@ def read_text(path: Path) -> str:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+@cache
+def _yaml() -> tuple[Any, Any]:
+    """A loader and a dumper for PyYAML, which is for YAML 1.1: there 0300 is 192, 1:30 is 90, no is False, 1e-4 a text."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen: set[Any] = set()
+            for key, _ in node.value:
+                name = self.construct_object(key, deep=True)
+                if isinstance(name, Hashable) and name in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {name!r} stands twice", key.start_mark
+                    )
+                seen |= {name} if isinstance(name, Hashable) else set()
+            return super().construct_mapping(node, deep)
+
+    class Dumper(yaml.SafeDumper):
+        """Puts into quotes what either version takes for something else than a text."""
+
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+            first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
+        }
+
+    def scalar(form: re.Pattern[str], value: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+        def construct(loader: Any, node: Any) -> Any:
+            text = loader.construct_scalar(node)
+            if not form.match(text):  # where the type is given in so many words, as in !!int three
+                raise yaml.constructor.ConstructorError(None, None, f"{text!r} is no {node.tag}", node.start_mark)
+            return value(text)
+
+        return construct
+
+    for name, (first, form, value) in CORE_SCHEMA.items():
+        tag, whole = f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{form})\Z")
+        Loader.add_constructor(tag, scalar(whole, value))
+        for kind in (Loader, Dumper):
+            kind.add_implicit_resolver(tag, whole, [*first, ""])
+    return Loader, Dumper
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, read as version 1.2: 0300 is 300, 1e-4 a number, yes and no are texts.
+
+    Raises:
+        ValueError: if it is not YAML or not UTF-8, no mapping, or a key stands in it twice or is no text.
+    """
+    import yaml
+
+    try:
+        written = yaml.load(read_text(path), _yaml()[0])
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}); correct that line") from None
+    if not isinstance(written, dict):
+        raise ValueError(f"{path} holds {type(written).__name__}, not keys with values; write lines such as steps: 300")
+    for key in written:
+        if not isinstance(key, str):
+            raise ValueError(f"key {key!r} in {path} is no name; write lines such as steps: 300")
+    return written
+
+
+def write_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings as YAML in their order; read_yaml gives them back."""
+    import yaml
+
+    return yaml.dump(dict(settings), Dumper=_yaml()[1], sort_keys=False)
 
 
 def describe(value: Any) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from distar_core import METHODS, LinearReward, Method, TimeLaw
 from distar_core.losses import (
@@ -23,7 +27,7 @@ from distar_core.losses import (
     weight_x0,
 )
 from distar_core.methods import ALIASES
-from distar_core.recipes import describe, read_method
+from distar_core.recipes import complete, describe, fill, read_method, read_yaml, write_yaml
 
 
 @pytest.mark.parametrize("name", [*METHODS, *ALIASES])
@@ -197,3 +201,139 @@ class OwnReward:
 
 def test_an_object_of_ones_own_has_the_same_description_in_every_process() -> None:
     assert "0x" not in json.dumps(describe({"reward": OwnReward()}))
+
+
+# YAML.
+
+
+def read(text: str, tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "recipe.yaml").write_text(text, "utf-8")
+    return read_yaml(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("300", 300),
+        ("0300", 300),
+        ("08", 8),
+        ("-12", -12),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("!!int 0300", 300),
+        ("1e-4", 1e-4),
+        ("1.0e-4", 1e-4),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("-.inf", float("-inf")),
+        ("!!float 3", 3.0),
+        ("true", True),
+        ("FALSE", False),
+        ("", None),
+        ("~", None),
+        ("null", None),
+        *(
+            (text, text)
+            for text in ("1_000", "1:30", "yes", "no", "on", "off", "0b11", "2026-01-31", "<<", "=", "tRUE")
+        ),
+        ("'300'", "300"),
+        ('"1e-4"', "1e-4"),
+        ("300 # steps", 300),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: Any, tmp_path: Path) -> None:
+    found = read(f"key: {text}\n", tmp_path)["key"]
+    assert (type(found), found) == (type(value), value)
+
+
+def test_control_the_loader_of_yaml_1_1_reads_other_numbers() -> None:
+    others = {"0300": 192, "1:30": 90, "1_000": 1000, "no": False, "1e-4": "1e-4"}
+    assert {text: yaml.safe_load(text) for text in others} == others
+
+
+def test_not_a_number_is_one(tmp_path: Path) -> None:
+    assert math.isnan(read("key: .NaN\n", tmp_path)["key"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps: 1\nseed: 2\nsteps: 3\n", ["'steps'", "line 3"]),
+        ("steps: 1\n'steps': 3\n", ["'steps'", "line 2"]),
+        ("inside: {a: 1, a: 1}\n", ["'a'", "line 1"]),
+        ("inside:\n- a: 1\n  a: 2\n", ["'a'", "line 3"]),
+        ("1: 2\n", ["1"]),
+        ("? [a]\n: 2\n", ["line 1"]),
+        ("a: 1\n---\na: 2\n", ["line 2"]),
+        ("a: !!int three\n", ["three", "line 1"]),
+        ("a: !!bool yes\n", ["yes", "line 1"]),
+        ("a: !!float 1_0\n", ["1_0", "line 1"]),
+        ("a: !!python/name:os.remove\n", ["line 1"]),
+        ("a: [1\n", ["line 2"]),
+        ("- a\n", ["list"]),
+        ("", ["NoneType"]),
+    ],
+)
+def test_what_is_not_keys_with_values_is_refused(text: str, words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "recipe.yaml"))) as error:
+        read(text, tmp_path)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_what_is_written_is_read_and_yaml_1_1_reads_the_same(tmp_path: Path) -> None:
+    texts = [
+        "yes",
+        "0300",
+        "1e-4",
+        "1:30",
+        "1_000",
+        "0o17",
+        "null",
+        "~",
+        "",
+        "true",
+        "a: b",
+        "#",
+        " x",
+        "ä",
+        "\U0001f600",
+    ]
+    settings = {
+        "texts": texts,
+        "floats": [1e-4, 1e-5, 1e20, -0.0, 0.1 + 0.2, float("inf")],
+        "ints": [0, -8, 2**62],
+        "others": [None, True, False],
+        "yes": {"0300": 1},
+    }
+    text = write_yaml(settings)
+    assert read(text, tmp_path) == settings
+    assert yaml.safe_load(text) == settings
+    assert list(read(text, tmp_path)) == list(settings), "in the order given"
+
+
+def test_a_description_from_earlier_is_completed_by_the_fields_that_it_did_not_know() -> None:
+    method = replace(BASE, distance=PseudoHuber(0.2))
+    described = describe({"method": method, "seed": 1})
+    del described["method"]["cfg_scale"], described["method"]["reward_scale"]
+    completed = complete(described, {"method": method, "seed": 1})
+    assert completed["method"]["cfg_scale"] == 0.0
+    assert completed["method"]["reward_scale"] == 0.0
+    # What has no default, and what was not a field, stays as it was.
+    del described["method"]["name"], described["method"]["distance"]["PseudoHuber"]["c"], described["seed"]
+    described["method"]["old"] = 3
+    completed = complete(described, {"method": method, "seed": 1})
+    assert "name" not in completed["method"]
+    assert completed["method"]["old"] == 3
+    assert completed["method"]["distance"] == {"PseudoHuber": {}}
+    assert "seed" not in completed
+    assert complete(describe(method), replace(method, distance=SquaredL2())) == describe(method)
+
+
+def test_filling_keeps_what_is_there() -> None:
+    assert fill({"a": 1, "b": {"c": None}}, {"a": 2, "b": {"c": 3, "d": 4}, "e": {"f": 5}}) == {
+        "a": 1,
+        "b": {"c": None, "d": 4},
+        "e": {"f": 5},
+    }
+    assert fill("Adam", {"Adam": 1}) == "Adam"

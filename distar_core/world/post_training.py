@@ -16,7 +16,7 @@ from .. import figures
 from ..figures import Picture
 from ..losses import PseudoHuber
 from ..methods import Method, find_method
-from ..recipes import LARGEST, NUMBERS_IN_YAML, read_method, read_text
+from ..recipes import LARGEST, NUMBERS_IN_YAML, read_method, read_yaml, write_yaml
 from ..rewards.base import Decoded
 from ..roles import NetworkScore, Roles, Trainable
 from ..runs import load_checkpoint, run
@@ -153,21 +153,14 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not YAML, or no mapping.
+        ValueError: as read_yaml.
     """
-    import yaml
-
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe {path}; name a YAML file with lines such as method: di-star")
-    try:
-        written = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}); correct that line") from None
-    if not isinstance(written, dict):
-        raise ValueError(f"{path} holds {type(written).__name__}, not keys with values; write lines such as steps: 300")
+    written = read_yaml(path)
     if isinstance(written.get("prompts"), str):
         written["prompts"] = str(path.parent / written["prompts"])
-    return {str(key): value for key, value in written.items()}
+    return written
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -247,14 +240,12 @@ def post_train_world(
     """`runs.run` of a fresh world_state in a folder, which also gets recipe.yaml with every key written out, and a copy of
     the prompt file if there is one.
     """
-    import yaml
-
     conditions, settings = training_conditions(world, recipe), settings_of(world, state, recipe)
     written, texts = resolved(recipe), {}
     if isinstance(recipe.prompts, str):
         written["prompts"] = PROMPTS
         texts[PROMPTS] = "\n".join(training_prompts(recipe)) + "\n"
-    texts[RECIPE] = yaml.safe_dump(written, sort_keys=False)
+    texts[RECIPE] = write_yaml(written)
     yield from run(
         state,
         recipe.method,
