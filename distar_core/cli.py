@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
 
-from .terminal import console, fail, print_table, program, say, stages_in_progress, stoppable
+from .terminal import Program, console, fail, print_table, program, say, stages_in_progress, stoppable
 from .world.commands import export, needs_packages, train_in_world, world_app
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .toy import ToyGenerator, ToyReward
 
 app = typer.Typer(
+    cls=Program,
     help="Diff-Instruct*: post-training of one-step generators, held to closed-form truth.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
@@ -260,8 +261,8 @@ def train_toy(
         start = toy_state(generator, reference(), reward, seed=seed, steps=steps)
         clouds = {START: sample(start, 20_000), method.name: sample(state, 20_000)}
         drawn = reference().sample(20_000, torch.Generator().manual_seed(seed))
-        print_summaries({"reference": drawn, **clouds}, reward)
         draw_samples(folder / "samples.png", clouds, method, reward, steps)
+        print_summaries({"reference": drawn, **clouds}, reward)
 
 
 def distil_with_progress(purpose: str) -> ToyGenerator:
@@ -364,6 +365,13 @@ def bench(
     """Speed of the loop against the same arithmetic without it; of the world also memory. Prints JSON."""
     if what not in ("toy", "world"):
         raise fail(ValueError(f"benchmark {what!r} is unknown; known are toy and world"))
+    if out:
+        from .folders import require_writable
+
+        try:
+            require_writable(out.parent)
+        except OSError as error:
+            raise fail(error) from error
     aside = Console(stderr=True)
     minutes = "about half a minute" if what == "toy" else "about a minute"
     aside.print(f"{minutes}; close other programs, since ratios compare runs of one core")
@@ -388,10 +396,10 @@ def bench(
             f"full copies, {numbers['step_over_passes_lora']:.2f} times with LoRA"
         )
     text = json.dumps(numbers, indent=2)
-    print(text)
-    aside.print(words, highlight=False)
     if out:
         out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    aside.print(words, highlight=False)
 
 
 if __name__ == "__main__":

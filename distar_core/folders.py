@@ -41,9 +41,14 @@ def at_work(folder: Path, what: str = "") -> Iterator[None]:
         PermissionError: if the folder cannot be written.
     """
     require_writable(folder)
-    lock = FileLock(folder / (f"{MARK}-{what}.lock" if what else f"{MARK}.lock"), timeout=0)
+    file = folder / (f"{MARK}-{what}.lock" if what else f"{MARK}.lock")
+    lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
+    except PermissionError:
+        raise PermissionError(
+            f"{file} belongs to somebody else and may not be written; change its permissions, or choose another folder"
+        ) from None
     except Timeout:
         raise FileExistsError(
             f"another process is at work in {folder / what}; wait for it, or choose another folder"

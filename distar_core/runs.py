@@ -125,8 +125,11 @@ def _learner_settings(role: Trainable) -> dict[str, Any]:
 
 def _rates(state: State, step: int | None) -> dict[str, float]:
     """The learning rates of the last step that was done; the generator has none in the warm-up."""
-    done = {} if step is None else {"assistant": True, "generator": step > 0}
-    return {name: float(role.lr(step - 1)) for name, role in _learners(state).items() if role.lr and done.get(name)}  # type: ignore[operator]
+    rates = {}
+    for name, role in _learners(state).items():
+        if role.lr is not None and step is not None and (name == "assistant" or step > 0):
+            rates[name] = float(role.lr(step - 1))
+    return rates
 
 
 def _digest(name: str, value: Tensor) -> str:
@@ -137,7 +140,7 @@ def _digest(name: str, value: Tensor) -> str:
 
 
 def _seal(meta: Mapping[str, Any]) -> str:
-    """The same of the metadata, which is not of a tensor."""
+    """SHA-256 of everything else in the metadata, cut like _digest."""
     text = json.dumps({key: value for key, value in meta.items() if key != "seal"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -176,7 +179,7 @@ def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Pa
     partial.touch()
     permissions = partial.stat().st_mode  # safetensors' own files are for nobody but their owner
     try:
-        save_file(copies, partial, metadata={"distar_core": json.dumps(meta)})
+        save_file(copies, partial, metadata={"distar_core": json.dumps(meta, sort_keys=True)})
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written ({error}); free some space and resume from the last one") from error
     for leftover in filter(Path.is_file, folder.glob(".tmp??????")):  # where a kill interrupted safetensors
@@ -199,12 +202,12 @@ def _checkpoint_in(folder: Path) -> Path:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, whose tensors are views of the disk until they are copied."""
+    """A safetensors file, whose tensors are views of the disk until they are copied.
+
+    It is opened twice: safetensors itself calls a file that may not be read a missing one.
+    """
     try:
-        with (
-            open(path, "rb"),
-            safe_open(path, framework="pt") as file,
-        ):  # safetensors takes every failure for a missing file
+        with open(path, "rb"), safe_open(path, framework="pt") as file:
             yield file
     except PermissionError as error:
         raise PermissionError(

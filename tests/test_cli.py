@@ -1,10 +1,12 @@
 """The command line: what it prints, and how it refuses."""
 
+import io
 import json
 import os
 import shlex
 import shutil
 import signal
+import sys
 from importlib.resources import files
 
 import pytest
@@ -248,3 +250,71 @@ def test_a_folder_of_somebody_else_is_left_alone(distar, tmp_path):
         assert result.exit_code == 1
         assert "holds other files; choose a new or empty one" in said(result)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"notes.txt": "mine", "config.json": "mine"}
+
+
+def strict_stream(monkeypatch, encoding):
+    """Put a stream in the place of the standard output that refuses what it cannot encode; gives what was written."""
+    written = io.BytesIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(
+            sys, name, io.TextIOWrapper(written, encoding=encoding, errors="strict", write_through=True)
+        )
+    return written
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("lab",),
+        ("doctor",),
+        ("--help",),
+        ("train", "toy", "--help"),
+        ("train", "world", "--help"),
+        ("train", "toy", "a−b"),
+    ],
+)
+def test_what_a_stream_cannot_encode_is_replaced(words, encoding, distar, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    written = strict_stream(monkeypatch, encoding)
+    with pytest.raises(SystemExit) as ended:
+        app([*words, *(("--steps", "2") if words[-1] == "a−b" else ())])
+    assert ended.value.code == 0
+    text = written.getvalue().decode(encoding)
+    assert len(text) > 100
+    if words[-1] == "a−b":
+        assert "a?b" in text
+        assert (tmp_path / "a−b" / "samples.png").is_file()
+
+
+def test_control_such_a_stream_refuses_by_itself(monkeypatch):
+    strict_stream(monkeypatch, "ascii")
+    with pytest.raises(UnicodeEncodeError):
+        terminal.say("s − s")
+
+
+def test_a_name_that_is_no_text_is_printed(monkeypatch):
+    """A file name that is not UTF-8 comes from the system with half a character, which UTF-8 cannot encode either."""
+    written = strict_stream(monkeypatch, "utf-8")
+    with pytest.raises(SystemExit) as ended:
+        app(["lab", os.fsdecode(b"caf\xe9")])
+    assert ended.value.code == 1
+    assert "caf" in written.getvalue().decode("utf-8")
+
+
+def test_the_picture_is_there_before_the_table(distar, monkeypatch, tmp_path):
+    def broken(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(cli, "print_table", broken)
+    result = distar("train", "toy", tmp_path / "run", "--steps", 2)
+    assert result.exit_code == 1
+    assert (tmp_path / "run" / "samples.png").is_file()
+
+
+def test_a_benchmark_that_cannot_be_written_is_not_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "bench_toy", lambda: pytest.fail("ran"))
+    (tmp_path / "file").write_text("mine")
+    result = CliRunner().invoke(app, ["bench", "toy", "--out", str(tmp_path / "file" / "bench.json")])
+    assert result.exit_code == 1
+    assert str(tmp_path / "file") in said(result)

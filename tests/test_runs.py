@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from distar_core import METHODS, Method, PushForward, Record, State, Trainable, post_train, runs, toy
+from distar_core import METHODS, Method, PushForward, Record, State, Trainable, folders, post_train, runs, toy
 from distar_core.folders import claim
 from distar_core.losses import integral_kl
 from distar_core.networks import MLP
@@ -1354,3 +1354,12 @@ def test_another_micro_batch_resumes(whole: Any, tmp_path: Path) -> None:
     state = build(seed=1)
     finish(state, tmp_path, resume=True, **{"micro_batch": OPTIONS["batch"]})
     assert largest_relative(everything(state), whole[0], "generator network") < 1e-4
+
+
+def test_a_lock_of_somebody_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folders.FileLock, "acquire", refuse)
+    with pytest.raises(PermissionError, match=r"\.distar_core\.lock"):
+        finish(build(), tmp_path)

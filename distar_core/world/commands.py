@@ -205,9 +205,9 @@ def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_e
             for name, draw in track(drawers.items(), "measuring", console=console)
         }
         rows = table(found)
-        print_table(rows, f"{2 * count} draws of held-out captions; means with 95 % bootstrap intervals over captions")
         write_table(rows, folder / "evaluation.csv")
         before_and_after(world, judges, trained).save(folder / "samples.png")
+        print_table(rows, f"{2 * count} draws of held-out captions; means with 95 % bootstrap intervals over captions")
     say(verdict(found))
     say(f"recipe, log, checkpoint, evaluation.csv and samples.png are in {folder}: open {folder / 'samples.png'}")
 

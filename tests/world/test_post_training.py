@@ -1,6 +1,7 @@
 """Post-training in the world: recipes, runs that stop and go on, what is measured, and the commands."""
 
 import copy
+import json
 import os
 import shutil
 import signal
@@ -8,13 +9,15 @@ import signal
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from distar_core import doctor
 from distar_core.cli import app
 from distar_core.losses import Noised
 from distar_core.methods import METHODS
-from distar_core.runs import CHECKPOINT, NonFiniteError, load_checkpoint
+from distar_core.runs import CHECKPOINT, NonFiniteError, _seal, load_checkpoint
 from distar_core.sdxl.export import load_lora
 from distar_core.toy import motion
 from distar_core.training import scores_at
@@ -120,6 +123,7 @@ def test_files_that_are_no_recipe(tmp_path):
         (b"steps: [", "is not YAML"),
         (b"- steps", "holds list, not keys with values"),
         (b"method: d\xef", "is no UTF-8 text .byte 9"),
+        (b"steps: 3\nsteps: 4", "'steps' stands twice"),
     ):
         (tmp_path / "r.yaml").write_bytes(text)
         with pytest.raises(ValueError, match=expected):
@@ -188,6 +192,14 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(roles, tmp_path):
         result, said = distar("train", "world", *words)
         assert result.exit_code == 1
         assert expected in said
+    if roles == "lora":
+        for name in ("evaluation.csv", "samples.png"):
+            (tmp_path / "whole" / name).unlink()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(commands, "print_table", lambda *_: (_ for _ in ()).throw(BrokenPipeError))
+            assert distar("train", "world", tmp_path / "whole", "--resume", "--count", 2)[0].exit_code == 1
+        for name in ("evaluation.csv", "samples.png"):
+            assert (tmp_path / "whole" / name).is_file(), "what was measured is kept though no table can be printed"
     shutil.rmtree(tmp_path / "whole")
 
 
@@ -203,6 +215,27 @@ def test_a_run_is_bound_to_the_weights_it_started_from(world, judges, tmp_path):
     config = {**post_training.settings_of(world, state, recipe), "method": recipe.method, **recipe.loop}
     with pytest.raises(ValueError, match="start is 'other' here but"):
         load_checkpoint(world_state(world, judges, recipe), tmp_path, config | {"start": "other"})
+
+
+def test_a_run_from_before_a_setting_is_one_at_its_default(world, judges, tmp_path):
+    recipe = read_recipe(SHORT)
+    for _ in post_train_world(world, world_state(world, judges, recipe), recipe, tmp_path):
+        pass
+    path, meta = tmp_path / CHECKPOINT, {}
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        meta = json.loads(file.metadata()["distar_core"])
+
+    def without(key):
+        older = copy.deepcopy(meta)
+        del older["config"]["recipe"][key]
+        save_file(tensors, path, metadata={"distar_core": json.dumps(older | {"seal": _seal(older)})})
+        return list(post_train_world(world, world_state(world, judges, recipe), recipe, tmp_path, resume=True))
+
+    assert without("ema_decay") == []
+    assert without("rank") == []
+    with pytest.raises(ValueError, match=r"^recipe\.steps is 3 here but 300"):
+        without("steps")
 
 
 def test_a_file_of_ones_own_in_the_folder_is_kept(tmp_path):
