@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -28,6 +29,8 @@ from .schedule import TimeLaw
 Guidance = Literal["none", "inside", "outside"]
 RewardAt = Literal["nowhere", "sample", "every_level", "every_level_by_proxy"]
 _OUR_TIME_LAW = TimeLaw.log_uniform(0.1, 4.0)
+LARGEST_SCALE = 1e12
+"""Largest scale of a term: squares of what it multiplies must stay within float32, or pulls would vanish as 1/inf."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,12 @@ class Method:
         assistant_weight: lambda(t), (noised) -> [B].
         assistant_time_law: pi(t) of the assistant's loss.
         guidance: "none"; "inside": the guided score is the reference; "outside": plain reference plus the CFG reward.
-        cfg_scale: additive guidance strength, 0 is off.
+        cfg_scale: additive guidance strength, at most 1e12 in size; 0 is off.
         reward_at: "nowhere"; "sample": on x_0; "every_level": in the target score, exactly; "every_level_by_proxy".
-        reward_scale: strength of the explicit reward.
+        reward_scale: strength of the explicit reward, at most 1e12 in size.
+
+    Raises:
+        ValueError: for an unknown guidance or reward_at, or a scale that is no number, too large, or without its switch.
     """
 
     name: str
@@ -72,6 +78,11 @@ class Method:
                 raise ValueError(f"{field} {value!r} of method {self.name!r} is not one of {choices}; use one of these")
         for scale, switch, off in (("cfg_scale", "guidance", "none"), ("reward_scale", "reward_at", "nowhere")):
             value = getattr(self, scale)
+            if not isinstance(value, Real) or not abs(float(value)) <= LARGEST_SCALE:
+                raise ValueError(
+                    f"{scale} of method {self.name!r} must be a number of at most {LARGEST_SCALE:g} in size, got {value!r}; "
+                    "choose a smaller one"
+                )
             if value and getattr(self, switch) == off:
                 raise ValueError(
                     f"method {self.name!r} has {scale} {value:g} but {switch} {off!r}; change {switch}, or set {scale} to 0"

@@ -23,8 +23,20 @@ def expand(coefficient: Tensor, like: Tensor) -> Tensor:
     return coefficient.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def as_time(t: Tensor | float) -> Tensor:
+    """A time as a tensor: a tensor as it is, a plain number as a scalar [], integers as integers."""
+    return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64 if isinstance(t, float) else None)
+
+
+def precision_on(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class NoiseSchedule(ABC):
     """How much signal and noise there is at time t, and what follows from it.
+
+    Times are tensors [B] or [], or plain numbers, which stand for [].
 
     Attributes:
         low, high: the times for which the schedule is defined, both ends included.
@@ -39,12 +51,13 @@ class NoiseSchedule(ABC):
     def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(alpha, sigma, diffusion_squared) at t, without the check."""
 
-    def check(self, t: Tensor) -> None:
+    def check(self, t: Tensor | float) -> None:
         """Raise ValueError if a time lies outside [low, high].
 
         Off the CPU this would wait for the device, so there the bounds of the time law, checked once when a run
         starts, stand in for it.
         """
+        t = as_time(t)
         if t.device.type != "cpu" or t.numel() == 0:
             return
         smallest, largest = (float(value) for value in t.aminmax())
@@ -54,32 +67,32 @@ class NoiseSchedule(ABC):
                 f"{smallest:g} to {largest:g}; draw t from a TimeLaw within these bounds"
             )
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Tensor | float) -> Tensor:
         """Signal coefficient alpha_t, same shape as t. Raises ValueError for t outside [low, high]."""
         self.check(t)
-        return self._at(t)[0]
+        return self._at(as_time(t))[0]
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: Tensor | float) -> Tensor:
         """Noise coefficient sigma_t, same shape as t. Raises ValueError for t outside [low, high]."""
         self.check(t)
-        return self._at(t)[1]
+        return self._at(as_time(t))[1]
 
-    def diffusion_squared(self, t: Tensor) -> Tensor:
+    def diffusion_squared(self, t: Tensor | float) -> Tensor:
         """g(t)² = alpha² d(sigma²/alpha²)/dt, the squared diffusion coefficient of the forward SDE, shaped like t.
 
         ½ ∫ g² E‖s_p − s_q‖² dt over a range of levels is KL at its clean end minus KL at its noisy end.
         """
         self.check(t)
-        return self._at(t)[2]
+        return self._at(as_time(t))[2]
 
-    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, t: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma), shaped to broadcast against `like` [B, ...], in at least float32 precision."""
         self.check(t)
         dtype = torch.promote_types(like.dtype, torch.float32)
-        alpha, sigma, _ = self._at(t)
+        alpha, sigma, _ = self._at(as_time(t))
         return expand(alpha.to(dtype), like), expand(sigma.to(dtype), like)
 
-    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
         """x_t = alpha_t x_0 + sigma_t eps. Shapes: x0 and noise [B, ...], t [B] or []; returns x0's shape.
 
         Raises:
@@ -90,6 +103,7 @@ class NoiseSchedule(ABC):
                 f"x0 and noise must have the same shape, got {tuple(x0.shape)} and {tuple(noise.shape)}; "
                 "draw the noise with x0's shape"
             )
+        t = as_time(t)
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x0)):
             raise ValueError(
                 f"t must have shape [] or [{len(x0)}], one time per sample, got {tuple(t.shape)}; flatten it first"
@@ -97,7 +111,9 @@ class NoiseSchedule(ABC):
         alpha, sigma = self.coefficients(t, x0)
         return alpha * x0 + sigma * noise
 
-    def convert(self, value: Tensor, x_t: Tensor, t: Tensor, *, source: Prediction, target: Prediction) -> Tensor:
+    def convert(
+        self, value: Tensor, x_t: Tensor, t: Tensor | float, *, source: Prediction, target: Prediction
+    ) -> Tensor:
         """Express a prediction made at (x_t, t) in another form; shapes [B, ...], result at least float32.
 
         score = −eps/sigma, x0 = (x_t − sigma eps)/alpha, v = alpha eps − sigma x0 (Salimans & Ho 2022).
@@ -144,6 +160,7 @@ class VarianceExploding(NoiseSchedule):
         self.low, self.high = low, high
 
     def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        t = t.to(torch.result_type(t, 1.0))
         return torch.ones_like(t), t, 2 * t
 
 
@@ -158,6 +175,7 @@ class VariancePreserving(NoiseSchedule):
         self.low, self.high = low, high
 
     def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        t = t.to(torch.result_type(t, 1.0))
         power = 1 - t.square()
         return power.sqrt(), t, 2 * t / power
 
@@ -166,7 +184,8 @@ class DiscreteSchedule(NoiseSchedule):
     """A variance-preserving table over integer times 0 .. T−1, as DDPM-trained networks use.
 
     Args:
-        signal_power: alpha_t² for each t, [T], strictly decreasing within (0, 1); kept in float64.
+        signal_power: alpha_t² for each t, [T], strictly decreasing within (0, 1); kept in float64 (float32 on devices
+            without it), with one copy on each device that asks.
 
     Raises:
         ValueError: if the table does not decrease within (0, 1).
@@ -184,13 +203,15 @@ class DiscreteSchedule(NoiseSchedule):
             )
         self.low, self.high = 0, len(power) - 1
         (slope,) = torch.gradient((1 - power) / power)
-        self._table = torch.stack([power.sqrt(), (1 - power).sqrt(), power * slope])
+        table = torch.stack([power.sqrt(), (1 - power).sqrt(), power * slope])
+        self._tables = {table.device: table}
 
     def _at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if t.is_floating_point():
             raise ValueError(f"times must be integers, got dtype {t.dtype}; draw t with TimeLaw.levels(range(...))")
-        self._table = self._table.to(t.device)
-        alpha, sigma, diffusion = self._table[:, t]
+        if t.device not in self._tables:
+            self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device, precision_on(t.device))
+        alpha, sigma, diffusion = self._tables[t.device][:, t]
         return alpha, sigma, diffusion
 
 

@@ -6,13 +6,14 @@ from dataclasses import FrozenInstanceError, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from distar_core import METHODS, Method, find_method, post_train
 from distar_core.losses import Noised, PseudoHuber, Scores, SquaredL2, inner, integral_kl, score_divergence
-from distar_core.methods import ALIASES
+from distar_core.methods import ALIASES, LARGEST_SCALE
 
 ROWS = [
     "reward-only",
@@ -78,6 +79,23 @@ def test_variants_by_replace_leave_the_table_alone() -> None:
         variant.unit = "eps"  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("guidance", ["inside", "outside"])
+def test_the_largest_scale_still_pulls_in_float32(guidance: Any) -> None:
+    """Control: from some scale on, squares leave float32 and pseudo-Huber's pull, y/inf, is zero."""
+    y = torch.tensor([[0.3, -0.2]])
+    assert float(PseudoHuber(0.05).grad(LARGEST_SCALE * y).norm()) == pytest.approx(1, rel=1e-6)
+    assert float(PseudoHuber(0.05).grad(1e30 * y).norm()) == 0
+    assert replace(METHODS["sim"], guidance=guidance, cfg_scale=LARGEST_SCALE).guides
+
+
+def test_a_scale_may_be_a_number_of_numpy(toy: SimpleNamespace) -> None:
+    scaled = [
+        run(replace(METHODS["diff-instruct*"], cfg_scale=kind(1.5), reward_scale=kind(0.5)), toy)
+        for kind in (float, np.float32)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*scaled, strict=True))
+
+
 @pytest.mark.parametrize("guidance", ["none", "inside", "outside"])
 def test_cfg_scale_zero_is_off(guidance: Any) -> None:
     assert not replace(METHODS["sim"], guidance=guidance, cfg_scale=0.0).guides
@@ -96,6 +114,10 @@ def test_cfg_scale_zero_is_off(guidance: Any) -> None:
             {"guidance": "none", "cfg_scale": 7.5},
             "method 'sim' has cfg_scale 7.5 but guidance 'none'; change guidance, or set cfg_scale to 0",
         ),
+        ({"cfg_scale": 1e30}, r"cfg_scale of method 'sim' must be a number of at most 1e\+12 in size, got 1e\+30"),
+        ({"cfg_scale": float("nan")}, "cfg_scale of method 'sim' must be .* got nan"),
+        ({"reward_at": "sample", "reward_scale": "0.3"}, "reward_scale of method 'sim' must be a number .* got '0.3'"),
+        ({"reward_at": "sample", "reward_scale": -float("inf")}, "reward_scale of method 'sim' must be .* got -inf"),
     ],
 )
 def test_bad_values_are_refused_with_value_and_remedy(changes: dict[str, Any], words: str) -> None:

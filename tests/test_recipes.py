@@ -84,7 +84,7 @@ def test_huber_c_sets_the_distance() -> None:
 
 @pytest.mark.parametrize("huber_c", [0, -0.1])
 def test_a_huber_c_that_is_not_positive_is_refused(huber_c: float) -> None:
-    with pytest.raises(ValueError, match=rf"huber_c must be positive, got {huber_c}; use SquaredL2"):
+    with pytest.raises(ValueError, match=rf"huber_c .*got {huber_c}; use SquaredL2"):
         read_method({"method": "di-star", "huber_c": huber_c})
 
 

@@ -6,12 +6,13 @@ import math
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from distar_core import DiscreteSchedule, NoiseSchedule, TimeLaw, VarianceExploding, VariancePreserving
-from distar_core.schedule import scaled_linear_schedule
+from distar_core.schedule import precision_on, scaled_linear_schedule
 
 VE, VP, SDXL = VarianceExploding(), VariancePreserving(), scaled_linear_schedule()
 CONTINUOUS = torch.tensor([0.05, 0.4, 0.95], dtype=torch.float64)
@@ -76,6 +77,42 @@ def test_coefficients_are_at_least_float32() -> None:
     assert alpha.shape == (2, 1, 1, 1)
     # The table keeps float64; a float32 table would differ here.
     assert torch.equal(alpha.flatten(), SDXL.alpha(torch.tensor([5, 6])))
+
+
+@pytest.mark.parametrize("order", [("meta", "cpu"), ("cpu", "meta"), ("cpu", "meta", "cpu", "meta")])
+def test_a_table_serves_two_devices_without_moving(order: tuple[str, ...]) -> None:
+    schedule = scaled_linear_schedule()
+    for device in order:
+        t = torch.tensor([399], device=device)
+        assert schedule.alpha(t).device.type == device
+        assert schedule.add_noise(torch.zeros(1, 2, device=device), torch.ones(1, 2, device=device), t).shape == (1, 2)
+    assert torch.equal(schedule.alpha(torch.tensor([399])), SDXL.alpha(torch.tensor([399])))
+    assert schedule.alpha(torch.tensor([399])).dtype == torch.float64
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "meta", "mps"])
+def test_a_table_is_kept_in_float64_where_the_device_has_it(device: str) -> None:
+    assert (precision_on(torch.device(device)) == torch.float32) == (device == "mps")
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_plain_number_is_one_time_for_the_whole_batch(name: str) -> None:
+    schedule, t = TIMES[name]
+    number = t[1].item()
+    noised = schedule.add_noise(X0, NOISE, number)
+    assert torch.equal(noised, schedule.add_noise(X0, NOISE, t[1]))
+    assert torch.equal(schedule.alpha(number), schedule.alpha(t[1]))
+    assert torch.equal(schedule.sigma(number), schedule.sigma(t[1]))
+    assert torch.equal(schedule.diffusion_squared(number), schedule.diffusion_squared(t[1]))
+    torch.testing.assert_close(schedule.convert(NOISE, noised, number, source="eps", target="x0"), X0)
+    with pytest.raises(ValueError, match="got values from 5000 to 5000"):
+        schedule.alpha(5000)
+
+
+def test_an_integer_is_a_time_of_a_continuous_schedule_too() -> None:
+    assert torch.equal(VE.sigma(2), torch.tensor(2.0))
+    assert torch.equal(VE.alpha(torch.tensor([2, 3])), torch.ones(2))
+    assert torch.equal(VE.sigma(np.float32(0.5)), torch.tensor(0.5))  # type: ignore[arg-type]
 
 
 def test_one_time_for_the_whole_batch() -> None:
