@@ -19,6 +19,9 @@ from .schedule import expand
 Unit = Literal["score", "eps", "x0"]
 Law = Literal["frozen", "differentiated"]
 
+HUBER_C = (1e-15, 1e15)
+DMD_FLOOR = 1e-5
+
 
 class Noised(NamedTuple):
     """A batch of generated samples and their noised versions; alpha and sigma broadcast against x_t, [B, ...]."""
@@ -45,13 +48,57 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def one_per_sample(value: Tensor, samples: Tensor, name: str) -> Tensor:
-    """`value` if it has shape [B] for samples [B, ...]. Raises ValueError that names what returned it otherwise."""
+    """`value` if it is a tensor of shape [B] for samples [B, ...].
+
+    Raises:
+        TypeError: if it is no tensor; the message names what returned it, and what it is.
+        ValueError: for another shape, likewise.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"the {name} must return a tensor, one value per sample, got {type(value).__name__} ({value!r:.60}); compute "
+            "it in torch, so that gradients pass through it"
+        )
     if value.shape != samples.shape[:1]:
         raise ValueError(
             f"the {name} must return one value per sample, shape [{len(samples)}], got {tuple(value.shape)}; "
             "reduce over all other axes"
         )
     return value
+
+
+def as_constants(scores: Scores) -> tuple[Scores, dict[str, Tensor]]:
+    """The scores, those without a graph as leaves of their own, and these leaves by name: whether a loss differentiates
+    what it should take as constant shows in a gradient there."""
+    leaves = {
+        name: score.detach().requires_grad_()
+        for name, score in scores._asdict().items()
+        if score is not None and not score.requires_grad
+    }
+    return scores._replace(**leaves), leaves
+
+
+def differentiate(term: str, loss: Tensor, noised: Noised, constants: dict[str, Tensor]) -> list[Tensor | None]:
+    """The pulls of a term at x_t and at x_0, None at a point that it does not reach.
+
+    Raises:
+        ValueError: if it reaches neither, or differentiates one of the constants.
+    """
+    points = [noised.x_t, noised.x0, *constants.values()]
+    found = torch.autograd.grad(loss.sum(), points, allow_unused=True) if loss.requires_grad else [None] * len(points)
+    for name, gradient in zip(constants, found[2:], strict=True):
+        if gradient is not None:
+            raise ValueError(
+                f"the {term} differentiates the {name} score, which has no graph to x_t, so half of its gradient would "
+                "be missing; set the method's exact=True and evaluate that score with a graph, or detach it where the "
+                "loss means it as a constant"
+            )
+    if found[0] is None and found[1] is None:
+        raise ValueError(
+            f"the {term} has no gradient at x_t or x_0, so it cannot move the generator; compute it from them in torch, "
+            "without detach or no_grad"
+        )
+    return list(found[:2])
 
 
 class Distance(Protocol):
@@ -87,14 +134,21 @@ class PseudoHuber:
     keeps the constant per element at kappa.
 
     Args:
-        c: huber_c, in the unit of the gap; positive.
+        c: huber_c, in the unit of the gap, from 1e-15 to 1e15: beyond, c² leaves float32 and the pull would be zero or no
+            number.
+
+    Raises:
+        ValueError: for a c outside.
     """
 
     c: float
 
     def __post_init__(self) -> None:
-        if not self.c > 0:
-            raise ValueError(f"huber_c must be positive, got {self.c}; use SquaredL2() for the quadratic distance")
+        low, high = HUBER_C
+        if not low <= self.c <= high:
+            raise ValueError(
+                f"huber_c must lie in [{low:g}, {high:g}], got {self.c}; use SquaredL2() for the quadratic distance"
+            )
 
     def _rho(self, y: Tensor) -> Tensor:
         return (inner(y, y) + self.c**2).sqrt()
@@ -216,7 +270,10 @@ def weight_x0(noised: Noised, scores: Scores | None = None) -> Tensor:
 
 
 def weight_dmd(noised: Noised, scores: Scores) -> Tensor:
-    """weight_x0 over the sample's mean |x_0 − x̂_0,ref|, DMD's normaliser (2311.18828, as in its code, less 1/n); [B]."""
+    """weight_x0 over the sample's mean |x_0 − x̂_0,ref|, DMD's normaliser (2311.18828, as in its code, less 1/n); [B].
+
+    The normaliser is floored at 1e-5, so that a sample that equals the reference's guess keeps a finite weight.
+    """
     reference_x0 = (noised.x_t + noised.sigma**2 * scores.reference) / noised.alpha
     distance_to_reference = (noised.x0 - reference_x0).abs().flatten(1).mean(1)
-    return weight_x0(noised) / distance_to_reference
+    return weight_x0(noised) / distance_to_reference.clamp(min=DMD_FLOOR)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -14,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from .losses import one_per_sample
 from .methods import Method, RewardAt
 from .mixture import GaussianMixture, LinearReward, QuadraticReward
-from .schedule import NoiseSchedule, Prediction
+from .schedule import NoiseSchedule, Prediction, as_time
 
 Draw = Callable[[str, tuple[int, ...]], Tensor]
 
@@ -41,7 +44,7 @@ class Generator(Protocol):
 
 
 class Reward(Protocol):
-    """Human preference, or a stand-in: (x0 [B, ...], condition) -> [B], larger is better."""
+    """Human preference, or a stand-in: (x0 [B, ...], condition) -> [B], larger is better, with a gradient at x0."""
 
     def __call__(self, x0: Tensor, condition: Any) -> Tensor: ...
 
@@ -63,7 +66,8 @@ class NetworkScore(nn.Module):
         self.schedule = schedule
         self.prediction: Prediction = prediction
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: Any) -> Tensor:
+        t = as_time(t)
         value = self.network(x_t, t, condition)
         return self.schedule.convert(value, x_t, t, source=self.prediction, target="score")
 
@@ -122,8 +126,8 @@ class MixtureScore:
         self.mixture = mixture
         self.schedule = schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
-        return self.mixture.given(condition).diffuse(self.schedule, t).score(x_t)
+    def __call__(self, x_t: Tensor, t: Tensor | float, condition: Any) -> Tensor:
+        return self.mixture.given(condition).diffuse(self.schedule, as_time(t)).score(x_t)
 
     def tilted(self, reward: LinearReward | QuadraticReward, scale: float) -> MixtureScore:
         """The exact score of p exp(scale r)/Z at every level: s_ref + s_r (the target of DIDR, 2605.24001; derived)."""
@@ -143,7 +147,8 @@ class ResidualScore(nn.Module):
         self.network = network
         self.schedule = schedule
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: Any) -> Tensor:
+        t = as_time(t)
         correction = self.network(x_t, t, condition)
         return self.reference(x_t, t, condition) + self.schedule.convert(
             correction, x_t, t, source="eps", target="score"
@@ -177,6 +182,8 @@ class ProxyTilt:
 
     The idea is DIDR's (2605.24001: differentiable short-step denoising); this formula, and that it is exact for one
     Gaussian and a linear reward, are derived here.
+
+    Called, it raises ValueError if the reference's score has no graph to x_t, through which the gradient runs.
     """
 
     def __init__(self, reference: Score, reward: Reward, scale: float, schedule: NoiseSchedule) -> None:
@@ -190,6 +197,11 @@ class ProxyTilt:
         with torch.enable_grad():
             x_t = x_t if differentiable else x_t.detach().requires_grad_()
             score = self.reference(x_t, t, condition)
+            if not score.requires_grad:
+                raise ValueError(
+                    f"the reference {type(self.reference).__name__} returned a score without a graph to x_t, through which "
+                    "the proxy differentiates the reward; take no_grad and detach out of it"
+                )
             x0 = self.schedule.convert(score, x_t, t, source="score", target="x0")
             reward = evaluate_reward(self.reward, x0, condition)
             (pull,) = torch.autograd.grad(reward.sum(), x_t, create_graph=differentiable)
@@ -225,14 +237,59 @@ def target_score(
         raise TypeError(f"{error}; the method 'didr-proxy' takes any differentiable reward") from None
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 NO_REWARD = "the method uses a reward but the roles have none; pass reward= in Roles"
 
 
 def evaluate_reward(reward: Reward | None, x0: Tensor, condition: Any) -> Tensor:
-    """reward(x0, condition), [B]. Raises ValueError if there is no reward or it has another shape."""
+    """reward(x0, condition), [B].
+
+    Raises:
+        TypeError: if it is no tensor.
+        ValueError: if there is no reward, it has another shape, or no gradient although x0 asks for one.
+    """
     if reward is None:
         raise ValueError(NO_REWARD)
-    return one_per_sample(reward(x0, condition), x0, "reward")
+    name = f"reward {getattr(reward, '__name__', type(reward).__name__)}"
+    value = one_per_sample(reward(x0, condition), x0, name)
+    if torch.is_grad_enabled() and x0.requires_grad and not value.requires_grad:
+        raise ValueError(
+            f"the {name} has no gradient at x0, so nothing can climb it; compute it in torch without no_grad, detach or "
+            "rounding, or learn a differentiable one from its preferences"
+        )
+    return value
+
+
+def modules_of(role: Any, *, without: tuple[nn.Module, ...] = ()) -> Iterator[nn.Module]:
+    """Every nn.Module of a role: itself, or what it holds in attributes, containers, bound arguments and closures.
+
+    Args:
+        without: modules that are not entered; nor are Trainable roles.
+    """
+    seen: dict[int, Any] = {id(module): module for module in without}
+    waiting = [role]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, (type, ModuleType, Tensor, str, bytes, Trainable)):
+            continue
+        seen[id(one)] = one
+        if isinstance(one, nn.Module):
+            yield one
+            waiting += one.children()
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            waiting += one
+        elif isinstance(one, FunctionType):
+            waiting += [one.__defaults__, one.__kwdefaults__, *(one.__closure__ or ())]
+        elif isinstance(one, CellType):
+            with suppress(ValueError):  # an empty cell
+                waiting.append(one.cell_contents)
+        elif isinstance(one, MethodType):
+            waiting += [one.__self__, one.__func__]
+        elif isinstance(one, partial):
+            waiting += [one.func, one.args, one.keywords]
+        waiting += vars(one).values() if hasattr(one, "__dict__") else ()
 
 
 @dataclass
@@ -277,7 +334,10 @@ class Trainable:
         self.optimizer.zero_grad(set_to_none=True)
 
     def update(self, step: int) -> None:
-        """One optimizer step on the gradients at hand, at the rate of this step; then the averages follow."""
+        """One optimizer step on the gradients at hand, at the rate of this step; then the averages follow.
+
+        The gradients are freed, so that they do not take memory while another role is updated.
+        """
         assert self.optimizer is not None
         if self.lr is not None:
             for group in self.optimizer.param_groups:
@@ -285,6 +345,7 @@ class Trainable:
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters().values(), self.max_grad_norm)
         self.optimizer.step()
+        self.zero_grad()
         if self.ema:
             get_ema_multi_avg_fn(self.ema_decay)(tuple(self.ema.values()), tuple(self._tracked), 0)
 
@@ -297,11 +358,23 @@ class Roles(NamedTuple):
     assistant: Trainable
     reward: Reward | None = None
 
-    def check(self, method: Method, condition: Any, *, moves: bool = True) -> None:
+    def eval_frozen(self) -> None:
+        """Put the modules of reference and reward in evaluation mode: dropout off, batch statistics the stored ones.
+
+        A module that recomputes its blocks (`gradient_checkpointing`, which some libraries heed in training mode alone)
+        keeps its own mode; what it contains does not. A plain function's global variables are not looked at.
+        """
+        learners = (self.generator.module, self.assistant.module)
+        for module in modules_of((self.reference, self.reward), without=learners):
+            if not getattr(module, "gradient_checkpointing", False):
+                module.training = False
+
+    def check(self, method: Method, condition: Any, *, moves: bool = True, in_parts: bool = False) -> None:
         """Raise ValueError, before anything runs, if a role lacks what the method and the loop need of it.
 
         Args:
             moves: whether the generator is to be updated, or the assistant alone.
+            in_parts: whether a batch is computed in parts, which a role with statistics over the batch makes another one.
         """
         generator = self.generator
         if moves and generator.optimizer is None:
@@ -318,6 +391,15 @@ class Roles(NamedTuple):
                 f"the generator {type(generator.module).__name__} has no method latent(draw), which says what noise it "
                 "takes; wrap it in PushForward or OneStep, or add one"
             )
+        parts: dict[str, Any] = {"generator": generator.module, "assistant": self.assistant.module}
+        parts |= {"reference": self.reference, "reward": self.reward}
+        for name, part in parts.items() if in_parts else ():
+            for module in modules_of(part):
+                if isinstance(module, BATCH_NORMS) and (module.training or module.running_mean is None):
+                    raise ValueError(
+                        f"the {name} takes statistics over the batch in {module}, so parts of a batch have other gradients "
+                        "than the whole; leave micro_batch out, put this module in evaluation mode, or use GroupNorm"
+                    )
         rewarded = method.reward_at != "nowhere" and method.reward_scale != 0
         if rewarded and self.reward is None:
             raise ValueError(NO_REWARD)

@@ -262,8 +262,4 @@ def motion(
         noise=lambda x0: torch.randn(x0.shape, generator=rng),
     )
     pulls = generator_step(standing, method, batch)
-    alpha = state.schedule.coefficients(pulls.t, points[places])[0]
-    return {
-        term: -(pull if term == "reward" else alpha * pull).unflatten(0, (len(points), draws)).mean(1)
-        for term, pull in pulls.pulls.items()
-    }
+    return {term: -pull.unflatten(0, (len(points), draws)).mean(1) for term, pull in pulls.on_x0.items()}

@@ -1,8 +1,8 @@
 """Algorithm 1, once: the loop that post-trains a one-step generator of any size with any method of the family.
 
-Every term acts on a sample through one vector, its pull: the regularizer's is the gradient at x_t, the reward's the
-gradient at x_0. The graph is cut at both points, so the generator gets a single backward pass with
-alpha_t · pull_t + pull_0.
+Every term acts on a sample through its pulls, the gradients of its loss at x_t and at x_0. The regularizers of this
+library live at x_t and the reward at x_0; a regularizer may use both. The graph is cut at both points, so the generator
+gets a single backward pass with alpha_t · pull_t + pull_0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .losses import Noised, Scores, cfg_reward, denoising, gap, one_per_sample
+from .losses import Noised, Scores, as_constants, cfg_reward, denoising, differentiate, gap, one_per_sample
 from .methods import Method
 from .roles import Roles, evaluate_reward, guided, target_score
 from .schedule import NoiseSchedule, TimeLaw
@@ -51,13 +51,34 @@ class Batch(NamedTuple):
 
 
 class Pulls(NamedTuple):
-    """What the terms did to each sample: per-sample losses [B], and pulls [B, ...] by term, scaled as applied."""
+    """What the terms did to each sample: per-sample losses [B], and pulls [B, ...] by term, scaled as applied.
+
+    Attributes:
+        at_x_t, at_x0: the pulls at the two cut points; a term that does not reach a point is missing there.
+        alpha: carries a pull at x_t to x_0; broadcasts against the pulls.
+        reward, t, gap_norm: as in Record.
+    """
 
     losses: dict[str, Tensor]
-    pulls: dict[str, Tensor]
+    at_x_t: dict[str, Tensor]
+    at_x0: dict[str, Tensor]
+    alpha: Tensor
     reward: Tensor | None
     t: Tensor
     gap_norm: Tensor | None
+
+    @property
+    def pulls(self) -> dict[str, Tensor]:
+        """Each term's pull at its own point: x_t where the term reaches it (regularizer, cfg), else x_0 (reward)."""
+        return {term: self.at_x_t[term] if term in self.at_x_t else self.at_x0[term] for term in self.losses}
+
+    @property
+    def on_x0(self) -> dict[str, Tensor]:
+        """What each term does to the generator's samples: alpha_t · pull_t + pull_0."""
+        result = {term: self.alpha * pull for term, pull in self.at_x_t.items()}
+        for term, pull in self.at_x0.items():
+            result[term] = result[term] + pull if term in result else pull
+        return result
 
 
 class Record(NamedTuple):
@@ -68,7 +89,7 @@ class Record(NamedTuple):
         losses: per-sample values [B] by term: "assistant", "regularizer", "cfg", "reward". For the score divergence with
             a frozen law the regularizer's mean is zero with an exact assistant: it measures staleness, not progress. For
             integral KL the value itself means nothing.
-        pull_norms: per-sample norms [B] of the pulls by term.
+        pull_norms: per-sample norms [B] of the pulls by term; of both together for a term that acts at x_t and x_0.
         reward: [B], or None when no term uses it.
         t: the noise levels of the samples that moved the generator [B].
         assistant_t: the noise levels of the assistant's last update [B], or None.
@@ -175,32 +196,45 @@ def scores_at(roles: Roles, method: Method, noised: Noised, condition: Any, sche
 def generator_step(state: State, method: Method, batch: Batch, share: float = 1.0) -> Pulls:
     """The pulls of all terms on the generator's samples, and one backward pass through the generator with their sum.
 
+    Every term is differentiated at both cut points. With `exact` False the scores are constants, and a regularizer has
+    to detach them, as `field` does: one that would differentiate them is refused, as its value depends on x_t through
+    them. So is a score that comes without a graph where the method is exact and the regularizer differentiates it.
+
     Args:
         share: the part that this batch is of the whole one; scales the gradient.
+
+    Raises:
+        ValueError: for such a regularizer, or a term with a gradient neither at x_t nor at x_0.
     """
     roles = state.roles
     x0 = roles.generator.module(batch.z, batch.condition)
     noised = noised_samples(state.schedule, x0, batch)
     losses: dict[str, Tensor] = {}
-    pulls: dict[str, Tensor] = {}
+    constants: dict[str, Tensor] = {}
     reward = gap_norm = None
     if method.regularizer is not None or (method.guides and method.guidance == "outside"):
         scores = scores_at(roles, method, noised, batch.condition, state.schedule)
         weight = one_per_sample(method.weight(noised, scores).detach(), x0, "weight")
         if method.regularizer is not None:
-            losses["regularizer"] = weight * method.loss(noised, scores)
+            live, constants = as_constants(scores)
+            losses["regularizer"] = weight * method.loss(noised, live)
             gap_norm = gap(noised, scores, "eps").detach().flatten(1).norm(dim=1)
         if method.guides and method.guidance == "outside":
             losses["cfg"] = method.cfg_scale * weight * cfg_reward(noised, scores)
     if method.reward_at == "sample" and method.reward_scale:
         reward = evaluate_reward(roles.reward, noised.x0, batch.condition)
         losses["reward"] = -method.reward_scale * reward
+    at_x_t: dict[str, Tensor] = {}
+    at_x0: dict[str, Tensor] = {}
     for term, loss in losses.items():
-        (pulls[term],) = torch.autograd.grad(loss.sum(), noised.x0 if term == "reward" else noised.x_t)
-    on_x0 = sum(pull if term == "reward" else noised.alpha * pull for term, pull in pulls.items())
-    x0.backward(on_x0 * (share / len(x0)))
+        for at, pull in zip((at_x_t, at_x0), differentiate(term, loss, noised, constants), strict=True):
+            if pull is not None:
+                at[term] = pull
     reward = None if reward is None else reward.detach()
-    return Pulls({term: loss.detach() for term, loss in losses.items()}, pulls, reward, noised.t, gap_norm)
+    losses = {term: loss.detach() for term, loss in losses.items()}
+    pulls = Pulls(losses, at_x_t, at_x0, noised.alpha, reward, noised.t, gap_norm)
+    x0.backward(sum(pulls.on_x0.values()) * (share / len(x0)))
+    return pulls
 
 
 def post_train(
@@ -220,7 +254,8 @@ def post_train(
 
     Everything that the loop draws is a function of (seed, step, stream), so a run that stops after any record and goes on
     from its checkpoint equals one that never stopped (dropout inside a role draws from torch's global source and is not
-    covered). Nothing happens, and no argument is checked, before the first record is asked for.
+    covered). Nothing happens, and no argument is checked, before the first record is asked for. Then reference and reward
+    are put in evaluation mode (`Roles.eval_frozen`): what does not learn has no dropout. The learners' modes are the caller's.
 
     Args:
         state: where to start; a new one (step None) begins with the warm-up.
@@ -231,12 +266,15 @@ def post_train(
         batch: size of the global batch.
         warmup: assistant-only steps before the first generator step, recorded with negative step numbers.
         assistant_updates: assistant updates before each generator update.
-        micro_batch: rows in memory at a time; gradients are those of the whole batch.
+        micro_batch: rows in memory at a time; gradients are those of the whole batch, so a role that takes statistics over
+            the batch (BatchNorm) is refused.
         rows: this process's rows of the global batch; all of them by default.
 
     Raises:
-        ValueError: for a batch that micro_batch does not divide, a time law outside the schedule, guidance without
-            conditions, or a method with a term whose role is missing.
+        TypeError: for a reward, weight or regularizer that returns no tensor.
+        ValueError: for a batch that micro_batch does not divide or a role does not let it divide, a time law outside the
+            schedule, guidance without conditions, a method with a term whose role is missing, or a term that would be
+            differentiated in half or not at all (see generator_step).
     """
     mine = range(batch)[rows or slice(None)]
     if not mine or mine.step != 1 or (rows and rows.stop and rows.stop > batch):
@@ -246,7 +284,8 @@ def post_train(
         raise ValueError(f"micro_batch {size} does not divide the {len(mine)} rows at hand; choose a divisor")
     if warmup < 0 or assistant_updates < 0:
         raise ValueError(f"warmup {warmup} or assistant_updates {assistant_updates} is negative; use 0 for none")
-    state.roles.check(method, conditions(0, slice(0, 1)), moves=steps > 0)
+    state.roles.eval_frozen()
+    state.roles.check(method, conditions(0, slice(0, 1)), moves=steps > 0, in_parts=size < len(mine))
     for law in (method.time_law, method.assistant_time_law):
         law.check(state.schedule)
     parts = [slice(start, start + size) for start in mine[::size]]
@@ -278,6 +317,11 @@ def post_train(
         yield _record(step, learnt, moved, time.perf_counter() - started)
 
 
+def _norm(pulls: Pulls, term: str) -> Tensor:
+    parts = [at[term].flatten(1) for at in (pulls.at_x_t, pulls.at_x0) if term in at]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).norm(dim=1)
+
+
 def _record(step: int, learnt: list[tuple[Tensor, Tensor]], moved: list[Pulls], seconds: float) -> Record:
     def joined(parts: list[Any]) -> Any:
         return (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts and parts[0] is not None else None
@@ -287,7 +331,7 @@ def _record(step: int, learnt: list[tuple[Tensor, Tensor]], moved: list[Pulls], 
     return Record(
         step=step,
         losses=losses | {term: joined([one.losses[term] for one in moved]) for term in terms},
-        pull_norms={term: joined([one.pulls[term].flatten(1).norm(dim=1) for one in moved]) for term in terms},
+        pull_norms={term: joined([_norm(one, term) for one in moved]) for term in terms},
         reward=joined([one.reward for one in moved]),
         t=joined([one.t for one in moved]),
         assistant_t=joined([t for _, t in learnt]),

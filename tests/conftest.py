@@ -15,6 +15,7 @@ from distar_core import (
     LinearReward,
     MixtureScore,
     NetworkScore,
+    NoiseSchedule,
     OneStep,
     PushForward,
     ResidualScore,
@@ -59,11 +60,11 @@ def toy_state(
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] = adam,
     wrap: Callable[[nn.Module], nn.Module] = lambda role: role,
     reward: Any = SIDEWAYS,
+    schedule: NoiseSchedule = VarianceExploding(),  # noqa: B008
     **trainable: Any,
 ) -> State:
     """A generator and an assistant of a few hundred weights on a labelled ring of four modes, in float64."""
     torch.manual_seed(seed)
-    schedule = VarianceExploding()
     reference = MixtureScore(ring(4, labels=torch.tensor([0, 0, 1, 1])).to(torch.float64), schedule)
     generator = wrap(PushForward(MLP(2, 2, width=8, depth=2).double(), (2,)))
     assistant = wrap(ResidualScore(reference, TimeMLP(2, width=8, depth=2, labels=2).double(), schedule))

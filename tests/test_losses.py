@@ -7,12 +7,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from distar_core import METHODS
 from distar_core.losses import (
+    DMD_FLOOR,
+    HUBER_C,
     Noised,
     PseudoHuber,
     Scores,
@@ -23,6 +26,7 @@ from distar_core.losses import (
     gap,
     inner,
     integral_kl,
+    one_per_sample,
     score_divergence,
     score_divergence_detached,
     weight_dmd,
@@ -51,10 +55,29 @@ def example(shape: tuple[int, ...] = (3, 2)) -> tuple[Noised, Scores]:
     return noised, Scores((0.8 * x_t).sin() - x_t, -x_t + 0.3 * x_t.cos(), -0.5 * x_t)
 
 
-@pytest.mark.parametrize("c", [0.0, -0.1, math.nan])
-def test_pseudo_huber_refuses_a_constant_that_is_not_positive(c: float) -> None:
-    with pytest.raises(ValueError, match=rf"huber_c must be positive, got {c}; use SquaredL2\(\)"):
+@pytest.mark.parametrize("c", [0.0, -0.1, math.nan, math.inf, 1e-23, 1e20])
+def test_pseudo_huber_refuses_a_constant_whose_square_is_no_number_of_float32(c: float) -> None:
+    with pytest.raises(ValueError, match="huber_c") as error:
         PseudoHuber(c)
+    assert str(c) in str(error.value)
+
+
+@pytest.mark.parametrize("c", HUBER_C)
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1.0, 1e6])
+def test_pseudo_huber_is_right_in_float32_at_the_ends_of_its_range(c: float, size: float) -> None:
+    """Value, pull and the pull's derivative, against y²/(rho + c), y/rho and c²/rho³ in Python's float64."""
+    y = torch.tensor([[size]], requires_grad=True)
+    rho = math.hypot(size, c)
+    assert float(PseudoHuber(c)(y).detach()) == pytest.approx(size**2 / (rho + c), rel=1e-6)
+    pull = PseudoHuber(c).grad(y)
+    assert float(pull.detach()) == pytest.approx(size / rho, rel=1e-6)
+    (slope,) = torch.autograd.grad(pull.sum(), y)
+    # the slope is 1/rho less almost as much where |y| is far beyond c
+    assert float(slope) == pytest.approx(c**2 / rho**3, rel=1e-6, abs=1e-6 / rho)
+    # Control: beyond the range the same formula has no force, and is no number.
+    beyond = [y.detach() / (y.detach() ** 2 + bad**2).sqrt() for bad in (1e20, 1e-23)]
+    assert float(beyond[0]) == 0
+    assert math.isnan(float(beyond[1])) == (size == 0)
 
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=str)
@@ -144,6 +167,24 @@ def test_weights_of_one_level_for_the_whole_batch() -> None:
     noised, scores = example()
     one = noised._replace(alpha=torch.tensor(0.6), sigma=torch.tensor(0.8))
     assert weight_x0(one, scores).shape == weight_one(one, scores).shape == (3,)
+
+
+def test_the_weight_of_dmd_is_finite_where_the_sample_is_the_reference_s_guess() -> None:
+    noised, scores = example()
+    guess = (noised.x_t + noised.sigma**2 * scores.reference) / noised.alpha
+    on_top = weight_dmd(noised._replace(x0=guess), scores)
+    torch.testing.assert_close(on_top, weight_x0(noised) / DMD_FLOOR, rtol=1e-12, atol=0)
+    # Control: a sample further away than the floor is weighed by its distance.
+    apart = weight_dmd(noised._replace(x0=guess + 2 * DMD_FLOOR), scores)
+    torch.testing.assert_close(apart, on_top / 2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.zeros(3, np.float32), [0.1, 0.2, 0.3], None], ids=repr)
+def test_what_is_no_tensor_is_refused_with_its_type(value: Any) -> None:
+    with pytest.raises(TypeError, match="the reward Mine must return a tensor") as error:
+        one_per_sample(value, torch.zeros(3, 2), "reward Mine")
+    assert type(value).__name__ in str(error.value)
+    assert one_per_sample(torch.zeros(3), torch.zeros(3, 2), "reward Mine").shape == (3,)
 
 
 def pull(loss: Tensor, noised: Noised) -> Tensor:

@@ -104,6 +104,17 @@ def test_the_null_condition_of_a_time_mlp_is_label_minus_one() -> None:
     assert torch.equal(unconditional(X, T, None), unconditional(X, T, torch.tensor([0, 1, 0])))
 
 
+@pytest.mark.parametrize("kind", ["mixture", "network", "residual"])
+def test_a_plain_number_is_one_time_for_the_whole_batch(kind: str) -> None:
+    torch.manual_seed(0)
+    mixture = MixtureScore(MIXTURE, VE)
+    network = NetworkScore(TimeMLP(2, width=4, depth=1).double(), VE, "eps")
+    score = {"mixture": mixture, "network": network, "residual": ResidualScore(mixture, network.network, VE)}[kind]
+    for number in (0.4, 2):
+        t = torch.full((3,), float(number), dtype=torch.float64)
+        torch.testing.assert_close(score(X, number, None), score(X, t, None), rtol=1e-12, atol=1e-12)
+
+
 def test_guidance_is_additive_and_off_at_zero() -> None:
     conditional, null = X, X.flip(0)
     assert torch.equal(guided(conditional, null, 0.0), conditional)
