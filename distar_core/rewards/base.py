@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..losses import one_per_sample
 from ..runs import NonFiniteError
 from ..sdxl.latents import decode
 from ..sdxl.prompts import Prompt
@@ -50,22 +51,42 @@ def check_pictures(images: Tensor, prompts: Sequence[str] | None = None) -> None
             )
 
 
+def is_differentiable(reward: PictureReward) -> bool:
+    """What the reward says of itself. Raises TypeError if it says nothing, so that it is no PictureReward."""
+    if not isinstance(reward, PictureReward):
+        raise TypeError(
+            f"{getattr(reward, '__name__', type(reward).__name__)} is not a reward on pictures: it has no attribute "
+            "differentiable; set it to True if its gradient at the pictures means anything, else to False"
+        )
+    return reward.differentiable
+
+
+def values_of(reward: PictureReward, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """reward(images=, prompts=), [B]. Raises TypeError if it is no tensor, ValueError if it has another shape."""
+    return one_per_sample(reward(images=images, prompts=prompts), images, f"reward {type(reward).__name__}")
+
+
 class WeightedSum:
     """A sum of rewards with weights, by name.
 
     Args:
         terms: name -> (weight, reward).
+
+    Raises:
+        TypeError: for a term that is no PictureReward.
+        ValueError: for no terms.
     """
 
     def __init__(self, terms: Mapping[str, tuple[float, PictureReward]]) -> None:
         if not terms:
             raise ValueError("a sum of rewards needs at least one term; pass {name: (weight, reward)}")
         self.terms = dict(terms)
-        self.differentiable = all(reward.differentiable for _, reward in self.terms.values())
+        answers = [is_differentiable(reward) for _, reward in self.terms.values()]
+        self.differentiable = all(answers)
 
     def each(self, *, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Every reward without its weight, [B] by name."""
-        return {name: reward(images=images, prompts=prompts) for name, (_, reward) in self.terms.items()}
+        return {name: values_of(reward, images=images, prompts=prompts) for name, (_, reward) in self.terms.items()}
 
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         values = self.each(images=images, prompts=prompts)
@@ -85,17 +106,17 @@ class Normalised:
                 f"std must be positive, got {std}; the reward does not vary on the pictures it was fitted to"
             )
         self.reward, self.mean, self.std = reward, mean, std
-        self.differentiable = reward.differentiable
+        self.differentiable = is_differentiable(reward)
 
     @classmethod
     def fit(cls, reward: PictureReward, *, images: Tensor, prompts: Sequence[str]) -> Normalised:
         """Mean and deviation from these pictures, such as samples of the generator before post-training."""
         with torch.no_grad():
-            values = reward(images=images, prompts=prompts)
+            values = values_of(reward, images=images, prompts=prompts)
         return cls(reward, float(values.mean()), float(values.std()))
 
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return (self.reward(images=images, prompts=prompts) - self.mean) / self.std
+        return (values_of(self.reward, images=images, prompts=prompts) - self.mean) / self.std
 
 
 class Decoded:
@@ -106,11 +127,12 @@ class Decoded:
         reward: a differentiable reward on pictures.
 
     Raises:
-        ValueError: if the reward is not differentiable.
+        TypeError: if the reward is no PictureReward.
+        ValueError: if it is not differentiable.
     """
 
     def __init__(self, vae: Any, reward: PictureReward) -> None:
-        if not reward.differentiable:
+        if not is_differentiable(reward):
             raise ValueError(
                 f"reward {type(reward).__name__} is not differentiable, so the loop cannot climb it; use it to evaluate, "
                 "or learn a differentiable one from its preferences"
@@ -121,4 +143,4 @@ class Decoded:
     def __call__(self, x0: Tensor, condition: Prompt) -> Tensor:
         """Latents [B, C, h, w] and their embedded prompts, words included -> [B]."""
         images = decode(self.vae, x0).clamp(0, 1)
-        return self.reward(images=images, prompts=condition.words)
+        return values_of(self.reward, images=images, prompts=condition.words)
