@@ -1,5 +1,6 @@
 """Sums, normalisation, and the way from a reward on pictures to the loop."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,3 +139,28 @@ def test_a_reward_of_a_wrong_shape_or_nan_stops_the_loop(vae, values, error, why
     records = post_train(state, method, lambda step, rows: condition_for(2), steps=1, seed=0, batch=2)
     with pytest.raises(error, match=why):
         check_finite(next(records))
+
+
+@pytest.mark.parametrize("wrap", [lambda r: WeightedSum({"r": (1.0, r)}), lambda r: Normalised(r, 0.0, 1.0)])
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.zeros(4, np.float32)], ids=repr)
+def test_a_reward_that_returns_no_tensor_is_refused_by_name(wrap, value):
+    class Judge(Redness):
+        def __call__(self, *, images, prompts):
+            return value
+
+    with pytest.raises(TypeError, match="the reward Judge must return a tensor") as error:
+        wrap(Judge())(images=IMAGES, prompts=PROMPTS)
+    assert type(value).__name__ in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda r: Decoded(None, r), lambda r: Normalised(r, 0.0, 1.0), lambda r: WeightedSum({"r": (1.0, r)})]
+)
+def test_a_function_that_does_not_say_whether_it_is_differentiable_is_refused(build):
+    def redness(*, images, prompts):
+        return images[:, 0].mean((1, 2))
+
+    with pytest.raises(TypeError, match="redness is not a reward on pictures: it has no attribute differentiable"):
+        build(redness)
+    redness.differentiable = True
+    build(redness)
