@@ -381,7 +381,7 @@ def test_control_without_the_path_through_the_assistant_it_fails(
 def test_a_reference_left_in_training_mode_has_no_dropout_and_keeps_its_checkpointing(
     blocks: bool, unets: SimpleNamespace
 ) -> None:
-    """Its dropout would make s_c − s_null another direction at every call: 2.6 times its length here, at p = 0.1."""
+    """Its dropout would make s_c − s_null another direction at every call, off by more than its length."""
     put = unets.cast("full", random=True)
     left = put._replace(**{role: copy.deepcopy(getattr(put, role)) for role in put._fields})
     for cast in (put, left):
