@@ -4,8 +4,13 @@ embedding. The null condition is both embeddings at zero.
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import re
+import unicodedata
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,20 +19,137 @@ from torch import Tensor, nn
 
 from ..recipes import read_text
 
+COLUMNS = ("prompt", "text", "caption")
+"""What the prompts' column may be called, whatever its case; the first that a file has is read."""
+ZERO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
+# joiners, which letters of other scripts and emoji need among themselves
+STRAY_JOINERS = re.compile("(?<![^\\x00-\\x7f\\s])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\x00-\\x7f\\s])")
+OPTIONS = re.compile(r"(?<!\S)--[a-zA-Z]\S*|<(?:lora|lyco|hypernet):[^>]*>|\([^()]*[^()\d]:\d*\.?\d+\)")
+
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts in a text file, one a line; blank lines are left out.
+    """The prompts in a file, in its order, repeated ones included.
+
+    By its extension: .tsv (without quoting, as in PartiPrompts), .csv (quoted as RFC 4180 has it), .json (a list) and .jsonl;
+    their rows are objects or lines with a column of COLUMNS, or in JSON plain strings. Any other file has one prompt per line.
+    Zero-width characters, blanks at the ends and empty prompts are left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no prompt, or no UTF-8 text.
+        ValueError: if it holds no prompt, or no UTF-8 text; if it has no column of prompts (the message has those it has); if
+            a row cannot be read, or a prompt holds a control character, a line break included (the message has the place).
+
+    Warns:
+        UserWarning: for an extension that is none of these; for prompts with options or weights of other tools, such as
+            "--ar 3:2" or "(red:1.3)", which are embedded as words.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path}; name a text file with one prompt a line")
-    prompts = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    kind = path.suffix.lower()
+    text = read_text(path)
+    if kind in (".tsv", ".csv"):
+        rows = _table_rows(path, text, quoted=kind == ".csv")
+    elif kind in (".json", ".jsonl"):
+        rows = _json_rows(path, text, by_line=kind == ".jsonl")
+    else:
+        if kind not in ("", ".txt"):
+            warnings.warn(
+                f"{path} is read as text with one prompt per line; files named .tsv, .csv, .json and .jsonl are read by their "
+                "column of prompts",
+                stacklevel=2,
+            )
+        rows = ((f"line {place}", line) for place, line in enumerate(text.split("\n"), 1))
+    prompts = []
+    for place, row in rows:
+        prompt = STRAY_JOINERS.sub("", ZERO_WIDTH.sub("", row)).strip(" \t\r\n")
+        strange = next((sign for sign in prompt if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")), None)
+        if strange is not None:
+            raise ValueError(
+                f"prompt file {path}, {place}: the prompt holds the control character U+{ord(strange):04X}; take it out"
+                + (", or name the file .tsv if it is a table" if strange == "\t" else "")
+            )
+        if prompt.strip():
+            prompts.append(prompt.strip())
     if not prompts:
         raise ValueError(f"prompt file {path} is empty; write one prompt a line")
+    foreign = [(prompt, option.group()) for prompt in prompts if (option := OPTIONS.search(prompt))]
+    if foreign:
+        warnings.warn(
+            f"{len(foreign)} of {len(prompts)} prompts in {path} hold options of other tools, which are embedded as words, the "
+            f"first: {foreign[0][1]!r} in {foreign[0][0]!r}",
+            stacklevel=2,
+        )
     return prompts
+
+
+def _column(path: Path, place: str, names: Sequence[str]) -> int:
+    """Which of these columns has the prompts."""
+    plain = [ZERO_WIDTH.sub("", name).strip().lower() for name in names]
+    found = [plain.index(name) for name in COLUMNS if plain.count(name) == 1]
+    if not found:
+        raise ValueError(
+            f"prompt file {path}, {place}: no column is called {' or '.join(COLUMNS)} among {', '.join(map(repr, names))}; "
+            "rename the one with the prompts"
+        )
+    return found[0]
+
+
+def _table_rows(path: Path, text: str, *, quoted: bool) -> Iterator[tuple[str, str]]:
+    """Place and prompt of the rows of a table with a header."""
+    lines = io.StringIO(text, newline="")
+    dialect: dict[str, Any] = {"strict": True} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader(lines, **dialect)
+    column = names = None
+    try:
+        for row in reader:
+            place = f"line {reader.line_num}"
+            if not any(cell.strip() for cell in row):
+                continue
+            if column is None or names is None:
+                column, names = _column(path, place, row), row
+                continue
+            if len(row) <= column or any(cell.strip() for cell in row[len(names) :]):
+                raise ValueError(
+                    f"prompt file {path}, {place}: there are {len(row)} cells for {len(names)} columns; "
+                    + ("put a prompt with commas in double quotes" if quoted else "take out tabs within a prompt")
+                )
+            yield place, row[column]
+    except csv.Error as error:
+        raise ValueError(f"prompt file {path}, line {reader.line_num}: {error}; mend its quotes") from error
+
+
+def _json_rows(path: Path, text: str, *, by_line: bool) -> Iterator[tuple[str, str]]:
+    """Place and prompt of the entries of a JSON list, or of lines of JSON."""
+    if by_line:
+        lines = [(place, line) for place, line in enumerate(text.split("\n"), 1) if line.strip()]
+        entries = ((f"line {place}", _parsed(path, line, place)) for place, line in lines)
+    else:
+        whole = _parsed(path, text, 1) if text.strip() else []
+        if not isinstance(whole, list):
+            keys = f" with the keys {', '.join(map(repr, whole))}" if isinstance(whole, dict) else ""
+            raise ValueError(
+                f"prompt file {path} is a JSON {type(whole).__name__}{keys}; give a list of prompts, or of objects with the "
+                f"key {COLUMNS[0]!r}"
+            )
+        entries = ((f"entry {place}", entry) for place, entry in enumerate(whole, 1))
+    for where, entry in entries:
+        names = list(entry) if isinstance(entry, dict) else []
+        prompt = entry[names[_column(path, where, names)]] if isinstance(entry, dict) else entry
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"prompt file {path}, {where}: the prompt is {json.dumps(prompt)[:50]}; write it as a string"
+            )
+        yield where, prompt
+
+
+def _parsed(path: Path, text: str, first: int) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        line = first + getattr(error, "lineno", 1) - 1
+        raise ValueError(
+            f"prompt file {path}, line {line}: no JSON ({getattr(error, 'msg', error)}); mend it"
+        ) from error
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

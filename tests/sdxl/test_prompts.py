@@ -1,12 +1,14 @@
 """Words to embeddings, exactly as diffusers' pipeline makes them."""
 
+import json
+import random
 import warnings
 
 import pytest
 import torch
 
 from distar_core.sdxl.miniature import TOKENS, make_pipeline, make_tokenizer
-from distar_core.sdxl.prompts import PromptedUNet, PromptEncoder
+from distar_core.sdxl.prompts import PromptedUNet, PromptEncoder, read_prompts
 
 WORDS = ("a", "red", "right", "triangle", "circle", "on", "of")
 
@@ -106,3 +108,103 @@ def test_words_that_the_model_never_saw_are_named(pipeline):
         warnings.simplefilter("error")
         encoder(["a red triangle"])
         PromptEncoder.of(pipeline)(["a purple cat"])  # of other models nobody knows the words
+
+
+TWO = ["a red circle, left of it a square", '"giggle" on a wall']
+QUOTED = '"a red circle, left of it a square",x\n"""giggle"" on a wall",y\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "\n".join(TWO)),
+        ("prompts", "\ufeff" + "\r\n\r\n".join(TWO) + "\r\n"),
+        ("p.tsv", "Prompt\tCategory\tNote\n" + "\tAbstract\t\n".join(TWO) + "\tAbstract"),
+        ("p.TSV", "\ufeffid\tcaption\r\n" + "".join(f"{k}\t{p}\r\n" for k, p in enumerate(TWO))),
+        ("p.csv", "Text,source\n" + QUOTED),
+        ("p.csv", "prompt,text\n" + QUOTED),
+        ("p.json", json.dumps(TWO)),
+        ("p.json", json.dumps([{"id": 1, "Prompt": p} for p in TWO], indent=1)),
+        ("p.jsonl", "\n\n".join(json.dumps({"tag": "x", "prompt": p}) for p in TWO) + "\n"),
+        ("p.jsonl", "\n".join(map(json.dumps, TWO))),
+    ],
+)
+def test_prompts_are_read_from_their_column(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, "utf-8", newline="")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_prompts(path) == TWO
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("p.tsv", "a red circle\tx\na square\ty\n", ["line 1", "'a red circle', 'x'"]),
+        ("p.csv", "id,Prompt,prompt\n1,a,b\n", ["'id', 'Prompt', 'prompt'"]),
+        ("p.csv", "prompt\na square\na red circle, left of it a square\n", ["line 3", "2 cells for 1 columns"]),
+        ("p.csv", 'prompt\n"a square\na circle\n', ["line 3"]),
+        ("p.csv", 'prompt\n"a\nsquare"\n', ["line 3", "U+000A"]),
+        ("p.tsv", "id\tprompt\n1\ta square\n2\n", ["line 3", "1 cells for 2 columns"]),
+        ("p.json", '{"prompts": ["a square"]}', ["'prompts'"]),
+        ("p.json", '[{"prompt": "a square"}, {"tag": 1}]', ["entry 2", "'tag'"]),
+        ("p.json", '["a square", null]', ["entry 2", "null"]),
+        ("p.json", '["a square",\n"a circle"', ["line 2"]),
+        ("p.json", '["a\\nsquare"]', ["entry 1", "U+000A"]),
+        ("p.json", '["a \\ud800 square"]', ["entry 1", "U+D800"]),
+        ("p.jsonl", '"a square"\n\na circle\n', ["line 3"]),
+        ("p.jsonl", '{"prompt": 7}', ["line 1", "7"]),
+        ("p.txt", "a square\na \x07circle", ["line 2", "U+0007"]),
+        ("p.txt", "a square\na circle\x0c", ["line 2", "U+000C"]),
+        ("p.txt", "Prompt\tCategory\nbond\tAbstract\n", ["line 1", "U+0009", ".tsv"]),
+        ("p.txt", "a \u2028square", ["line 1", "U+2028"]),
+        ("p.txt", "\u200b\n \n", ["empty"]),
+        ("p.tsv", "Prompt\tNote\n\t\n", ["empty"]),
+        ("p.json", "", ["empty"]),
+        ("p.json", "[]", ["empty"]),
+    ],
+)
+def test_a_prompt_file_that_cannot_be_read_says_where(tmp_path, name, text, told):
+    path = tmp_path / name
+    path.write_text(text, "utf-8", newline="")
+    with pytest.raises(ValueError, match="prompt file") as caught:
+        read_prompts(path)
+    for part in [str(path), *told]:
+        assert part in str(caught.value)
+
+
+def test_no_prompt_file_is_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        read_prompts(tmp_path / "none.tsv")
+
+
+def test_zero_width_characters_are_left_out_but_not_what_scripts_and_emoji_need(tmp_path):
+    artist, persian = "\U0001f469\u200d\U0001f3a8", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    path = tmp_path / "p.txt"
+    path.write_text(f"a\u200b red\ufeff \u200dcircle\u2060\n{artist} paints\u200c\n{persian}\na red circle\n", "utf-8")
+    assert read_prompts(path) == ["a red circle", f"{artist} paints", persian, "a red circle"]
+
+
+def test_prompts_written_one_per_line_are_read_again_as_they_are(tmp_path):
+    rng, signs = random.Random(0), "ab \u3000\u00a0\u00e9\u200b\u200c\u200d\ufeff\U0001f469"
+    first, second = tmp_path / "p.json", tmp_path / "p.txt"
+    first.write_text(json.dumps(["a", *("".join(rng.choices(signs, k=6)) for _ in range(2000))]), "utf-8")
+    prompts = read_prompts(first)
+    second.write_text("\n".join(prompts), "utf-8")
+    assert read_prompts(second) == prompts
+
+
+@pytest.mark.parametrize("option", ["--w 1024", "--ar 3:2", "<lora:ink:0.8>", "(red:1.3)"])
+def test_options_of_other_tools_are_warned_about(tmp_path, option):
+    path = tmp_path / "p.txt"
+    path.write_text(f"a red circle\na square {option}\na - b, well-known -- (at 12:30)\n", "utf-8")
+    with pytest.warns(UserWarning, match="1 of 3 prompts") as caught:
+        assert len(read_prompts(path)) == 3
+    assert option.split()[0] in str(caught[0].message)
+
+
+def test_an_unknown_extension_is_read_as_text_and_said(tmp_path):
+    path = tmp_path / "p.md"
+    path.write_text("a red circle\n", "utf-8")
+    with pytest.warns(UserWarning, match=r"\.jsonl"):
+        assert read_prompts(path) == ["a red circle"]
