@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from ..rewards.base import PictureReward
-from ..rewards.clip import ClipScore
+from ..rewards.clip import ClipScore, check_weights
 from ..roles import Trainable
 from ..sdxl.loading import reading
 from ..sdxl.miniature import TOKENS
@@ -50,14 +50,19 @@ def make_clip(folder: Path, tokenizer: Any) -> ClipScore:
         parts["embed_dim"], open_clip.CLIPVisionCfg(**parts["vision_cfg"]), open_clip.CLIPTextCfg(**parts["text_cfg"])
     )
     open_clip.set_model_preprocess_cfg(model, {"size": PIXELS, **config["preprocess_cfg"]})
-    return ClipScore.of(model, open_clip.get_tokenizer(f"local-dir:{folder}"))
+    return ClipScore.of(model, open_clip.get_tokenizer(f"local-dir:{folder}"), vocabulary=WORDS)
 
 
 def load_clip(folder: Path) -> ClipScore:
-    """The CLIP score of a folder that `train_clip` left. Raises FileNotFoundError if it is not there."""
+    """The CLIP score of a folder that `train_clip` left; it warns about words that it was not trained on.
+
+    Raises:
+        FileNotFoundError: if it is not there, or a file of it.
+        ValueError: if weights or tokenizer are damaged or do not fit the model.
+    """
     if not (folder / "open_clip_model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} has no open_clip_model.safetensors; build it with: distar world build")
-    return ClipScore.load(f"local-dir:{folder}")
+    return ClipScore.load(f"local-dir:{folder}", vocabulary=WORDS)
 
 
 def swapped(caption: str) -> str:
@@ -231,14 +236,17 @@ def load_preference(path: Path, clip: ClipScore) -> PreferenceReward:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it cannot be read, or is of other networks.
+        ValueError: if it cannot be read, or is of other networks; the message names what is missing, unexpected and
+            misshapen.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; build it with: distar world build")
     reward = PreferenceReward(clip)
     with reading(path):
-        clips = {f"clip.{name}": value for name, value in clip.state_dict().items()}
-        reward.load_state_dict(load_file(path) | clips)
+        found = load_file(path)
+    kept = {f"clip.{name}": value for name, value in clip.state_dict().items()}
+    check_weights(path, found, {name: value for name, value in reward.state_dict().items() if name not in kept})
+    reward.load_state_dict(found | kept)
     return reward.requires_grad_(False).eval()
 
 
@@ -251,7 +259,7 @@ class Judges(NamedTuple):
 
 
 def load_judges(folder: Path | str = SHIPPED) -> Judges:
-    """The judges in a folder of weights, the shipped one by default. Raises FileNotFoundError if one is not there."""
+    """The judges in a folder of weights, the shipped one by default. Raises as load_clip and load_preference."""
     folder = Path(folder)
     clip = load_clip(folder / "clip")
     return Judges(clip, load_preference(folder / PREFERENCE, clip), GoldPreference())

@@ -1,5 +1,9 @@
 """CLIP rewards: preprocessing and values against each model's own processor, with random weights."""
 
+import copy
+import json
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -93,8 +97,8 @@ def test_the_value_is_the_models_own_on_its_own_preprocessing(open_clip_model):
     assert float((reward(images=as_tensor(images), prompts=PROMPTS[::-1]) - found).abs().max()) > 5e-3
 
 
-def test_a_transformers_model_has_its_own_value():
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+def transformers_model():
+    from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
     tokenizer = make_tokenizer(("a", "red", "circle"))
@@ -116,7 +120,13 @@ def test_a_transformers_model_has_its_own_value():
         "image_size": 224,
         "patch_size": 32,
     }
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval(), tokenizer
+
+
+def test_a_transformers_model_has_its_own_value():
+    from transformers import CLIPImageProcessor
+
+    model, tokenizer = transformers_model()
     reward = ClipScore.of_transformers(model, tokenizer)
     images = pictures(300, 260)
     with torch.no_grad():
@@ -164,7 +174,7 @@ def test_missing_weights_are_one_sentence(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("We couldn't connect to the hub\nand more")
 
-    monkeypatch.setattr(open_clip, "create_model", unreachable)
+    monkeypatch.setattr(open_clip, "download_pretrained", unreachable)
     monkeypatch.setattr(transformers.CLIPModel, "from_pretrained", unreachable)
     with pytest.raises(
         FileNotFoundError, match=r"ViT-H-14, tag 'laion2b_s32b_b79k' are not here .*: 3\.9 GB, licence: MIT"
@@ -178,3 +188,183 @@ def test_missing_weights_are_one_sentence(monkeypatch):
     with pytest.raises(ValueError, match="open_clip knows no model 'ViT-Z-99'"):
         ClipScore.load("ViT-Z-99")
     assert {name for name in clip.SIZES if "ViT" in name} <= set(open_clip.list_models())
+
+
+def test_a_tag_whose_weights_want_another_activation_is_refused():
+    import open_clip
+
+    refused = []
+    for name, tag in open_clip.list_pretrained():
+        wants = open_clip.pretrained.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+        if wants and not open_clip.get_model_config(name).get("quick_gelu", False):
+            with pytest.raises(ValueError, match=f"{tag}.*QuickGELU.*'{name}-quickgelu'"):
+                ClipScore.load(name, tag)
+            refused.append((name, tag))
+            assert clip._published(f"{name}-quickgelu", tag)["quick_gelu"], "control: the remedy is one"
+        else:
+            assert clip._published(name, tag)["mean"]
+    assert ("ViT-L-14", "openai") in refused
+    with pytest.raises(ValueError, match=r"'laion'.*laion2b_s32b_b79k"):
+        ClipScore.load("ViT-H-14", "laion")
+
+
+def test_weights_given_as_a_file_are_refused(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.touch()
+    with pytest.raises(ValueError, match=r"weights\.pt does not say which mean.*open_clip_config\.json"):
+        ClipScore.load("ViT-B-32", str(path))
+
+
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
+
+
+@pytest.fixture
+def open_clip_folder(tmp_path):
+    """An open_clip folder with a mean and deviation of its own."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    tokenizer = make_tokenizer(("a", "red", "circle"))
+    tokenizer.save_pretrained(tmp_path)
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+    text = {"context_length": 8, "vocab_size": len(tokenizer), "width": 32, "heads": 2, "layers": 1}
+    config = {
+        "model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text | {"hf_tokenizer_name": "own"}},
+        "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bilinear"},
+    }
+    (tmp_path / clip.CONFIG).write_text(json.dumps(config), "utf-8")
+    torch.manual_seed(0)
+    model = open_clip.CLIP(16, open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text))
+    save_file(model.state_dict(), tmp_path / clip.WEIGHTS[0])
+    return tmp_path
+
+
+def test_a_folder_has_its_own_preprocessing_and_weights(open_clip_folder, caplog):
+    from safetensors.torch import load_file
+
+    reward = ClipScore.load(f"local-dir:{open_clip_folder}")
+    assert reward.preprocess.mean.flatten().tolist() == pytest.approx(MEAN)
+    assert reward.preprocess.std.flatten().tolist() == pytest.approx(STD)
+    assert reward.preprocess.interpolation == "bilinear"
+    for name, value in load_file(open_clip_folder / clip.WEIGHTS[0]).items():
+        assert torch.equal(reward.model.state_dict()[name], value)
+    assert not caplog.records
+    config = json.loads((open_clip_folder / clip.CONFIG).read_text("utf-8"))
+    del config["preprocess_cfg"]["std"]
+    (open_clip_folder / clip.CONFIG).write_text(json.dumps(config), "utf-8")
+    with pytest.raises(ValueError, match=r"open_clip_config\.json does not say the std"):
+        ClipScore.load(f"local-dir:{open_clip_folder}")
+
+
+def damaged(weights):
+    """Weights that are another model's in one way each, and what has to be said of them."""
+    first = next(name for name in sorted(weights) if weights[name].dim())
+    yield {f"model.{name}": value for name, value in weights.items()}, [f"{len(weights)} missing", "model."]
+    yield {name: value for name, value in weights.items() if name != first}, [f"1 missing ({first})"]
+    yield weights | {"extra": torch.zeros(1)}, ["1 unexpected (extra)"]
+    yield weights | {first: torch.zeros(3)}, [f"1 misshapen ({first})"]
+
+
+def test_a_folder_is_never_loaded_half(open_clip_folder):
+    from safetensors.torch import load_file, save_file
+
+    path = open_clip_folder / clip.WEIGHTS[0]
+    weights = load_file(path)
+    longer = {"positional_embedding": torch.zeros(16, 32)}  # which open_clip itself would resize
+    for wrong, told in [*damaged(weights), (weights | longer, ["1 misshapen (positional_embedding)"])]:
+        save_file(wrong, path)
+        with pytest.raises(ValueError, match=r"open_clip_model\.safetensors does not hold") as caught:
+            ClipScore.load(f"local-dir:{open_clip_folder}")
+        assert all(part in str(caught.value) for part in told)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"open_clip_model\.safetensors is damaged"):
+        ClipScore.load(f"local-dir:{open_clip_folder}")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no weights.*open_clip_model\.safetensors"):
+        ClipScore.load(f"local-dir:{open_clip_folder}")
+    (open_clip_folder / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer.*tokenizer\.json"):
+        ClipScore.load(f"local-dir:{open_clip_folder}")
+
+
+def test_a_pickscore_folder_is_never_loaded_half(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, tokenizer = transformers_model()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer.*tokenizer\.json, and vocab\.json and merges\.txt"):
+        ClipScore.pickscore(str(tmp_path))
+    make_tokenizer(("a",)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"has 54 entries but the text model {len(tokenizer)}"):
+        ClipScore.pickscore(str(tmp_path))
+    tokenizer.save_pretrained(tmp_path)
+    reward = ClipScore.pickscore(str(tmp_path))
+    images = as_tensor(pictures(64, 64))
+    expected = ClipScore.of_transformers(model, tokenizer)(images=images, prompts=PROMPTS)
+    assert torch.equal(reward(images=images, prompts=PROMPTS), expected), "control: the whole folder is loaded"
+    path = tmp_path / "model.safetensors"
+    for wrong, told in damaged(load_file(path)):
+        save_file(wrong, path, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match="does not hold this model's weights") as caught:
+            ClipScore.pickscore(str(tmp_path))
+        assert all(part in str(caught.value) for part in told)
+
+
+def test_a_transformers_processor_is_obeyed_or_refused():
+    from transformers import CLIPImageProcessor
+
+    model, tokenizer = transformers_model()
+    own = {"image_mean": MEAN, "image_std": STD, "resample": 2}
+    reward = ClipScore.of_transformers(model, tokenizer, own)
+    images = pictures(300, 260)
+    expected = CLIPImageProcessor(**own)(images, return_tensors="pt").pixel_values
+    difference = (reward.preprocess(as_tensor(images)) - expected) * reward.preprocess.std
+    assert float(difference.abs().max()) <= 2 / 255
+    for other in ({"size": {"shortest_edge": 256}}, {"do_center_crop": False}, {"resample": 1}, {"image_mean": None}):
+        with pytest.raises(ValueError, match=f"{next(iter(other))}"):
+            ClipScore.of_transformers(model, tokenizer, own | other)
+
+
+def test_one_string_is_no_list_of_prompts(open_clip_model):
+    reward = ClipScore.of(open_clip_model, tokenize)
+    images = as_tensor(pictures(32, 32, 12))
+    with pytest.raises(TypeError, match="'a red circle'; put it in brackets"):
+        reward(images=images, prompts="a red circle")
+    with pytest.raises(TypeError, match="in brackets"):
+        reward.words("a")
+    with pytest.raises(ValueError, match="12 images but 1 prompts"):
+        reward(images=images, prompts=["a red circle"])
+
+
+def test_prompts_over_the_limit_are_counted_and_said(open_clip_folder):
+    fits, cut = "a red circle a red circle", "a red circle a red circle a"  # 6 and 7 words, and two marks around them
+    for reward, more in (
+        (ClipScore.load(f"local-dir:{open_clip_folder}"), ""),
+        (ClipScore.of_transformers(*transformers_model()), " a red circle a red circle a a"),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            reward.words([fits + more])
+        with pytest.warns(UserWarning, match=rf"1 of 2 new prompts .* {reward.limit} tokens .*'{cut + more}'"):
+            reward.words([cut + more, "a", fits + more])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            reward.words([cut + more])  # said once
+
+
+def test_the_latest_prompts_are_kept_and_no_more(open_clip_model, monkeypatch):
+    monkeypatch.setattr(clip, "KEPT", 2)
+    reward = ClipScore.of(open_clip_model, tokenize)
+    first = reward.words(["a", "red", "circle"])
+    assert list(reward._known) == ["red", "circle"]
+    again = reward.words(["red", "a", "red"])
+    assert list(reward._known) == ["red", "a"]
+    assert torch.equal(again, first[[1, 0, 1]])
+
+
+def test_a_copy_embeds_with_its_own_weights(open_clip_model):
+    reward = ClipScore.of(open_clip_model, tokenize)
+    other = copy.deepcopy(reward)
+    with torch.no_grad():
+        other.model.text_projection.neg_()
+    torch.testing.assert_close(other.words(PROMPTS), -reward.words(PROMPTS))

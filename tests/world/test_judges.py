@@ -1,7 +1,10 @@
 """The judges: what gold prefers, that it is what the reward is taught, and that swaps are swaps."""
 
+import warnings
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from distar_core.rewards.base import PictureReward
 from distar_core.world import judges
@@ -10,6 +13,7 @@ from distar_core.world.judges import (
     PreferenceReward,
     compared,
     load_clip,
+    load_judges,
     load_preference,
     make_clip,
     prefers_as_gold,
@@ -19,7 +23,17 @@ from distar_core.world.judges import (
     tells_swaps,
 )
 from distar_core.world.oracle import read
-from distar_core.world.scenes import WORDS, Stated, Thing, caption_of, lay_out, read_caption, render
+from distar_core.world.scenes import (
+    WORDS,
+    Stated,
+    Thing,
+    caption_of,
+    combinations,
+    lay_out,
+    read_caption,
+    render,
+    training_scenes,
+)
 
 RED_CIRCLE = Stated((Thing(0, 0),), 0, None, 1)
 
@@ -166,3 +180,44 @@ def test_missing_judges_are_one_sentence(tmp_path, clip):
         load_clip(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no .*preference\.safetensors; build it with"):
         load_preference(tmp_path / judges.PREFERENCE, clip)
+
+
+def test_a_preference_is_never_loaded_half(tmp_path, clip):
+    path = tmp_path / judges.PREFERENCE
+    whole = {k: v for k, v in PreferenceReward(clip).state_dict().items() if not k.startswith("clip.")}
+    save_file(whole, path)
+    loaded = load_preference(path, clip)
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in whole.items())
+    first = sorted(whole)[0]
+    for wrong, told in (
+        ({f"module.{k}": v for k, v in whole.items()}, f"{len(whole)} missing"),
+        ({k: v for k, v in whole.items() if k != first}, f"1 missing ({first})"),
+        (whole | {"clip.model.logit_scale": torch.zeros(())}, "1 unexpected (clip.model.logit_scale)"),
+        (whole | {first: torch.zeros(3)}, f"1 misshapen ({first})"),
+    ):
+        save_file(wrong, path)
+        with pytest.raises(ValueError, match=r"preference\.safetensors does not hold") as caught:
+            load_preference(path, clip)
+        assert told in str(caught.value)
+
+
+def test_the_judges_say_which_words_they_have_never_seen():
+    clip = load_judges().clip
+    cut = "a red circle, left of a blue square"
+    with pytest.warns(UserWarning, match="1 of 2 new prompts .*'circle,'; it knows a, above"):
+        said = clip.words([cut, "a red circle"])
+    # this is what the warning is about: the comma ends the caption
+    torch.testing.assert_close(said[0], said[1])
+    with pytest.warns(UserWarning, match="'purple'"):
+        clip(images=torch.zeros(1, 3, 32, 32), prompts=["a purple circle"])
+    with pytest.warns(UserWarning, match="1 of 1 new prompts have more than the 16 tokens"):
+        clip.words(["a red circle " * 6])
+
+
+def test_the_worlds_own_captions_never_warn(clip):
+    said = {caption_of(stated) for group in combinations().values() for stated in group}
+    said |= set(training_scenes(2000, rng())[1])
+    said |= {swapped(caption) for caption in said}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clip._warn(sorted(said))
