@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .adapters import LayerLora, active_lora, tuned_layers
-from .loading import quiet
+from .loading import SCHEDULE_KEYS, quiet
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -71,10 +71,10 @@ def one_step_pipeline(pipeline: Any, unet: Any) -> StableDiffusionXLPipeline:
     from diffusers import LCMScheduler, StableDiffusionXLPipeline
 
     config = pipeline.scheduler.config
-    betas = {name: config[name] for name in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
-    scheduler = LCMScheduler(**betas)
+    scheduler = LCMScheduler(**{name: config[name] for name in SCHEDULE_KEYS if name in config})
     parts = {**pipeline.components, "unet": unet, "scheduler": scheduler}
-    return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    zeros = pipeline.config.force_zeros_for_empty_prompt
+    return StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
 
 
 def fingerprint(network: Any, precision: torch.dtype = torch.float16) -> str:

@@ -17,13 +17,21 @@ def _mean_and_std(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode(vae: Any, pictures: Tensor) -> Tensor:
-    """Pictures [B, 3, H, W] in [0, 1] -> latents [B, C, h, w], the mean of the posterior, normalised."""
-    latents = vae.encode(2 * pictures - 1).latent_dist.mean
+    """Pictures [B, 3, H, W] in [0, 1] -> latents [B, C, h, w], the mean of the posterior, normalised.
+
+    The network computes in its own type; the result is at least float32, and float64 stays float64.
+    """
+    outside = torch.promote_types(pictures.dtype, torch.float32)
+    latents = vae.encode((2 * pictures - 1).to(vae.dtype)).latent_dist.mean.to(outside)
     mean, std = _mean_and_std(vae, latents)
     return (latents - mean) / std
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Latents [B, C, h, w] -> pictures [B, 3, H, W], in [0, 1] but for overshoots, which are left to the caller."""
+    """Latents [B, C, h, w] -> pictures [B, 3, H, W], in [0, 1] but for overshoots, which are left to the caller.
+
+    The network computes in its own type; the result is at least float32, and float64 stays float64.
+    """
+    latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
     mean, std = _mean_and_std(vae, latents)
-    return vae.decode(latents * std + mean).sample / 2 + 0.5
+    return vae.decode((latents * std + mean).to(vae.dtype)).sample.to(latents.dtype) / 2 + 0.5

@@ -1,38 +1,72 @@
-"""Pipeline folders: what has to be in them, and loading without noise on the terminal."""
+"""Pipeline folders and files of weights: what they say about themselves is honoured or refused, and nothing is loaded half."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import pickle
+import re
 import warnings
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..schedule import DiscreteSchedule, Prediction, scaled_linear_schedule
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
+PIPELINE = "StableDiffusionXLPipeline"
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+"""The parts that are loaded, besides the scheduler, and the classes that each may have."""
+DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = ("diffusion_pytorch_model",), ("model", "pytorch_model")
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either is enough
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+SCHEDULE_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of diffusers and transformers inside, nor the complaint about them that their first import makes in a
-    notebook without ipywidgets."""
+    """No progress bars and no reports of diffusers and transformers inside, nor the complaint about them that their first
+    import makes in a notebook without ipywidgets."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
         import diffusers
         import transformers
 
     logs = (diffusers.utils.logging, transformers.utils.logging)
-    shown = [log.is_progress_bar_enabled() for log in logs]
+    before = [(log.is_progress_bar_enabled(), log.get_verbosity()) for log in logs]
     for log in logs:
         log.disable_progress_bar()
+        log.set_verbosity_error()
     try:
         yield
     finally:
-        for log, was in zip(logs, shown, strict=True):
-            if was:
+        for log, (shown, verbosity) in zip(logs, before, strict=True):
+            log.set_verbosity(verbosity)
+            if shown:
                 log.enable_progress_bar()
 
 
@@ -43,30 +77,425 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, and loading it could run code; ask for a .safetensors file"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0][:100]
         raise ValueError(f"{path} is damaged or of another model ({why}); copy it again, whole") from error
 
 
-def load_pipeline(folder: Path) -> StableDiffusionXLPipeline:
-    """The StableDiffusionXLPipeline in a folder: single precision, on the CPU, frozen.
+def refuse_pointer(path: Path) -> None:
+    """Raise ValueError for a Git LFS pointer, the few lines that stand in a clone where a large file was not fetched."""
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path} is a Git LFS pointer and no weights; fetch them with: git lfs pull")
+
+
+def refuse_half(path: Path, missing: Collection[str], unexpected: Collection[str], misshapen: Collection[str]) -> None:
+    """Raise ValueError, with their number and first names, if weights are missing, left over, or of another shape."""
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    told = [
+        f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if not told:
+        return
+    remedy = "use the file that was saved from this kind of network"
+    for name in list(missing)[:1]:
+        prefixes = {key.removesuffix(name) for key in unexpected if key.endswith("." + name)}
+        for prefix in prefixes:
+            if {prefix + key for key in missing} == set(unexpected):
+                remedy = f"every name begins with {prefix!r}: remove that from the names"
+    raise ValueError(f"the weights in {path} do not fit the network: {', '.join(told)}; {remedy}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of keys and values. Raises FileNotFoundError, or ValueError if it is something else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; copy the folder again, whole")
+    refuse_pointer(path)
+    with reading(path):
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}")
+    return found
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The model_index.json of an SDXL text-to-image pipeline.
 
     Raises:
-        FileNotFoundError: if the folder is none or a part is missing; the message names it.
-        ValueError: if a file of it is damaged.
+        FileNotFoundError: if the folder is none or a part's folder is missing.
+        ValueError: if it is of another kind of pipeline, or a part is absent or of a class that cannot be honoured.
     """
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json; name another folder")
-    parts: dict[str, Any] = json.loads(index.read_text("utf-8"))
-    names = [name for name, kind in parts.items() if isinstance(kind, list) and kind[0] is not None]
-    missing = [name for name in names if not (folder / name).is_dir()]
-    if missing:
-        raise FileNotFoundError(f"pipeline folder {folder} lacks {', '.join(missing)}; copy it again, whole")
-    with quiet(), reading(folder):
-        from diffusers import StableDiffusionXLPipeline
+    if folder.is_file():
+        raise FileNotFoundError(
+            f"{folder} is no pipeline folder but a single file; convert it once with "
+            f"{PIPELINE}.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} is no pipeline folder: it has no model_index.json; name another folder, and download a hub's model "
+            "into one first"
+        )
+    index = read_json(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if kind != PIPELINE:
+        raise ValueError(f"{folder} holds a {kind}, not a {PIPELINE}; name the folder of an SDXL text-to-image model")
+    for name, classes in {"scheduler": (), **CLASSES}.items():
+        library, used = index.get(name) or (None, None)
+        if used is None:
+            raise ValueError(f"{folder} has no {name} in its model_index.json; name a folder with all of SDXL's parts")
+        if classes and (library not in ("diffusers", "transformers") or used not in classes):
+            raise ValueError(f"{folder} has a {name} of class {library}.{used}; only {classes[0]} is supported")
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"pipeline folder {folder} lacks {name}; copy it again, whole")
+    return index
 
-        pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
-    for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
-        part.float().requires_grad_(False).eval()
-    return pipeline
+
+def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """The configurations of the networks in a pipeline folder by part, with their classes' defaults filled in."""
+    with quiet():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig
+
+    found = {}
+    for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        found[part] = defaults | read_json(folder / part / "config.json")
+    for part in ("text_encoder", "text_encoder_2"):
+        written = read_json(folder / part / "config.json")
+        with reading(folder / part / "config.json"):
+            found[part] = CLIPTextConfig.from_dict(written).to_dict()
+    return found
+
+
+def configs_of(pipeline: Any) -> dict[str, dict[str, Any]]:
+    """What `read_configs` says of a folder, of a pipeline in memory."""
+    networks = {part: dict(getattr(pipeline, part).config) for part in ("unet", "vae")}
+    return networks | {part: getattr(pipeline, part).config.to_dict() for part in ("text_encoder", "text_encoder_2")}
+
+
+def check_configs(configs: Mapping[str, Mapping[str, Any]], where: Any) -> None:
+    """Raise ValueError, with part, key and value, for configurations that cannot be honoured, or do not fit each other."""
+    unet, vae, first, second = (configs[part] for part in ("unet", "vae", "text_encoder", "text_encoder_2"))
+    channels = vae["latent_channels"]
+    width = first["hidden_size"] + second["hidden_size"]
+    pooled = 6 * (unet["addition_time_embed_dim"] or 0) + second["projection_dim"]
+    mean, std = vae["latents_mean"], vae["latents_std"]
+    conditions = "SDXL conditions on a prompt and picture sizes alone"
+    rules: list[tuple[str, str, bool, str]] = [
+        (
+            "unet",
+            "in_channels",
+            unet["in_channels"] == channels,
+            f"latents have {channels} (9 is an inpainting UNet's)",
+        ),
+        ("unet", "out_channels", unet["out_channels"] == channels, f"latents have {channels}"),
+        ("unet", "addition_embed_type", unet["addition_embed_type"] == "text_time", "SDXL's is 'text_time'"),
+        ("unet", "cross_attention_dim", unet["cross_attention_dim"] == width, f"the text encoders give {width}"),
+        (
+            "unet",
+            "projection_class_embeddings_input_dim",
+            unet["projection_class_embeddings_input_dim"] == pooled,
+            f"a pooled prompt and six time ids give {pooled} (the refiner's UNet takes five)",
+        ),
+        *(
+            ("unet", key, unet[key] is None, conditions)
+            for key in ("class_embed_type", "num_class_embeds", "time_cond_proj_dim", "encoder_hid_dim_type")
+        ),
+        ("unet", "sample_size", isinstance(unet["sample_size"], int), "one number is needed, for square pictures"),
+        ("vae", "in_channels", vae["in_channels"] == 3, "pictures have 3"),
+        ("vae", "out_channels", vae["out_channels"] == 3, "pictures have 3"),
+        ("vae", "scaling_factor", bool(vae["scaling_factor"]), "latents are divided by it"),
+        (
+            "vae",
+            "shift_factor",
+            not vae["shift_factor"],
+            "diffusers' SDXL pipeline passes over it (write it as latents_mean, with latents_std 1, a number for each channel)",
+        ),
+        ("vae", "latents_mean", mean is None or (std is not None and len(mean) == channels), ONE_EACH),
+        ("vae", "latents_std", std is None or (mean is not None and len(std) == channels and all(std)), ONE_EACH),
+        (
+            "text_encoder_2",
+            "max_position_embeddings",
+            second["max_position_embeddings"] == first["max_position_embeddings"],
+            f"text_encoder's is {first['max_position_embeddings']}",
+        ),
+    ]
+    for part, key, holds, why in rules:
+        if not holds:
+            raise ValueError(
+                f"{where} cannot be used: {part}'s {key} is {configs[part][key]!r}, but {why}; use an SDXL text-to-image model"
+            )
+
+
+ONE_EACH = "mean and std go together, one non-zero number for each channel"
+
+
+def diffusion_of(scheduler: Any, written: Mapping[str, Any] | None = None) -> tuple[DiscreteSchedule, Prediction]:
+    """The noise schedule and what the network predicts, as a diffusers scheduler says.
+
+    The table is the cumulative product of 1 − β in float64. Times at which no signal is left (the last one, where
+    rescale_betas_zero_snr is on) have no x_0 and no score; the table ends before them.
+
+    Args:
+        written: the scheduler's configuration as the file has it, with keys that its class may not know.
+
+    Raises:
+        ValueError: for a diffusion that is no discrete variance-preserving one, or an unknown prediction type.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    known = inspect.signature(type(scheduler).__init__).parameters
+    for key, value in (written or {}).items():
+        if key in SCHEDULE_KEYS and key not in known and value not in (None, False, "epsilon"):
+            raise ValueError(f"scheduler's {key} is {value!r}, but {name} does not know it; use another scheduler")
+    if config.get("timestep_type") == "continuous":
+        raise ValueError(
+            f"scheduler's timestep_type is 'continuous' ({name}), but the network's times must be integers"
+        )
+    if config.get("use_flow_sigmas") or not (hasattr(scheduler, "betas") and hasattr(scheduler, "alphas_cumprod")):
+        raise ValueError(
+            f"scheduler {name} has no table of noise levels (flow matching and EDM have none), and SDXL's diffusion is "
+            "discrete; use a model that was trained so, with a scheduler such as EulerDiscreteScheduler"
+        )
+    predicted = config.get("prediction_type", "epsilon")
+    if predicted not in PREDICTIONS:
+        raise ValueError(f"scheduler's prediction_type is {predicted!r}; known are {', '.join(PREDICTIONS)}")
+    betas = scheduler.betas.double()
+    if not bool(((betas > 0) & (betas <= 1)).all()):
+        raise ValueError(
+            f"scheduler's betas run from {float(betas.min()):g} to {float(betas.max()):g}; they must lie in (0, 1]"
+        )
+    power = (1 - betas).cumprod(0)
+    if len(with_signal := power[power > 0]) < 2:
+        raise ValueError(f"scheduler's betas leave signal at {len(with_signal)} of {len(power)} times; two are needed")
+    if float((power - scheduler.alphas_cumprod.double()).abs().max()) > 1e-4:
+        raise ValueError(f"scheduler {name} has alphas_cumprod that are no product of its betas; use another scheduler")
+    schedule = DiscreteSchedule(with_signal)
+    plain = config.get("trained_betas") is None and not config.get("rescale_betas_zero_snr")
+    if plain and config["beta_schedule"] == "scaled_linear":  # the same table without diffusers' rounding to float32
+        schedule = scaled_linear_schedule(config["beta_start"], config["beta_end"], config["num_train_timesteps"])
+    return schedule, PREDICTIONS[predicted]
+
+
+def load_scheduler(folder: Path, kind: str) -> Any:
+    """The scheduler in a folder, of a class of diffusers. Raises ValueError as `diffusion_of`."""
+    with quiet():
+        import diffusers
+
+    written = read_json(folder / "scheduler_config.json")
+    found = getattr(diffusers, kind, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        raise ValueError(f"{folder} has a scheduler of class {kind}, which diffusers does not know; use one of its own")
+    try:
+        with quiet():
+            scheduler = found.from_config(written)  # type: ignore[attr-defined]
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder} cannot be used by {kind} ({' '.join(str(error).split())[:100]}); correct it"
+        ) from error
+    try:
+        diffusion_of(scheduler, written)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    return scheduler
+
+
+def load_tokenizer(folder: Path, vocabulary: int, positions: int) -> Any:
+    """The CLIP tokenizer in a folder.
+
+    Args:
+        vocabulary, positions: number of tokens and length of a prompt that its text encoder has embeddings for.
+
+    Raises:
+        FileNotFoundError: if a file of it is missing.
+        ValueError: if it does not fit its text encoder, or is damaged.
+    """
+    if not any(all((folder / file).is_file() for file in files) for files in TOKENIZER_FILES):
+        needed = " or ".join(" and ".join(files) for files in TOKENIZER_FILES)
+        raise FileNotFoundError(f"{folder} lacks {needed}; copy it again, whole")
+    for path in folder.iterdir():
+        if path.is_file():
+            refuse_pointer(path)
+    with quiet(), reading(folder):
+        from transformers import CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    if len(tokenizer) != vocabulary:
+        raise ValueError(
+            f"{folder} has {len(tokenizer)} tokens, but its text encoder embeds {vocabulary}; copy both from one model"
+        )
+    if tokenizer.model_max_length != positions:
+        raise ValueError(
+            f"{folder} has model_max_length {tokenizer.model_max_length:g}, but its text encoder has {positions} positions; "
+            "correct tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def _variant(folder: Path, stems: Collection[str]) -> str | None:
+    """Which variant of weights to load: None for the plain ones, or "fp16" and the like where there are no others.
+
+    Raises FileNotFoundError if there are no weights.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    names = [path.name for path in files]
+    endings = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
+    if not any(f"{stem}.{ending}" in names for stem in stems for ending in endings):
+        pattern = rf"(?:{'|'.join(stems)})\.(?:(\w+)\.(?:safetensors|bin)|(?:safetensors|bin)\.index\.(\w+)\.json)"
+        variants = [match[1] or match[2] for name in names if (match := re.fullmatch(pattern, name))]
+        if not variants:
+            raise FileNotFoundError(
+                f"{folder} has no weights such as {next(iter(stems))}.safetensors; copy it again, whole"
+            )
+        return "fp16" if "fp16" in variants else variants[0]
+    return None
+
+
+def _load_network(kind: Any, folder: Path, stems: Collection[str], dtype: torch.dtype) -> Any:
+    """A network of diffusers or transformers from its folder, whole, frozen and in evaluation mode."""
+    variant = _variant(folder, stems)
+    for path in folder.iterdir():
+        if path.is_file():
+            refuse_pointer(path)
+    options = {"torch_dtype" if stems == DIFFUSERS_WEIGHTS else "dtype": dtype}
+    with quiet(), reading(folder):
+        network, found = kind.from_pretrained(
+            folder,
+            variant=variant,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are told by name
+            **options,
+        )
+    misshapen = [name for name, *_ in found["mismatched_keys"]]
+    refuse_half(folder, found["missing_keys"], found["unexpected_keys"], misshapen)
+    return network.requires_grad_(False).eval()
+
+
+def load_pipeline(
+    folder: Path | str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> StableDiffusionXLPipeline:
+    """The StableDiffusionXLPipeline in a folder, frozen. What its files say is honoured or refused before weights are read.
+
+    Where there are only weights of a variant such as fp16, these are loaded. An autoencoder whose configuration says
+    force_upcast stays in single precision where float16 is asked for, as in diffusers.
+
+    Raises:
+        FileNotFoundError: if the folder is none or a part or file is missing; the message names it.
+        ValueError: if a file is damaged, does not fit, or asks for what cannot be honoured.
+    """
+    folder = Path(folder)
+    index, configs = read_index(folder), read_configs(folder)
+    check_configs(configs, folder)
+    scheduler = load_scheduler(folder / "scheduler", index["scheduler"][1])
+    tokenizers = {
+        tokenizer: load_tokenizer(
+            folder / tokenizer, configs[encoder]["vocab_size"], configs[encoder]["max_position_embeddings"]
+        )
+        for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+    }
+    with quiet():
+        from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    upcast = dtype == torch.float16 and configs["vae"]["force_upcast"]
+    networks = {
+        name: _load_network(kind, folder / name, stems, kept)
+        for name, kind, stems, kept in (
+            ("vae", AutoencoderKL, DIFFUSERS_WEIGHTS, torch.float32 if upcast else dtype),
+            ("text_encoder", CLIPTextModel, TRANSFORMERS_WEIGHTS, dtype),
+            ("text_encoder_2", CLIPTextModelWithProjection, TRANSFORMERS_WEIGHTS, dtype),
+            ("unet", UNet2DConditionModel, DIFFUSERS_WEIGHTS, dtype),
+        )
+    }
+    with quiet():
+        pipeline = StableDiffusionXLPipeline(
+            **networks,
+            **tokenizers,
+            scheduler=scheduler,
+            force_zeros_for_empty_prompt=index.get("force_zeros_for_empty_prompt", True),
+            add_watermarker=False,
+        )
+        return pipeline.to(device)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors file, or one of torch.save's, whose other contents are refused unread.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, a Git LFS pointer, or holds anything but tensors by name.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; name a file of weights, or a folder with config.json")
+    refuse_pointer(path)
+    with reading(path):
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    others = (
+        [key for key, value in found.items() if not isinstance(value, Tensor)] if isinstance(found, dict) else [found]
+    )
+    if others:
+        told = ", ".join(str(other)[:40] for other in others[:3])
+        raise ValueError(f"{path} does not hold tensors by name but {told}; save the network's own state_dict")
+    return found
+
+
+def load_unet(
+    path: Path | str,
+    *,
+    config_of: Path | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """A UNet2DConditionModel, whole, frozen and in evaluation mode.
+
+    Args:
+        path: a folder with config.json and weights, a pipeline folder, or a bare file of weights, .safetensors or what
+            torch.save wrote, such as DMD2's .bin.
+        config_of: for a bare file: a UNet's or a pipeline's folder whose configuration the network has.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, weights do not fit the network by name and shape, or a bare file comes without
+            config_of.
+    """
+    path = Path(path)
+    with quiet():
+        from diffusers import UNet2DConditionModel
+    if path.is_dir():
+        folder = _unet_folder(path)
+        return _load_network(UNet2DConditionModel, folder, DIFFUSERS_WEIGHTS, dtype).to(device)
+    weights = read_weights(path)
+    if config_of is None:
+        raise ValueError(f"{path} does not say what network its weights are of; name a folder of its kind in config_of")
+    written = read_json(_unet_folder(Path(config_of)) / "config.json")
+    with quiet(), torch.device("meta"):  # nothing is drawn at random, and no memory taken twice
+        unet = UNet2DConditionModel.from_config(written)
+    own = unet.state_dict()
+    refuse_half(
+        path,
+        own.keys() - weights.keys(),
+        weights.keys() - own.keys(),
+        [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape],
+    )
+    with reading(path):
+        unet.load_state_dict(weights, strict=True, assign=True)
+    with quiet():
+        return unet.to(device, dtype).requires_grad_(False).eval()
+
+
+def _unet_folder(folder: Path) -> Path:
+    """The folder of a UNet: the given one, or that in a pipeline's folder. Raises FileNotFoundError without config.json."""
+    found = folder / "unet" if (folder / "model_index.json").is_file() else folder
+    if not (found / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{found} has no config.json; name a folder that UNet2DConditionModel.save_pretrained made"
+        )
+    return found

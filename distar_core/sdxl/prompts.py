@@ -1,5 +1,5 @@
 """From words to what an SDXL UNet is conditioned on: two CLIP text encoders, their penultimate states and one pooled
-embedding. The null condition is both embeddings at zero.
+embedding. The null condition is both embeddings at zero, or the empty prompt's, as the pipeline says.
 """
 
 from __future__ import annotations
@@ -233,6 +233,11 @@ class PromptEncoder:
                 f"{', '.join(sorted(self.vocabulary))}",
                 stacklevel=3,
             )
+        return self._ids(prompts)
+
+    def _ids(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Token ids [B, tokens] for each encoder, padded and cut to the token limit."""
+        limit = self.tokenizers[0].model_max_length
         return [
             tokenizer(
                 list(prompts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
@@ -240,14 +245,22 @@ class PromptEncoder:
             for tokenizer in self.tokenizers
         ]
 
+    def _embed(self, ids: Sequence[Tensor]) -> Prompt:
+        device = next(self.encoders[0].parameters()).device
+        return embed(self.encoders, [own.to(device) for own in ids])
+
+    @torch.no_grad()
+    def empty(self) -> Prompt:
+        """The embedded empty prompt, [1, tokens, width] and [1, width]: the null condition of some pipelines."""
+        return self._embed(self._ids([""]))
+
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Prompt:
         """Embed prompts; raises as `tokens`."""
         check_prompts(prompts)
         fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if fresh:
-            device = next(self.encoders[0].parameters()).device
-            found = embed(self.encoders, [ids.to(device) for ids in self.tokens(fresh)])
+            found = self._embed(self.tokens(fresh))
             self._known |= dict(zip(fresh, zip(found.text, found.pooled, strict=True), strict=True))
         texts, pooled = zip(*(self._known[prompt] for prompt in prompts), strict=True)
         return Prompt(torch.stack(texts), torch.stack(pooled), tuple(prompts))
@@ -257,30 +270,44 @@ class PromptedUNet(nn.Module):
     """A diffusers UNet with SDXL's conditioning as the core's network (x_t, t, condition) -> prediction.
 
     The time ids, original size, crop and target size, are those of an uncropped picture, the same for every prompt.
+    x_t and the prompt are cast to the UNet's type, in which the prediction comes back; time ids stay in float32, since
+    bfloat16 has no digits for some sizes.
 
     Args:
         unet: a UNet2DConditionModel with `text_time` conditioning.
         pixels: height and width of the pictures.
         tokens: length of the null condition's text.
+        empty: the embedded empty prompt, [1, tokens, width] and [1, width], where that is the null condition; zeros by
+            default.
     """
 
-    def __init__(self, unet: Any, *, pixels: int, tokens: int) -> None:
+    empty_text: Tensor | None
+    empty_pooled: Tensor | None
+
+    def __init__(self, unet: Any, *, pixels: int, tokens: int, empty: Prompt | None = None) -> None:
         super().__init__()
         self.unet: Any = unet
         self.pixels = pixels
         self.tokens = tokens
+        self.register_buffer("empty_text", None if empty is None else empty.text, persistent=False)
+        self.register_buffer("empty_pooled", None if empty is None else empty.pooled, persistent=False)
 
     def null(self, like: Tensor) -> Prompt:
-        """The null condition for a batch like `like` [B, ...]: zeros."""
+        """The null condition for a batch like `like` [B, ...]."""
+        if self.empty_text is not None and self.empty_pooled is not None:
+            text, pooled = self.empty_text.to(like), self.empty_pooled.to(like)
+            return Prompt(text.expand(len(like), -1, -1), pooled.expand(len(like), -1))
         config = self.unet.config
-        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         return Prompt(
-            like.new_zeros(len(like), self.tokens, config.cross_attention_dim),
-            like.new_zeros(len(like), pooled),
+            like.new_zeros(len(like), self.tokens, config.cross_attention_dim), like.new_zeros(len(like), width)
         )
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Prompt | None) -> Tensor:
         prompt = self.null(x_t) if condition is None else condition
-        time_ids = x_t.new_tensor([self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]).expand(len(x_t), 6)
-        extra = {"text_embeds": prompt.pooled, "time_ids": time_ids}
-        return self.unet(x_t, t, encoder_hidden_states=prompt.text, added_cond_kwargs=extra, return_dict=False)[0]
+        dtype = self.unet.dtype
+        sizes = [self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]
+        time_ids = torch.tensor(sizes, dtype=torch.float32, device=x_t.device).expand(len(x_t), 6)
+        extra = {"text_embeds": prompt.pooled.to(dtype), "time_ids": time_ids}
+        text = prompt.text.to(dtype)
+        return self.unet(x_t.to(dtype), t, encoder_hidden_states=text, added_cond_kwargs=extra, return_dict=False)[0]

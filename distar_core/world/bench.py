@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..bench import seconds_of
 from ..roles import Roles, evaluate_reward
+from ..sdxl.models import TextToImage
 from ..training import make_batch, post_train
 from .judges import load_judges
-from .models import World, load_world
+from .models import load_world
 from .post_training import Recipe, read_recipe, training_conditions, world_state
 
 
-def megabytes_of_roles(world: World, recipe: Recipe) -> float:
+def megabytes_of_roles(world: TextToImage, recipe: Recipe) -> float:
     """Parameters of the three networks, stored once where they are shared, and the optimizers' state after a step."""
     state = world_state(world, load_judges(), recipe)
     for _ in post_train(state, recipe.method, training_conditions(world, recipe), **recipe.loop):
@@ -33,7 +34,7 @@ def megabytes_of_roles(world: World, recipe: Recipe) -> float:
     return sum(value.numel() * value.element_size() for value in tensors.values()) / 1e6
 
 
-def step_over_passes(world: World, recipe: Recipe, rounds: int) -> float:
+def step_over_passes(world: TextToImage, recipe: Recipe, rounds: int) -> float:
     """Median over rounds of a DI* step's time over the sum of its network passes, each measured alone: assistant update
     (generator without graph; assistant with all gradients) and generator step (generator with all gradients; assistant,
     conditional and null reference with the gradient at their input; decoder and reward with theirs)."""

@@ -24,13 +24,14 @@ from ..roles import NetworkScore, Roles, Trainable
 from ..runs import CHECKPOINT, run
 from ..schedule import TimeLaw
 from ..sdxl.latents import encode
-from ..sdxl.loading import quiet
+from ..sdxl.loading import diffusion_of, quiet
 from ..sdxl.miniature import make_pipeline
+from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
 from ..toy import cosine_decay
 from ..training import State, draw
 from .judges import PREFERENCE, train_clip, train_preference
-from .models import SCHEDULE, World, load_world
+from .models import load_world
 from .scenes import PIXELS, WORDS, render, training_scenes
 from .stages import Progress, Seconds, Tell, decay, fit, nothing, take_averages
 
@@ -112,7 +113,7 @@ def train_vae(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> None:
         ema_decay=0.99,
         max_grad_norm=1.0,
     )
-    latent_shape = World(pipeline, None).latent_shape
+    latent_shape = TextToImage(pipeline).latent_shape
 
     def loss_at(step: int) -> Tensor:
         rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
@@ -199,14 +200,15 @@ def train_reference(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
     (ids, _) = PromptEncoder.of(pipeline).tokens(captions)
     network = TextAndUNet(pipeline.unet, encoders, tokens=ids.shape[1])
-    score = NetworkScore(network, SCHEDULE, "eps")
+    schedule, prediction = diffusion_of(pipeline.scheduler)
+    score = NetworkScore(network, schedule, prediction)
     learner = Trainable(
         score,
         torch.optim.Adam(score.parameters(), betas=(0.9, 0.99)),
         lr=decay(2e-3, recipe.reference_steps, rise=200),
         ema_decay=0.999 if recipe.reference_steps > 2000 else 0.9,
     )
-    state = State(Roles(Trainable(StoredLatents(latents)), nothing, learner), SCHEDULE)
+    state = State(Roles(Trainable(StoredLatents(latents)), nothing, learner), schedule)
     batch = recipe.reference_batch
 
     def conditions(step: int, rows: slice) -> Captioned:
@@ -270,7 +272,7 @@ def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
         The generator's UNet.
     """
     _, captions = training_scenes(recipe.prompts, torch.Generator().manual_seed(recipe.seed + 2))
-    world = World(pipeline, None)
+    world = TextToImage(pipeline)
     prompts = world.encoder(captions)
     batch = recipe.generator_batch
 
@@ -281,7 +283,7 @@ def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
         return prompts.rows((draw(recipe.seed, step, "prompt", (batch,), rows, uniform=True) * recipe.prompts).long())
 
     generator = world.generator(copied())
-    assistant = NetworkScore(world.prompted(copied()), SCHEDULE, "eps")
+    assistant = world.score(copied())
     for name, times, steps in (
         ("generator", MIDDLE_TIMES, recipe.generator_steps),
         ("low noise", LOW_TIMES, recipe.low_noise_steps),
@@ -292,7 +294,7 @@ def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
             return Trainable(module, optimizer, lr=cosine_decay(rate, steps), ema_decay=ema)
 
         learns = learner(generator, 3e-4, 0.98)
-        state = State(Roles(learns, world.reference(), learner(assistant, 7e-4)), SCHEDULE)
+        state = State(Roles(learns, world.reference(), learner(assistant, 7e-4)), world.schedule)
         method = replace(METHODS["dmd"], cfg_scale=GUIDANCE, time_law=times, assistant_time_law=times)
         options = {"steps": steps, "warmup": 0, "batch": batch, "assistant_updates": 2}
         _run_stage(folder / name.replace(" ", "_"), state, method, conditions, recipe, tell, name, **options)

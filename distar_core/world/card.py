@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .. import figures
 from ..metrics import Interval, wilson_interval
+from ..sdxl.models import TextToImage
 from .build import LOW_TIMES, MIDDLE_TIMES, Recipe
 from .judges import Judges, load_judges, prefers_as_gold, tells_swaps
-from .models import GUIDANCE_SCALE, STEPS, World, load_world
+from .models import GUIDANCE_SCALE, STEPS, load_world
 from .oracle import Verdicts, compare, read
 from .scenes import PIXELS, WORDS, Stated, caption_of, combinations, lay_out, render
 
@@ -54,7 +55,7 @@ def both_groups(count: int) -> Draws:
     return Draws(one.stated + two.stated, one.captions + two.captions, one.seeds + two.seeds)
 
 
-def pictures_from(world: World, source: str, draws: Draws) -> Tensor:
+def pictures_from(world: TextToImage, source: str, draws: Draws) -> Tensor:
     """Pictures [N, 3, 32, 32] of the draws from one of SOURCES."""
     if source in ("reference", "stronger guidance"):
         guidance_scale = GUIDANCE_SCALE if source == "reference" else STRONG_GUIDANCE
@@ -70,7 +71,7 @@ def pictures_from(world: World, source: str, draws: Draws) -> Tensor:
 Measured = dict[str, dict[str, dict[str, list[int]]]]
 
 
-def measure(world: World, count: int = DRAWS, tell: Callable[[str], None] = lambda _: None) -> Measured:
+def measure(world: TextToImage, count: int = DRAWS, tell: Callable[[str], None] = lambda _: None) -> Measured:
     """Successes and draws, [k, n], by source, group and attribute: "all" is everything that the caption states."""
     found: Measured = {}
     for source in SOURCES:
@@ -83,7 +84,7 @@ def measure(world: World, count: int = DRAWS, tell: Callable[[str], None] = lamb
     return found
 
 
-def measure_judges(world: World, judges: Judges, count: int = DRAWS) -> dict[str, list[int]]:
+def measure_judges(world: TextToImage, judges: Judges, count: int = DRAWS) -> dict[str, list[int]]:
     """Successes and draws, [k, n]: CLIP telling captions from swapped ones, and the preference reward agreeing with gold."""
     draws = held_out_draws("two", count)
     swaps = tells_swaps(judges.clip, pictures_from(world, "reconstructions", draws), draws.captions)
@@ -130,7 +131,7 @@ def write_card(
     return measured
 
 
-def sheet(world: World, source: str, rows: int = 4, columns: int = 6) -> figures.Picture:
+def sheet(world: TextToImage, source: str, rows: int = 4, columns: int = 6) -> figures.Picture:
     """Pictures of held-out captions, the first draws of both groups."""
     draws = both_groups(rows * columns // 2)
     pictures = pictures_from(world, source, draws)

@@ -19,7 +19,8 @@ from ..rewards.clip import ClipScore, check_weights
 from ..roles import Trainable
 from ..sdxl.loading import reading
 from ..sdxl.miniature import TOKENS
-from .models import SHIPPED, World
+from ..sdxl.models import TextToImage
+from .models import SHIPPED
 from .oracle import Reading, check_world_pictures, compare, read
 from .scenes import BRIGHTNESS, PIXELS, SHAPES, SIZES, WORDS, read_caption, render, training_scenes
 from .stages import Tell, decay, fit
@@ -80,7 +81,7 @@ def swapped(caption: str) -> str:
     return " ".join(words)
 
 
-def train_clip(folder: Path, world: World, *, steps: int, batch: int, seed: int, tell: Tell) -> ClipScore:
+def train_clip(folder: Path, world: TextToImage, *, steps: int, batch: int, seed: int, tell: Tell) -> ClipScore:
     """Contrastive training on scenes, half of them through the autoencoder, with swapped captions as hard negatives."""
     torch.manual_seed(seed)
     score = make_clip(folder / "model", world.pipeline.tokenizer)
@@ -181,14 +182,14 @@ class PreferenceReward(nn.Module):
         return self.head(torch.cat([self.eyes(2 * images - 1), agreement], 1))[:, 0]
 
 
-def _pairs(world: World, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
+def _pairs(world: TextToImage, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
     """Two one-step pictures [N, 3, 32, 32] of each of `count` training captions, and the captions."""
     _, captions = training_scenes(count, rng)
     first, second = (world.draw(captions, row) for row in torch.randint(2**31, (2, count), generator=rng).tolist())
     return first, second, captions
 
 
-def compared(world: World, count: int, seed: int, *, noise: float = NOISE) -> tuple[Tensor, Tensor, list[str]]:
+def compared(world: TextToImage, count: int, seed: int, *, noise: float = NOISE) -> tuple[Tensor, Tensor, list[str]]:
     """Pairs of one-step pictures of the same training caption, the preferred one first, as a noisy judge says:
     P(a over b) = 1/(1 + exp((gold(b) − gold(a))/noise)).
 
@@ -204,7 +205,7 @@ def compared(world: World, count: int, seed: int, *, noise: float = NOISE) -> tu
 
 
 def train_preference(
-    folder: Path, world: World, clip: ClipScore, *, pairs: int, steps: int, batch: int, seed: int, tell: Tell
+    folder: Path, world: TextToImage, clip: ClipScore, *, pairs: int, steps: int, batch: int, seed: int, tell: Tell
 ) -> PreferenceReward:
     """Fit a PreferenceReward to comparisons by its likelihood."""
     torch.manual_seed(seed)
@@ -265,7 +266,7 @@ def load_judges(folder: Path | str = SHIPPED) -> Judges:
     return Judges(clip, load_preference(folder / PREFERENCE, clip), GoldPreference())
 
 
-def prefers_as_gold(reward: PictureReward, world: World, count: int, seed: int) -> Tensor:
+def prefers_as_gold(reward: PictureReward, world: TextToImage, count: int, seed: int) -> Tensor:
     """Whether a reward prefers what the gold preference does, on fresh pairs of one-step pictures of training captions,
     [N] true or false; pairs that the gold preference ties are left out.
     """

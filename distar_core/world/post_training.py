@@ -18,17 +18,17 @@ from ..losses import PseudoHuber
 from ..methods import Method, find_method
 from ..recipes import LARGEST, NUMBERS_IN_YAML, read_method, read_yaml, write_yaml
 from ..rewards.base import Decoded
-from ..roles import NetworkScore, Roles, Trainable
+from ..roles import Roles, Trainable
 from ..runs import load_checkpoint, run
 from ..sdxl.adapters import add_lora, tied_clone
 from ..sdxl.export import fingerprint
+from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt, read_prompts
 from ..toy import cosine_decay
 from ..training import Conditions, Record, State, draw
 from .build import MIDDLE_TIMES
 from .card import both_groups
 from .judges import Judges
-from .models import SCHEDULE, World
 from .scenes import training_scenes
 
 RECIPE = "recipe.yaml"
@@ -176,7 +176,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return written | {field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name != "method"}
 
 
-def settings_of(world: World, state: State, recipe: Recipe) -> dict[str, Any]:
+def settings_of(world: TextToImage, state: State, recipe: Recipe) -> dict[str, Any]:
     """What a run depends on besides method and loop, for the configuration that a resumed run compares: the recipe, and
     fingerprints of all weights that it does not train and of the prompts.
     """
@@ -191,7 +191,7 @@ def settings_of(world: World, state: State, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def world_state(world: World, judges: Judges, recipe: Recipe) -> State:
+def world_state(world: TextToImage, judges: Judges, recipe: Recipe) -> State:
     """A fresh run from the world's generator; the assistant starts as the reference."""
 
     def network(base: Any, seed: int) -> Any:
@@ -205,14 +205,14 @@ def world_state(world: World, judges: Judges, recipe: Recipe) -> State:
         return Trainable(module, optimizer, lr=cosine_decay(rate, recipe.steps), ema_decay=ema_decay)
 
     generator = world.generator(network(world.unet, recipe.seed))
-    assistant = NetworkScore(world.prompted(network(world.pipeline.unet, recipe.seed + 1)), SCHEDULE, "eps")
+    assistant = world.score(network(world.pipeline.unet, recipe.seed + 1))
     roles = Roles(
         learner(generator, recipe.lr, recipe.ema_decay),
         world.reference(),
         learner(assistant, recipe.assistant_lr),
         Decoded(world.pipeline.vae, getattr(judges, recipe.reward)),
     )
-    return State(roles, SCHEDULE)
+    return State(roles, world.schedule)
 
 
 def training_prompts(recipe: Recipe) -> list[str]:
@@ -222,7 +222,7 @@ def training_prompts(recipe: Recipe) -> list[str]:
     return training_scenes(recipe.prompts, torch.Generator().manual_seed(recipe.seed + 3))[1]
 
 
-def training_conditions(world: World, recipe: Recipe) -> Conditions:
+def training_conditions(world: TextToImage, recipe: Recipe) -> Conditions:
     """Embedded training prompts by position, for the recipe's batch."""
     said = training_prompts(recipe)
     prompts = world.encoder(said)
@@ -235,7 +235,7 @@ def training_conditions(world: World, recipe: Recipe) -> Conditions:
 
 
 def post_train_world(
-    world: World, state: State, recipe: Recipe, folder: Path, *, resume: bool = False, save_every: int = 50
+    world: TextToImage, state: State, recipe: Recipe, folder: Path, *, resume: bool = False, save_every: int = 50
 ) -> Iterator[Record]:
     """`runs.run` of a fresh world_state in a folder, which also gets recipe.yaml with every key written out, and a copy of
     the prompt file if there is one.
@@ -262,7 +262,7 @@ def post_train_world(
     )
 
 
-def load_run(world: World, judges: Judges, folder: Path) -> tuple[Recipe, State]:
+def load_run(world: TextToImage, judges: Judges, folder: Path) -> tuple[Recipe, State]:
     """The run in a folder as its last checkpoint left it.
 
     Raises:
@@ -282,7 +282,7 @@ def load_run(world: World, judges: Judges, folder: Path) -> tuple[Recipe, State]
 
 
 def before_and_after(
-    world: World, judges: Judges, generator: Callable[[Tensor, Prompt], Tensor], rows: int = 3
+    world: TextToImage, judges: Judges, generator: Callable[[Tensor, Prompt], Tensor], rows: int = 3
 ) -> Picture:
     """Held-out captions drawn by the world's generator and by another from the same noise, six pairs a row, one above the
     other, with their gold preference.

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ..folders import require_writable
 from ..roles import Roles, Trainable
 from ..runs import CHECKPOINT, load_checkpoint, save_checkpoint
+from ..schedule import VariancePreserving
 from ..signals import Interrupted, stop_requests
 from ..toy import cosine_decay
 from ..training import State
-from .models import SCHEDULE
 
 
 class Progress(NamedTuple):
@@ -90,8 +90,8 @@ def fit(
         ValueError: if the folder holds a run with other settings.
     """
     require_writable(folder)
-    # negative steps, as a warm-up has: the learner is in the generator's place, and nobody moves against it
-    state = State(Roles(learner, nothing, Trainable(nn.Module())), SCHEDULE, step=-steps)
+    # negative steps, as a warm-up has: the learner is in the generator's place, nobody moves against it, no noise is added
+    state = State(Roles(learner, nothing, Trainable(nn.Module())), VariancePreserving(), step=-steps)
     config = {"stage": stage, "steps": steps, **settings}
     if (folder / CHECKPOINT).exists():
         load_checkpoint(state, folder, config)

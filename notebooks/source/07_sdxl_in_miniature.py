@@ -296,7 +296,7 @@ figures.pictures(
 # grows: x_t = α x₀ + σ ε with α² + σ² = 1.
 
 # %%
-schedule = models.SCHEDULE
+schedule = world.schedule
 t = torch.arange(1000)
 alpha, sigma = schedule.alpha(t), schedule.sigma(t)
 for level in (0.1, 0.5, 1.0, 4.0):

@@ -19,13 +19,14 @@ from distar_core.losses import Noised
 from distar_core.methods import METHODS
 from distar_core.runs import CHECKPOINT, NonFiniteError, _seal, load_checkpoint
 from distar_core.sdxl.export import load_lora
+from distar_core.sdxl.models import TextToImage
 from distar_core.toy import motion
 from distar_core.training import scores_at
 from distar_core.world import commands, post_training
 from distar_core.world.bench import megabytes_of_roles
 from distar_core.world.evaluation import evaluate, verdict
 from distar_core.world.judges import load_judges
-from distar_core.world.models import World, load_world
+from distar_core.world.models import load_world
 from distar_core.world.post_training import (
     RECIPE,
     load_recipe,
@@ -283,7 +284,7 @@ def test_a_run_is_bound_to_all_weights_that_it_does_not_train(world, judges):
     before = told()
     assert told() == before
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        other = World(copy.copy(world.pipeline), world.unet)
+        other = TextToImage(copy.copy(world.pipeline), world.unet)
         part = copy.deepcopy(getattr(world.pipeline, name))
         next(part.parameters()).data.mul_(1.00001)
         setattr(other.pipeline, name, part)
@@ -301,7 +302,7 @@ def test_a_run_from_other_weights_is_not_exported(world, judges, tmp_path):
     unet = copy.deepcopy(world.unet)
     next(unet.parameters()).data.add_(0.1)
     with pytest.raises(ValueError, match="started from weights"):
-        load_run(World(world.pipeline, unet), judges, tmp_path)
+        load_run(TextToImage(world.pipeline, unet), judges, tmp_path)
 
 
 def test_a_generator_that_diverged_stops_the_run_and_says_why(world, judges, tmp_path):
