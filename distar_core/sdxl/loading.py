@@ -271,6 +271,10 @@ def diffusion_of(scheduler: Any, written: Mapping[str, Any] | None = None) -> tu
         raise ValueError(
             f"scheduler's betas run from {float(betas.min()):g} to {float(betas.max()):g}; they must lie in (0, 1]"
         )
+    if len(betas) != config["num_train_timesteps"]:
+        raise ValueError(
+            f"scheduler's num_train_timesteps is {config['num_train_timesteps']}, but it has {len(betas)} betas; correct one"
+        )
     power = (1 - betas).cumprod(0)
     if len(with_signal := power[power > 0]) < 2:
         raise ValueError(f"scheduler's betas leave signal at {len(with_signal)} of {len(power)} times; two are needed")
@@ -329,6 +333,13 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int) -> Any:
     if len(tokenizer) != vocabulary:
         raise ValueError(
             f"{folder} has {len(tokenizer)} tokens, but its text encoder embeds {vocabulary}; copy both from one model"
+        )
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merged = {"".join(pair if isinstance(pair, list) else pair.split()) for pair in model["merges"]}
+    made = [t for t in model["vocab"] if len(t.removesuffix("</w>")) > 1 and t not in tokenizer.all_special_tokens]
+    if lost := [token for token in made if token not in merged]:
+        raise ValueError(
+            f"{folder} has no merges that make {len(lost)} words of its vocabulary, such as {lost[0]!r}; copy it again, whole"
         )
     if tokenizer.model_max_length != positions:
         raise ValueError(

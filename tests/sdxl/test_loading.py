@@ -1,44 +1,286 @@
-"""Pipeline folders that lack something."""
+"""What a pipeline folder or a file of weights says is honoured or refused, and nothing is loaded half."""
 
+import json
+import re
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from distar_core.sdxl.loading import load_pipeline, quiet
-from distar_core.sdxl.miniature import make_pipeline
+from distar_core.sdxl.loading import load_pipeline, load_unet, quiet
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+NETWORKS = {
+    "unet": UNET,
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+    "text_encoder_2": "text_encoder_2/model.safetensors",
+}
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5135\n"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pipeline")
-    with quiet():
-        make_pipeline(("a",)).save_pretrained(path)
-    return path
+def networks_of(pipeline):
+    return [getattr(pipeline, name) for name in NETWORKS]
 
 
-def test_a_whole_folder_loads_frozen_and_in_single_precision(folder, capfd):
-    pipeline = load_pipeline(folder)
-    for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
-        assert {p.dtype for p in part.parameters()} == {torch.float32}
+def same(first, second):
+    weights = (network.state_dict() for network in (first, second))
+    return all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_whole_folder_loads_frozen_in_the_type_asked_for(folder, capfd, dtype):
+    pipeline = load_pipeline(folder, dtype=dtype)
+    for part in networks_of(pipeline):
+        assert {p.dtype for p in part.parameters()} == {dtype}
         assert not any(p.requires_grad for p in part.parameters())
+        assert not part.training
     assert capfd.readouterr().err == ""
 
 
-def test_no_pipeline_and_a_missing_part_are_named(folder, tmp_path):
+@pytest.mark.parametrize(("force", "dtype"), [(True, torch.float32), (False, torch.float16)])
+def test_an_autoencoder_that_overflows_in_half_precision_says_so_and_is_believed(copied, force, dtype):
+    pipeline = load_pipeline(copied({"vae/config.json": {"force_upcast": force}}), dtype=torch.float16)
+    assert (pipeline.unet.dtype, pipeline.vae.dtype) == (torch.float16, dtype)
+
+
+def test_no_pipeline_and_missing_parts_are_named(folder, copied, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no pipeline folder: it has no model_index\.json"):
         load_pipeline(tmp_path)
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    shutil.rmtree(copy / "text_encoder_2")
-    with pytest.raises(FileNotFoundError, match="lacks text_encoder_2; copy it again"):
+    with pytest.raises(FileNotFoundError, match=r"single file; convert it once with .*from_single_file"):
+        load_pipeline(folder / UNET)
+    copy = copied()
+    for lost in ("text_encoder_2", "unet/config.json", UNET, "tokenizer/tokenizer.json"):
+        kept = copy.with_name("kept")
+        (copy / lost).rename(kept)
+        with pytest.raises(FileNotFoundError, match=lost.partition("/")[0]):
+            load_pipeline(copy)
+        kept.rename(copy / lost)
+    load_pipeline(copy)
+
+
+INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
+UNET_CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
+REFUSED = {
+    "inpainting": (UNET_CONFIG, {"in_channels": 9}, "unet's in_channels is 9"),
+    "learned variance": (UNET_CONFIG, {"out_channels": 8}, "unet's out_channels is 8"),
+    "SD 1.5's UNet": (UNET_CONFIG, {"addition_embed_type": None}, "unet's addition_embed_type is None"),
+    "another width of text": (UNET_CONFIG, {"cross_attention_dim": 64}, "unet's cross_attention_dim is 64"),
+    "the refiner's time ids": (
+        UNET_CONFIG,
+        {"projection_class_embeddings_input_dim": 104},
+        "unet's projection_class_embeddings_input_dim is 104",
+    ),
+    "class labels": (UNET_CONFIG, {"class_embed_type": "timestep"}, "unet's class_embed_type is 'timestep'"),
+    "distilled guidance": (UNET_CONFIG, {"time_cond_proj_dim": 256}, "unet's time_cond_proj_dim is 256"),
+    "image prompts": (
+        UNET_CONFIG,
+        {"encoder_hid_dim_type": "image_proj"},
+        "unet's encoder_hid_dim_type is 'image_proj'",
+    ),
+    "pictures that are not square": (UNET_CONFIG, {"sample_size": [8, 16]}, "unet's sample_size is [8, 16]"),
+    "a shift that diffusers passes over": (VAE_CONFIG, {"shift_factor": 0.0609}, "vae's shift_factor is 0.0609"),
+    "a mean alone": (VAE_CONFIG, {"latents_mean": [0.0, 0.0, 0.0, 0.5]}, "vae's latents_mean is [0.0, 0.0, 0.0, 0.5]"),
+    "a deviation of zero": (
+        VAE_CONFIG,
+        {"latents_mean": [0.0] * 4, "latents_std": [0, 1, 1, 1]},
+        "latents_std is [0, 1",
+    ),
+    "a scale of zero": (VAE_CONFIG, {"scaling_factor": 0}, "vae's scaling_factor is 0"),
+    "texts of two lengths": (
+        "text_encoder_2/config.json",
+        {"max_position_embeddings": 77},
+        "text_encoder_2's max_position_embeddings is 77",
+    ),
+    "another language": ("text_encoder/config.json", {"vocab_size": 49408}, "tokenizer has 61 tokens"),
+    "more tokens than places": (
+        "tokenizer_2/tokenizer_config.json",
+        {"model_max_length": 77},
+        "tokenizer_2 has model_max_length 77",
+    ),
+    "the refiner": (INDEX, {"_class_name": "StableDiffusionXLImg2ImgPipeline"}, "StableDiffusionXLImg2ImgPipeline"),
+    "SD 1.5": (INDEX, {"_class_name": "StableDiffusionPipeline"}, "StableDiffusionPipeline"),
+    "no text encoder": (INDEX, {"text_encoder": [None, None]}, "no text_encoder"),
+    "a tiny autoencoder": (INDEX, {"vae": ["diffusers", "AutoencoderTiny"]}, "AutoencoderTiny"),
+    "flow matching": (INDEX, {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, "FlowMatchEulerDiscrete"),
+    "EDM": (INDEX, {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "EDMEulerScheduler"),
+    "no scheduler": (INDEX, {"scheduler": ["diffusers", "UNet2DConditionModel"]}, "UNet2DConditionModel"),
+    "unknown prediction": (SCHEDULER, {"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),
+    "unknown betas": (SCHEDULER, {"beta_schedule": "guessed"}, "guessed"),
+    "no noise": (SCHEDULER, {"trained_betas": [0.0] * 1000}, "from 0 to 0"),
+    "fewer betas than times": (SCHEDULER, {"trained_betas": [0.1] * 30}, "num_train_timesteps is 1000, but it has 30"),
+    "continuous times": (SCHEDULER, {"timestep_type": "continuous"}, "timestep_type is 'continuous'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_honoured_is_refused_by_value_before_weights_are_read(copied, case):
+    file, values, said = REFUSED[case]
+    with pytest.raises(ValueError, match=re.escape(said)) as told:
+        load_pipeline(copied({file: values}, weights=False))
+    assert "copy" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_control_without_a_change_loading_comes_to_the_weights(copied):
+    with pytest.raises(FileNotFoundError, match="has no weights"):
+        load_pipeline(copied(weights=False))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [("DPMSolverMultistepScheduler", "use_flow_sigmas", True), ("PNDMScheduler", "rescale_betas_zero_snr", True)],
+)
+def test_what_a_scheduler_would_pass_over_is_refused(copied, kind, key, value):
+    index = {"model_index.json": {"scheduler": ["diffusers", kind]}}
+    with pytest.raises(ValueError, match=kind):
+        load_pipeline(copied(index | {"scheduler/scheduler_config.json": {key: value}}, weights=False))
+
+
+def test_a_scheduler_of_another_kind_is_taken(copied):
+    assert type(load_pipeline(copied({"model_index.json": {"scheduler": ["diffusers", "PNDMScheduler"]}})).scheduler)
+
+
+def broken(path, how):
+    """Change a file of weights; returns the name that a message must hold."""
+    weights = load_file(path)
+    name = sorted(weights)[3]
+    if how == "missing":
+        del weights[name]
+    elif how == "unexpected":
+        name = "extra.weight"
+        weights[name] = torch.zeros(1)
+    elif how == "misshapen":
+        weights[name] = torch.zeros(3, 3, 3)
+    else:
+        weights = {f"feedforward_model.{key}": value for key, value in weights.items()}
+        name = "feedforward_model."
+    save_file(weights, path, metadata={"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("part", NETWORKS)
+@pytest.mark.parametrize("how", ["missing", "unexpected", "misshapen", "prefixed"])
+def test_weights_that_do_not_fit_are_refused_by_name(copied, part, how):
+    copy = copied()
+    name = broken(copy / NETWORKS[part], how)
+    with pytest.raises(ValueError, match=re.escape(name.removeprefix("text_model."))) as told:
+        load_pipeline(copy)
+    assert part in str(told.value)
+
+
+def test_a_damaged_file_is_one_sentence(copied):
+    copy = copied()
+    for file in (UNET, "unet/config.json", "tokenizer/tokenizer.json", "model_index.json"):
+        whole = (copy / file).read_bytes()
+        (copy / file).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r"is damaged or of another model .*; copy it again, whole") as told:
+            load_pipeline(copy)
+        assert file.partition("/")[0] in str(told.value)
+        (copy / file).write_text(POINTER)
+        with pytest.raises(ValueError, match="Git LFS pointer"):
+            load_pipeline(copy)
+        (copy / file).write_bytes(whole)
+    load_pipeline(copy)
+
+
+def test_a_tokenizer_without_its_words_is_refused(copied):
+    """CLIPTokenizer takes a folder without them, for a language of two tokens."""
+    copy = copied()
+    tokenizer = copy / "tokenizer" / "tokenizer.json"
+    words = json.loads(tokenizer.read_text("utf-8"))
+    vocabulary = words["model"]["vocab"]
+    tokenizer.unlink()
+    (copy / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+    with pytest.raises(FileNotFoundError, match=r"tokenizer lacks tokenizer\.json or vocab\.json and merges\.txt"):
+        load_pipeline(copy)
+    merges = ["#version: 0.2", *map(" ".join, words["model"]["merges"])]
+    (copy / "tokenizer" / "merges.txt").write_text("\n".join(merges[:-2]), "utf-8")
+    with pytest.raises(ValueError, match=r"2 words .* 'circl'"):
+        load_pipeline(copy)
+    (copy / "tokenizer" / "merges.txt").write_text("\n".join(merges), "utf-8")
+    assert load_pipeline(copy).tokenizer("a red circle").input_ids[1:-1] == [
+        vocabulary[word + "</w>"] for word in ("a", "red", "circle")
+    ]
+
+
+def test_weights_of_a_variant_alone_are_loaded(folder, copied):
+    copy = copied()
+    for file in NETWORKS.values():
+        name = (copy / file).name.replace(".safetensors", ".fp16.safetensors")
+        save_file({k: v.half() for k, v in load_file(copy / file).items()}, copy / file, metadata={"format": "pt"})
+        (copy / file).rename((copy / file).with_name(name))
+    pipeline, whole = load_pipeline(copy), load_pipeline(folder)
+    for rounded, exact in zip(networks_of(pipeline), networks_of(whole), strict=True):
+        assert {p.dtype for p in rounded.parameters()} == {torch.float32}
+        assert same(rounded, exact.half().float())
+
+
+@pytest.mark.parametrize("variant", [None, "bf16"])
+def test_shards_are_put_together_and_a_missing_one_is_not_overlooked(folder, copied, variant):
+    copy, whole = copied(), load_pipeline(folder)
+    shutil.rmtree(copy / "unet")
+    with quiet():
+        whole.unet.save_pretrained(copy / "unet", max_shard_size="2MB", variant=variant)
+    shards = sorted((copy / "unet").glob("*.safetensors"))
+    assert len(shards) > 2
+    assert same(load_pipeline(copy).unet, whole.unet)
+    shards[1].unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match="unet"):
         load_pipeline(copy)
 
 
-def test_a_damaged_part_is_one_sentence(folder, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"copy is damaged or of another model .*; copy it again, whole"):
-        load_pipeline(copy)
+@pytest.mark.parametrize("form", ["folder", "pipeline folder", "safetensors", "bin", "old bin"])
+def test_a_generator_is_loaded_from_what_people_have(folder, tmp_path, form):
+    wanted = load_pipeline(folder).unet
+    path = tmp_path / ("unet.safetensors" if form == "safetensors" else "dmd2_unet.bin")
+    if form in ("bin", "old bin"):
+        torch.save(wanted.state_dict(), path, _use_new_zipfile_serialization=form == "bin")
+    else:
+        save_file(wanted.state_dict(), path)
+    path = {"folder": folder / "unet", "pipeline folder": folder}.get(form, path)
+    unet = load_unet(path, config_of=folder)
+    assert same(unet, wanted)
+    assert not unet.training
+    assert not any(p.requires_grad or p.is_meta for p in unet.parameters())
+    assert load_unet(path, config_of=folder / "unet", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("how", ["missing", "unexpected", "misshapen", "prefixed"])
+def test_a_generator_that_does_not_fit_is_refused_by_name(folder, tmp_path, how):
+    path = tmp_path / "unet.safetensors"
+    shutil.copy(folder / UNET, path)
+    name = broken(path, how)
+    with pytest.raises(ValueError, match=re.escape(name)):
+        load_unet(path, config_of=folder)
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("code ran",))
+
+
+def test_other_files_are_refused_in_a_sentence(folder, tmp_path):
+    path = tmp_path / "unet.bin"
+    for content, said in (
+        ({"conv_in.weight": Evil()}, "more than tensors"),
+        ({"state_dict": {"conv_in.weight": torch.zeros(1)}}, "state_dict"),
+        (torch.zeros(3), "tensors by name"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=said) as told:
+            load_unet(path, config_of=folder)
+        assert "\n" not in str(told.value)
+    path.write_text(POINTER)
+    with pytest.raises(ValueError, match="Git LFS pointer"):
+        load_unet(path, config_of=folder)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged"):
+        load_unet(path, config_of=folder)
+    with pytest.raises(ValueError, match="config_of"):
+        load_unet(folder / UNET)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_unet(tmp_path / "nowhere.bin", config_of=folder)
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load_unet(folder / UNET, config_of=tmp_path)
