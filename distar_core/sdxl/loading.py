@@ -104,11 +104,10 @@ def refuse_half(path: Path, missing: Collection[str], unexpected: Collection[str
     if not told:
         return
     remedy = "use the file that was saved from this kind of network"
-    for name in list(missing)[:1]:
-        prefixes = {key.removesuffix(name) for key in unexpected if key.endswith("." + name)}
-        for prefix in prefixes:
-            if {prefix + key for key in missing} == set(unexpected):
-                remedy = f"every name begins with {prefix!r}: remove that from the names"
+    first = min(missing, default="")
+    for prefix in {key.removesuffix(first) for key in unexpected if key.endswith("." + first)}:
+        if {prefix + key for key in missing} == set(unexpected):
+            remedy = f"every name begins with {prefix!r}: remove that from the names"
     raise ValueError(f"the weights in {path} do not fit the network: {', '.join(told)}; {remedy}")
 
 
@@ -146,7 +145,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     if kind != PIPELINE:
         raise ValueError(f"{folder} holds a {kind}, not a {PIPELINE}; name the folder of an SDXL text-to-image model")
     for name, classes in {"scheduler": (), **CLASSES}.items():
-        library, used = index.get(name) or (None, None)
+        said = index.get(name)
+        library, used = said if isinstance(said, list) and len(said) == 2 else (None, None)
         if used is None:
             raise ValueError(f"{folder} has no {name} in its model_index.json; name a folder with all of SDXL's parts")
         if classes and (library not in ("diffusers", "transformers") or used not in classes):
@@ -188,6 +188,7 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], where: Any) -> None:
     pooled = 6 * (unet["addition_time_embed_dim"] or 0) + second["projection_dim"]
     mean, std = vae["latents_mean"], vae["latents_std"]
     conditions = "SDXL conditions on a prompt and picture sizes alone"
+    one_each = "mean and std go together, one non-zero number for each channel"
     rules: list[tuple[str, str, bool, str]] = [
         (
             "unet",
@@ -218,8 +219,8 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], where: Any) -> None:
             not vae["shift_factor"],
             "diffusers' SDXL pipeline passes over it (write it as latents_mean, with latents_std 1, a number for each channel)",
         ),
-        ("vae", "latents_mean", mean is None or (std is not None and len(mean) == channels), ONE_EACH),
-        ("vae", "latents_std", std is None or (mean is not None and len(std) == channels and all(std)), ONE_EACH),
+        ("vae", "latents_mean", mean is None or (std is not None and len(mean) == channels), one_each),
+        ("vae", "latents_std", std is None or (mean is not None and len(std) == channels and all(std)), one_each),
         (
             "text_encoder_2",
             "max_position_embeddings",
@@ -232,9 +233,6 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], where: Any) -> None:
             raise ValueError(
                 f"{where} cannot be used: {part}'s {key} is {configs[part][key]!r}, but {why}; use an SDXL text-to-image model"
             )
-
-
-ONE_EACH = "mean and std go together, one non-zero number for each channel"
 
 
 def diffusion_of(scheduler: Any, written: Mapping[str, Any] | None = None) -> tuple[DiscreteSchedule, Prediction]:
@@ -341,7 +339,7 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int) -> Any:
         raise ValueError(
             f"{folder} has no merges that make {len(lost)} words of its vocabulary, such as {lost[0]!r}; copy it again, whole"
         )
-    if tokenizer.model_max_length != positions:
+    if tokenizer.model_max_length > positions:
         raise ValueError(
             f"{folder} has model_max_length {tokenizer.model_max_length:g}, but its text encoder has {positions} positions; "
             "correct tokenizer_config.json"
@@ -411,6 +409,9 @@ def load_pipeline(
         )
         for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
     }
+    first, second = (tokenizer.model_max_length for tokenizer in tokenizers.values())
+    if first != second:
+        raise ValueError(f"{folder} has tokenizers with model_max_length {first} and {second}; both must be the same")
     with quiet():
         from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTextModelWithProjection

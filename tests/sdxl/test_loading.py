@@ -99,6 +99,11 @@ REFUSED = {
         {"model_max_length": 77},
         "tokenizer_2 has model_max_length 77",
     ),
+    "prompts of two lengths": (
+        "tokenizer_2/tokenizer_config.json",
+        {"model_max_length": 12},
+        "model_max_length 16 and 12",
+    ),
     "the refiner": (INDEX, {"_class_name": "StableDiffusionXLImg2ImgPipeline"}, "StableDiffusionXLImg2ImgPipeline"),
     "SD 1.5": (INDEX, {"_class_name": "StableDiffusionPipeline"}, "StableDiffusionPipeline"),
     "no text encoder": (INDEX, {"text_encoder": [None, None]}, "no text_encoder"),

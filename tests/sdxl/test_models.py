@@ -240,3 +240,14 @@ def test_rows_are_the_same_however_many_are_drawn_at_once(folder):
         assert agree(*(getattr(model, name)(PROMPTS, SEEDS, **options) for model in (several, single)))
     seen = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert agree(several.reconstructed(seen), single.reconstructed(seen))
+
+
+def test_everything_happens_on_the_device_asked_for(folder):
+    """The meta device holds no numbers: any tensor left on the CPU would be an error."""
+    model = load_text_to_image(folder, generator=folder / "unet", device="meta")
+    drawn = model.draw(PROMPTS, SEEDS)
+    assert (drawn.device.type, drawn.shape) == ("meta", (2, 3, 32, 32))
+    prompt, x, t = model.encoder(PROMPTS), model.noise(SEEDS), torch.tensor([50, 400], device="meta")
+    for condition in (prompt, None):
+        score = model.reference()(x, t, condition)
+        assert (score.device.type, score.shape) == ("meta", x.shape)
