@@ -21,7 +21,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-lab: .venv/notebooks
+lab: .venv/notebooks .venv/models
 	$(BIN)/jupyter lab notebooks/00_score_vs_kl.ipynb
 
 notebooks: .venv/notebooks
@@ -41,7 +41,7 @@ endif
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
-.venv/notebooks .venv/dev: .venv/base
+.venv/notebooks .venv/models .venv/dev: .venv/base
 	$(BIN)/python -m pip install --quiet -e ".[$(@F)]"
 	touch $@
 

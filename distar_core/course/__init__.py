@@ -3,6 +3,6 @@
 from .checks import Exercise, Mistake, check
 from .exercises import EXERCISES
 from .predictions import predict, reveal
-from .profiles import Profile, profile
+from .profiles import Profile, profile, require
 
-__all__ = ["EXERCISES", "Exercise", "Mistake", "Profile", "check", "predict", "profile", "reveal"]
+__all__ = ["EXERCISES", "Exercise", "Mistake", "Profile", "check", "predict", "profile", "require", "reveal"]

@@ -2,8 +2,8 @@
 
 `python -m distar_core.course.build [notebooks]` writes them. In the source a learner's lines stand between the comments
 `# solution` and `# end`; cells tagged "solution" are left out of the student edition, cells tagged "instructor" (board
-plan, misconceptions) out of both. With `--instructor` a third edition with all cells is written beside them. The same
-source gives the same bytes.
+plan, misconceptions) out of both. With `--instructor` a third edition with all cells is written beside them. The code of
+cells tagged "hide-input" is folded away in Jupyter and in Colab; their output is not. The same source gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from nbformat import NotebookNode
 SOLUTION = re.compile(r"^(?P<indent>[ \t]*)# solution\n(?P<lines>.*?)^[ \t]*# end\n?", re.MULTILINE | re.DOTALL)
 EDITIONS = {"student": "", "solution": "solutions"}
 INSTRUCTOR = {"instructor": "instructor"}
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
+COLAB_TITLE = "# @title The code of this figure is folded away\n"
+"""Colab folds the code of a cell in form view only if the cell has a title."""
 LEFT_OUT = {"student": {"solution", "instructor"}, "solution": {"instructor"}, "instructor": set()}
 
 
@@ -34,10 +37,13 @@ def edition(source: NotebookNode, name: str) -> NotebookNode:
         replacement = r"\g<indent>...  # your line here\n" if name == "student" else r"\g<lines>"
         text = SOLUTION.sub(replacement, cell.source + "\n").rstrip("\n")
         make = nbformat.v4.new_markdown_cell if cell.cell_type == "markdown" else nbformat.v4.new_code_cell
-        cells.append(make(text, id=f"cell-{len(cells):02d}", metadata={"tags": tags} if tags else {}))
+        metadata = {"tags": tags} if tags else {}
+        if "hide-input" in tags:
+            text, metadata = COLAB_TITLE + text, metadata | FOLDED
+        cells.append(make(text, id=f"cell-{len(cells):02d}", metadata=metadata))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+    about = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return nbformat.v4.new_notebook(cells=cells, metadata=about)
 
 
 def build(folder: Path, editions: Mapping[str, str] = EDITIONS) -> dict[Path, str]:

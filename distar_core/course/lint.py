@@ -12,7 +12,7 @@ from statistics import median
 import nbformat
 from nbformat import NotebookNode
 
-from .build import EDITIONS
+from .build import COLAB_TITLE, EDITIONS
 
 TAGS = {"setup", "exercise", "check", "solution", "instructor", "predict", "figure", "hide-input"}
 SECTIONS = ("What you can now say", "Quiz", "Exercises", "Where this comes from")
@@ -35,11 +35,13 @@ def _headings(text: str) -> list[int]:
 
 
 def _code_problems(cells: list[NotebookNode]) -> Iterator[str]:
-    lengths = [len(cell.source.splitlines()) for cell in cells]
+    # a title is for Colab, not for a reader
+    codes = [cell.source.removeprefix(COLAB_TITLE) for cell in cells]
+    lengths = [len(code.splitlines()) for code in codes]
     if lengths and median(lengths) > MEDIAN_CELL:
         yield f"the median code cell has {median(lengths):g} lines; at most {MEDIAN_CELL}: one idea a cell"
-    for cell, length in zip(cells, lengths, strict=True):
-        head = cell.source.splitlines()[0] if cell.source else "(empty cell)"
+    for cell, code, length in zip(cells, codes, lengths, strict=True):
+        head = code.splitlines()[0] if code else "(empty cell)"
         if length > LONGEST_CELL:
             yield f"the cell {head!r} has {length} lines; at most {LONGEST_CELL}: move code to the library"
         if cell.outputs or cell.execution_count is not None:
@@ -85,6 +87,8 @@ def _prose_problems(cells: list[NotebookNode]) -> Iterator[str]:
     for image in re.findall(r"!\[(.*?)\]\(", text):
         if len(image) < 20:
             yield f"an image has the alternative text {image!r}; say in a sentence what it shows"
+    for target in re.findall(r"(?<!!)\[[^\]]*\]\((?!https?://|#)([^)\s]+)\)", text):
+        yield f"the link to {target!r} breaks in one of the folders of the editions; name its path from the clone's root"
     quiz = text.partition("## Quiz")[2].partition("\n## ")[0]
     if quiz.count("<summary>Answer") != QUESTIONS:
         yield f"the quiz has {quiz.count('<summary>Answer')} answers; {QUESTIONS} are wanted"

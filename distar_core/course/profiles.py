@@ -1,9 +1,13 @@
-"""How long the notebooks' runs take, chosen once by the environment variable DISTAR_PROFILE."""
+"""What a notebook settles in its first cell: how long its runs take (the environment variable DISTAR_PROFILE), and what
+has to be installed for it.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import NamedTuple
+
+from ..doctor import missing_packages
 
 
 class Profile(NamedTuple):
@@ -26,9 +30,31 @@ PROFILES = {
 }
 
 
+TOO_SHORT = (
+    "Profile ci: the runs of this notebook are too short to show what its text says. For what it describes, unset "
+    "DISTAR_PROFILE and restart the kernel."
+)
+
+
 def profile() -> Profile:
-    """The profile named by DISTAR_PROFILE, "fast" when it is not set. Raises ValueError for an unknown name."""
+    """The profile named by DISTAR_PROFILE, "fast" when it is not set; "ci" announces that its results are unfinished.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
     name = os.environ.get("DISTAR_PROFILE", "fast")
     if name not in PROFILES:
         raise ValueError(f"DISTAR_PROFILE is {name!r}; set it to one of {', '.join(PROFILES)}")
+    if name == "ci":
+        print(TOO_SHORT)
     return PROFILES[name]
+
+
+def require(extra: str) -> None:
+    """Nothing if the packages of an extra of this project ("models", say) are installed.
+
+    Raises:
+        ModuleNotFoundError: one sentence with the packages that are missing and the command that installs them.
+    """
+    if missing := missing_packages(extra):
+        raise ModuleNotFoundError(missing)

@@ -283,8 +283,8 @@ for w in (1.0, 3.0):
         print(f"cfg_scale {w:g}   {name:32s} mean {mean:.2f}   deviation {deviation:.2f}")
 
 # %% [markdown]
-# The first line of each block is what the tempting sentence promises; nobody gets it, and the two weights differ as well. For
-# samplers the point is proved by Bradley and Nakkiran (arXiv 2408.09000). Look at the last line: at cfg_scale 3, with the
+# The first line of each block is what the tempting sentence promises. Neither follower ends there, and the one-step generator
+# ends in different places under its two weights. For samplers the point is proved by Bradley and Nakkiran (arXiv 2408.09000). Look at the last line: at cfg_scale 3, with the
 # weight of our default Diff-Instruct++, the deviation is **0**. This generator collapses to one
 # point, and no reward was switched on. Or was there one?
 
@@ -322,6 +322,19 @@ figures.lines(
 # %% [markdown]
 # The left panel is the reward. It is never above 0, since a probability is never above 1, and to the right it grows for ever
 # without getting there. The right panel is guidance.
+#
+# Where does this reward have its maximum? *Infinitely far out* only because both labels are equally wide. A label that is
+# narrower than its rivals is most recognisable at a finite place: farther out, the wider ones claim the samples again. The
+# pencil's pair of section 2 is of that kind. There the slope s_c − s_null turns its sign:
+
+# %%
+places = torch.linspace(0, 6, 6001, dtype=torch.float64)
+for sigma in (0.0, 0.5, 1.0):
+    conditional, guided_once = (checked_guided(places, sigma, w, 1.0, 0.5, 1.0) for w in (0.0, 1.0))
+    print(f"σ = {sigma:g}: most recognisable at x_t = {places[(guided_once - conditional).abs().argmin()]:.2f}")
+
+# %% [markdown]
+# At σ = 0 that is 4/3, and (1 + σ²) · 4/3 with noise: in this pair, too, the reward pulls farther out the more noise there is.
 #
 # ### The derivation
 #
@@ -519,7 +532,21 @@ reveal("06.d", "relative difference " + ", ".join(f"{name} {value:.1e}" for name
 
 # %% [markdown]
 # Answer **a**. KL's pull is the assistant's score minus the reference's: *linear* in the latter, so an added piece may stand
-# inside the bracket or outside (claim 16). The score leash of Diff-Instruct\* is not linear. Turn the scale up:
+# inside the bracket or outside (claim 16). That takes a weight that is the same in both places. All of ours are, but one:
+# DMD's weight divides by the distance between the sample and what the *reference* guesses for it, so it reads the score that
+# guidance has changed. That weight on the same samples:
+
+# %%
+x_t, t = x0 + sigma * noise, sigma.expand(count)
+noised = losses.Noised(x0, x_t, noise, t, torch.ones(count, 1), t[:, None])
+plain, assistant = ref(x_t, t, c), wide(x_t, t, c)
+seen_there = {"inside": guided(plain, ref(x_t, t, None), 2.0), "outside": plain}
+by_place = [losses.weight_dmd(noised, losses.Scores(assistant, seen)) for seen in seen_there.values()]
+print(f"DMD's weight, inside against outside: {(by_place[0] / by_place[1] - 1).abs().median():.0%} apart (median)")
+
+# %% [markdown]
+# The same directions, then, and other lengths. And the score leash of Diff-Instruct\* is not linear at all. Turn the
+# scale up:
 
 # %% tags=["figure", "hide-input"]
 scales = [0.0, 0.5, 1.0, 2.0, 4.0, 7.5]
@@ -620,14 +647,15 @@ figures.lines(
 # ## 6. Reward and guidance together
 #
 # Now the explicit reward: r(x) = tanh(x₁/2), more to the right is better. For “right” it agrees with the label. For “left” it
-# disagrees. For “top” and “bottom” it prefers one of the label's two modes. Four runs of Diff-Instruct\*, one seed each:
+# disagrees. For “top” and “bottom” it prefers one of the label's two modes. Four runs of Diff-Instruct\*, one seed each; all four
+# have its leash:
 
 # %%
 wanted = {
-    "reward only": ("inside", 2.0, 0.0),
-    "guidance only": ("inside", 0.0, 2.0),
-    "both, inside": ("inside", 2.0, 2.0),
-    "both, outside": ("outside", 2.0, 2.0),
+    "leash + reward": ("inside", 2.0, 0.0),
+    "leash + guidance": ("inside", 0.0, 2.0),
+    "leash + both, inside": ("inside", 2.0, 2.0),
+    "leash + both, outside": ("outside", 2.0, 2.0),
 }
 methods = {name: labelled_toy.guided_method(*scales) for name, scales in wanted.items()}
 states = {name: train(method) for name, method in methods.items()}
@@ -636,7 +664,7 @@ for name, points_of in clouds.items():
     by_label = labelled_toy.summarise_labels(points_of, labels, reference, labelled_toy.REWARD)
     found = labelled_toy.over_labels(by_label)
     print(
-        f"{name:14s} reward {found.reward:+.2f}   p(own label) {found.label:.2f}, of left {by_label[2].label:.2f}"
+        f"{name:21s} reward {found.reward:+.2f}   p(own label) {found.label:.2f}, of left {by_label[2].label:.2f}"
         f"   spread {found.spread:.2f}   off the data {found.off_support:.1%}"
     )
 
@@ -648,22 +676,22 @@ figures.clouds(
     groups=groups,
     columns=2,
     half_width=4.2,
-    alt="Four clouds by label. Reward only: the samples of left have moved to the middle of the ring, top and bottom sit on"
-    " their right-hand mode. Guidance only: four separate groups. Both inside: left is in the middle, top and bottom on"
+    alt="Four clouds by label. Leash and reward: the samples of left have moved to the middle of the ring, top and bottom sit"
+    " on their right-hand mode. Leash and guidance: four separate groups. Both inside: left is in the middle, top and bottom on"
     " their right-hand mode, tighter. Both outside: the same, but left is at home on the left.",
 )
 
 # %% [markdown]
-# *Reward only*: the samples of “left” have moved to the middle, where the reference no longer takes them for “left”. *Guidance
-# only*: four tidy groups; p(own label) rises to 0.99, and the spread falls to 0.63. *Both, inside*: “left” is in the middle
-# again, and more samples are off the data than with either alone. *Both, outside*: same scales, and “left” stays at home.
+# *Leash and reward*: the samples of “left” have moved to the middle, where the reference no longer takes them for “left”. *Leash
+# and guidance*: four tidy groups; p(own label) rises to 0.99, and the spread falls to 0.63. *Both, inside*: “left” is in the
+# middle again, and more samples are off the data than with either one. *Both, outside*: same scales, and “left” stays at home.
 #
-# The pulls say why. Sixteen samples of each of the two runs with both:
+# The pulls say why. Eight samples of each of the two runs with both, two of each label:
 
 # %% tags=["figure", "hide-input"]
 arrows = {}
-for name in ("both, inside", "both, outside"):
-    dots, of_dots = clouds[name][:16], labels[:16]
+for name in ("leash + both, inside", "leash + both, outside"):
+    dots, of_dots = clouds[name][:8], labels[:8]
     moves = toy.motion(states[name], methods[name], dots, condition=of_dots, draws=1024)
     arrows[name] = (dots, *(moves[term] for term in ("reward", "regularizer", "cfg") if term in moves))
 figures.pull_picture(
@@ -671,7 +699,7 @@ figures.pull_picture(
     reference,
     reward=labelled_toy.REWARD,
     backgrounds=clouds,
-    alt="Sixteen samples in each of two panels. Inside: pink reward arrows to the right, turquoise leash arrows of about the"
+    alt="Eight samples in each of two panels. Inside: pink reward arrows to the right, turquoise leash arrows of about the"
     " same length to the left, small sums; four dots sit in the middle of the ring. Outside: pale guidance arrows point"
     " outwards from the ring, and four dots sit on the left, where the reward's arrows are short.",
 )
@@ -795,7 +823,7 @@ landscape.fair_picture(rows)
 #
 # With KL and the guided score the pull is s_ψ − s_c − cfg_scale (s_c − s_null), s_ψ being the assistant's. The first two terms are the
 # leash to the plain reference, the third is minus the gradient of cfg_scale times log p(c | x_t), a reward at every noise level: reward plus
-# leash, which is RLHF. With a nonlinear distance, guidance inside does not come out of the bracket as a term of its own, so “is” has to
+# leash, which is RLHF (with a weight that does not read the scores). With a nonlinear distance, guidance inside does not come out of the bracket as a term of its own, so “is” has to
 # become “acts like”; there only guidance outside *is* a reward plus a leash.
 #
 # </details>
@@ -807,8 +835,8 @@ landscape.fair_picture(rows)
 #    needs a leash like any reward.
 # 2. At σ = 0 the guided score is that of a shifted, sharpened density; at σ > 0 it is not the score of that density noised. What you
 #    get depends on who follows the field.
-# 3. For the KL leash inside and outside are the same vector; for pseudo-Huber they are different methods. A scale means nothing
-#    without its placement and its spelling.
+# 3. For the KL leash inside and outside are the same vector, unless its weight reads the scores; for pseudo-Huber they are
+#    different methods. A scale means nothing without its placement and its spelling.
 #
 # ## Quiz
 #
@@ -816,13 +844,14 @@ landscape.fair_picture(rows)
 #    <details><summary>Answer</summary>Which spelling. In s_null + g (s_c − s_null) it means off; in s_c + cfg_scale (s_c − s_null) it
 #    means on, and equals g = 2.</details>
 # 2. Why is the implicit reward bounded, and why does a generator that follows it alone still run away?
-#    <details><summary>Answer</summary>It is log p(c | x_t) up to a constant, and a probability is at most 1. But it comes closest
-#    infinitely far out, where no other label competes; the slope fades and never turns.</details>
+#    <details><summary>Answer</summary>It is log p(c | x_t) up to a constant, and a probability is at most 1. But the ring's labels
+#    are equally wide, so it comes closest to that infinitely far out, where no other label competes: the slope fades and never
+#    turns. For a label narrower than its rivals it turns at a finite place; for the pencil's at 4/3.</details>
 # 3. Which of the two scores in L_cfg does the assistant supply?
 #    <details><summary>Answer</summary>Neither. Both belong to the reference, one with the condition, one without.</details>
 # 4. You move guidance from inside to outside at the same cfg_scale. With which leash does nothing change?
-#    <details><summary>Answer</summary>With KL: its pull is linear in the reference's score, so the added piece is the same vector in
-#    either place.</details>
+#    <details><summary>Answer</summary>With KL, if its weight does not read the scores (DMD's does): its pull is linear in the
+#    reference's score, so the added piece is the same vector in either place.</details>
 # 5. You raise cfg_scale and the mean reward rises. Did guidance and reward help each other?
 #    <details><summary>Answer</summary>Not necessarily. Look at the label, the spread and the share off the data, at equal mean reward: here
 #    part of the rise was a leash that gave way.</details>

@@ -24,12 +24,13 @@
 import torch
 
 from distar_core import figures
-from distar_core.course import check, predict, profile, reveal
+from distar_core.course import check, predict, profile, require, reveal
 from distar_core.metrics import wilson_interval
 from distar_core.roles import NetworkScore, OneStep
 from distar_core.sdxl import T_STAR, adapters, latents, prompts
 from distar_core.world import bench, card, models, oracle, post_training, scenes
 
+require("models")
 torch.set_num_threads(1)
 settings = profile()
 
@@ -176,7 +177,8 @@ figures.maps(
 # %% [markdown]
 # Captions 1 and 2 *mean* the same scene; 3 and 4 use the same words for others. To the pooled embedding all four are nearly the same: it
 # knows the topic, hardly the grammar. The text tells them apart, but not by meaning: 1 is nearer to 4, which differs in two words, than to its own paraphrase 2.
-# (Part of this is our cosine, which sets token beside token; averaged over tokens it is 0.98 against 0.72.)
+# (Part of this is our cosine, which sets token beside token. Averaged over tokens first, the cosine of 1 and 4 is 0.98, that of
+# 1 and 2 is 0.72.)
 #
 # > **Predict.** Hand the one-step generator the *text* of “a red circle left of a blue square on a light background” and the *pooled*
 # > embedding of “a small yellow triangle on a dark background”. What does it draw?
@@ -475,9 +477,9 @@ figures.lines(
     log="y",
     guides=(1.0,),
     width=5.5,
-    height=3.8,
+    height=4.4,
     xlabel="t",
-    ylabel="",
+    ylabel="factor, or root mean square",
     alt="Two curves over t on a logarithmic axis: the gain rises from 0.14 to 14.6, the size of the guess that is needed falls from"
     " 10 to 1; they cross a little above t 450. Two dots mark 1.16 and 1.58 at t 399.",
 )
@@ -492,9 +494,11 @@ figures.lines(
 
 # %% tags=["figure"]
 variances, directions = torch.linalg.eigh(torch.cov(data.flatten(1).T))
-v, directions = variances.flip(0), directions.flip(1)
+variances, directions = variances.flip(0), directions.flip(1)
 places = (-1.5, -0.75, 0.0, 0.75, 1.5)
-along = data.mean(0) + torch.stack([k * v[0].sqrt() * directions[:, 0].view(world.latent_shape) for k in places])
+along = data.mean(0) + torch.stack(
+    [k * variances[0].sqrt() * directions[:, 0].view(world.latent_shape) for k in places]
+)
 figures.pictures(
     world.pictures(along),
     [f"{k:+g} deviations" for k in places],
@@ -504,15 +508,15 @@ figures.pictures(
 )
 
 # %% [markdown]
-# It leads from light to dark ground: all places move together. (The mean of all latents, in the middle, is no picture.) Let the data have the variance v along a direction (not the velocity of section 4). Then x_t has the variance
-# **α² v + σ²** there, and z has 1. They agree only where v = 1. For a single number v *is* about 1, that is what normalising did. Here it is
+# It leads from light to dark ground: all places move together. (The mean of all latents, in the middle, is no picture.) Let the data have the variance γ along a direction. Then x_t has the variance
+# **α² γ + σ²** there, and z has 1. They agree only where γ = 1. For a single number γ *is* about 1, that is what normalising did. Here it is
 # not:
 
 # %%
 a2, s2 = alpha[399] ** 2, sigma[399] ** 2
-print(f"a single number:        v = {data.var():5.1f}, x_t has variance {a2 * data.var() + s2:5.2f}, z has 1")
-print(f"the widest direction:   v = {v[0]:5.1f}, x_t has variance {a2 * v[0] + s2:5.2f}, z has 1")
-print(f"the hundredth:          v = {v[99]:5.2f}, x_t has variance {a2 * v[99] + s2:5.2f}, z has 1")
+along_these = {"a single number": data.var(), "the widest direction": variances[0], "the hundredth": variances[99]}
+for name, gamma in along_these.items():
+    print(f"{name + ':':22s} γ = {gamma:6.2f}, x_t has variance {a2 * gamma + s2:5.2f}, z has 1")
 
 # %% [markdown]
 # Along the widest direction a noised latent varies 46 times as much as z; along the hundredth there is little but noise, σ² = 0.57 of it, and
@@ -528,9 +532,12 @@ def once(unet, t_star):
 
 rivals = {"reference, once at 399": once(pipeline.unet, 399), "reference, once at 999": once(pipeline.unet, 999)}
 rivals["generator, at 399"] = once(world.unet, T_STAR)
+titles = [*draws.captions, *[""] * 12]
+for row, name in enumerate(rivals):
+    titles[6 * row] = f"{name}: {titles[0]}" if row == 0 else name
 figures.pictures(
     torch.cat([world.draw(draws.captions, draws.seeds, rival) for rival in rivals.values()]),
-    [name for name in rivals for _ in draws.captions],
+    titles,
     width=1.2,
     alt="Three rows of six pictures. The reference once at 399, and once at 999: blobs, often of wrong or mixed colours."
     " The generator at 399: clean shapes that fit their captions.",
@@ -538,7 +545,7 @@ figures.pictures(
 
 # %% tags=["figure", "hide-input"]
 ranks = torch.arange(1, 31)
-rows = {"data": v[:30].clamp(min=0).sqrt()}
+rows = {"data": variances[:30].clamp(min=0).sqrt()}
 some = captions[: 2 * count]
 for name, rival in rivals.items():
     with torch.no_grad():
@@ -614,9 +621,10 @@ call = {
     "guidance_scale": 0.0,
     "output_type": "pt",
 }
-broken = exported(**call, num_inference_steps=1).images
+images = exported(**call, num_inference_steps=1).images
+print(f"largest difference from world.draw: {(images - fast).abs().max():.0e}; repaired, it is below 1e-04")
 figures.pictures(
-    broken,
+    images,
     draws.captions,
     width=1.2,
     alt="Six pictures from the exported pipeline: scraps of colour on dark ground, no object that its caption names.",
@@ -641,8 +649,8 @@ figures.pictures(
 # </details>
 
 # %% tags=["solution"]
-mended = exported(**call, num_inference_steps=1, timesteps=[T_STAR]).images
-print(f"largest difference from world.draw: {(mended - fast).abs().max():.0e}")
+images = exported(**call, num_inference_steps=1, timesteps=[T_STAR]).images
+print(f"largest difference from world.draw: {(images - fast).abs().max():.0e}")
 
 # %% [markdown]
 # ## 6. The memory ledger

@@ -28,14 +28,15 @@ from dataclasses import replace
 import torch
 
 from distar_core import figures, losses, toy, training
-from distar_core.course import check, predict, profile, reveal
+from distar_core.course import check, predict, profile, require, reveal
 from distar_core.lab import STUDIES, read_rows, where
 from distar_core.lab import world as study
-from distar_core.world import card, evaluation, oracle
+from distar_core.world import card, evaluation, oracle, scenes
 from distar_core.world import post_training as world_training
 from distar_core.world.judges import load_judges, prefers_as_gold
 from distar_core.world.models import load_world
 
+require("models")
 torch.set_num_threads(1)
 settings = profile()
 short = settings.name == "ci"
@@ -345,7 +346,8 @@ strips = {name: world.pictures(place) for name, place in places.items()}
 # %% tags=["figure", "hide-input"]
 figures.pictures(
     torch.cat(list(strips.values())),
-    [draws.captions[k] if name == "start" else f"along the {name}" for name in strips for k in shown],
+    [draws.captions[k] for k in shown]
+    + [f"along the {name}" if k == shown[0] else "" for name in list(strips)[1:] for k in shown],
     width=1.4,
     alt="Four rows of six pictures. First, the start. Second, a short way along the reward's pull: nearly the same, some reds more"
     " orange. Third, far along it: most objects lose their colour or their shape. Fourth, as far along the leash's pull: most objects"
@@ -424,13 +426,25 @@ _, by_reward, _, gap = (values.mean().item() for values in seen["DI*, scale 0.3"
 unit_pull, limit = by_reward / recipe.method.reward_scale, pulled["score, pseudo-Huber"][-1]
 for wide in (gap / 2, gap, 2 * gap):
     print(f"gap {wide:.1f}: reward_scale {checked_scale(wide, recipe.method.distance.c, limit, unit_pull):.2f}")
-print(f"in this sketch nothing holds above reward_scale {limit / unit_pull:.2f}")
+print(f"single pulls: length {unit_pull:.2f} at scale 1, so nothing holds above reward_scale {limit / unit_pull:.2f}")
 
 # %% [markdown]
-# The second line is the gap at the start, which comes from guidance and from distillation, before any reward. So the
-# recipe's 0.3 lies where the pencil puts it, and 3 is far above. The pencil has a line in place of
-# 256 axes, one limit in place of one a noise level, and a fixed pull of the reward. It gives the order of magnitude, for the price of one
-# batch; section 6 will bear that out, but not the number: scale 1, too, comes to rest there. With KL there is no such limit: w · gap grows for ever.
+# The second line is the gap at the start, which comes from guidance and from distillation, before any reward. But the last
+# line is **three times too strict**: in the recorded runs of section 6 scale 1 comes to rest as well. (In the second half of its 200 steps
+# the proxy rises by 0.06; at scale 3 it rises by 0.28, without a leash by 0.47.) What did the pencil leave out? It
+# lets each sample follow its own pull. But *one* set of weights moves all samples, and pulls that point in different
+# directions cancel there. What do the reward's pulls have in common?
+
+# %%
+looks = [training.generator_step(state, recipe.method, drawn("look", step)) for step in range(2 if short else 10)]
+together = torch.cat([found.pulls["reward"] for found in looks]).mean(0).norm().item() / recipe.method.reward_scale
+print(f"their mean: length {together:.2f} at scale 1, so nothing holds above reward_scale {limit / together:.2f}")
+
+# %% [markdown]
+# That is the other end: the reward as it would pull if all samples moved alike. The generator reads the caption and z, so
+# it can do more than that, and less than move every sample alone. So expect the limit between the two numbers. 0.3 is
+# below both, 3 above both, and for 1 a batch cannot tell: try it, and watch the curves. With KL there is no such
+# limit: w · gap grows for ever.
 
 # %% [markdown]
 # ## 5. The loop's body, by hand
@@ -527,18 +541,24 @@ def generator_half(state, method, batch):
 
 # %%
 three = replace(recipe, steps=3, warmup=0)
-mine, theirs = (world_training.world_state(world, judges, three) for _ in range(2))
+untouched, mine, theirs = (world_training.world_state(world, judges, three) for _ in range(3))
 for mine.step in range(three.steps):
     assistant_half(mine, drawn("assistant/0", mine.step))
     generator_half(mine, three.method, drawn("generator", mine.step))
 for _ in training.post_train(theirs, three.method, conditions, **three.loop):
     pass
 for role in ("generator", "assistant"):
-    both = [torch.cat([p.flatten() for p in getattr(side.roles, role).module.parameters()]) for side in (mine, theirs)]
-    print(f"{role}: largest difference {(both[0] - both[1]).abs().max():.1e}")
+    networks = [getattr(side.roles, role).module for side in (untouched, mine, theirs)]
+    before, own, other = (torch.cat([p.flatten() for p in network.parameters()]) for network in networks)
+    moved, apart = (other - before).abs().max(), (own - other).abs().max()
+    print(
+        f"{role}: the steps moved a weight by up to {moved:.1e}; yours and the library's differ by at most {apart:.1e}"
+    )
 
 # %% [markdown]
-# The library adds what a long run needs: micro-batches, averages of the weights, checkpoints,
+# Read the second number beside the first: a small difference means nothing where hardly anything has moved. A right answer
+# that rounds differently may differ in some digits. Without alpha in front of the leash's pull, the generators differ
+# by twice what the steps moved. The library adds what a long run needs: micro-batches, averages of the weights, checkpoints,
 # records.
 #
 # ### A run
@@ -553,12 +573,29 @@ print(f"{len(records)} steps, {sum(record.seconds for record in records):.0f} se
 world_training.before_and_after(world, judges, state.roles.generator.averaged, rows=2)
 
 # %% [markdown]
-# Objects keep their colour and shape, grow a
+# Objects keep their shape, grow a
 # little and move a little towards the middle, and gold rises for all twelve. The orange triangle is still orange: so
 # short a run did not mend it. `averaged` means the running average of the generator's weights, which is what one
-# would ship.
+# would ship. But look at the red circles of the bottom row. Their hue, in degrees: 0 is red, 55 yellow, and the
+# reds of the training scenes lie within 10 of 0.
+
+
+# %%
+def hues_of_circles(generator=None):
+    seen = oracle.read(world.draw(draws.captions[6:], draws.seeds[6:], generator)).scenes
+    return [hue[shape == scenes.SHAPES.index("circle")].mean() for hue, shape in zip(seen.hue, seen.shape, strict=True)]
+
+
+for name, drawn_by in {"before": None, "after": state.roles.generator.averaged}.items():
+    print(f"{name:7s}" + "".join(f"{hue:+6.1f}" for hue in hues_of_circles(drawn_by)))
+
+# %% [markdown]
+# Five of six have moved towards orange. The fourth, from 4° to 10°, is at the edge of what the training calls red, and you
+# can see it. No caption asked for that, and gold does not look at hue, so it pays nothing for it. The proxy does: over more pictures, the hue of four
+# reds in five rises along its pull. This is the **first symptom of reward hacking**, in a run that gold calls a success: something
+# moves that nobody wanted, because the proxy likes it.
 #
-# Measure it, *paired*: both generators draw the same captions from the same noise, and the interval is that of the
+# Measure the run, *paired*: both generators draw the same captions from the same noise, and the interval is that of the
 # difference.
 
 
@@ -590,7 +627,9 @@ my_method = squared  # or methods["DI++, w = σ, scale 1.5"], or either with rep
 
 def explore(method, **changes):
     fresh = world_training.world_state(world, judges, replace(recipe, **changes))
-    return fresh, list(training.post_train(fresh, method, conditions, **recipe.loop))
+    found = list(training.post_train(fresh, method, conditions, **recipe.loop))
+    print(f"{len(found)} steps, {sum(record.seconds for record in found):.0f} seconds")
+    return fresh, found
 
 
 # mine_after, _ = explore(my_method)
@@ -756,7 +795,7 @@ panels = {
     "gold": "gold",
     "faithful": "faithful",
     "diversity": "diversity",
-    "open_entropy": "open entropy",
+    "open_entropy": "entropy where open",
 }
 looks = (figures.Style(figures.BLUE, "o", ""), figures.Style(figures.ORANGE, "^", ""))
 figures.strips(
@@ -767,7 +806,7 @@ figures.strips(
     width=1.6,
     alt="Five panels with one row an arm, two groups of arms that end at about the same proxy reward. Among those with the recipe's scale"
     " Diff-Instruct* inside has the most gold and the most faithful pictures; among the others they lie close together, lower in"
-    " faithfulness, and with hardly any open entropy.",
+    " faithfulness, and with hardly any entropy where captions are open.",
 )
 
 # %%
@@ -778,12 +817,12 @@ for name, own in study.arms(rows).items():
 # %% [markdown]
 # *Near the recipe's scale* (blue) Diff-Instruct\* with guidance inside has the highest gold and the most faithful
 # pictures, at a proxy reward slightly below the others'. Read where all pass one proxy reward on the way, it still leads. *At larger scales* (orange) the methods differ little, and w = σ²/α² is last
-# in every seed: all have fewer faithful pictures than at the start, and next to no open entropy left. No arm
+# in every seed: all have fewer faithful pictures than at the start, and next to no entropy left where captions are open. No arm
 # that raises the reward protects variety.
 #
 # “Reward only, passing by” has less gold and fewer faithful pictures than every leashed arm of both groups, by
 # the means. Yet its samples of one caption lie farthest apart: it came by after
-# thirty to fifty steps, and the leashed arms had 200. In open entropy it does not lead. Equal reward is fairer than equal scale, and still no level field.
+# thirty to fifty steps, and the leashed arms had 200. In that entropy it does not lead. Equal reward is fairer than equal scale, and still no level field.
 #
 # From the list above: **SIM**, the leash alone, already raises gold: it mends pictures that distillation
 # left wrong, as the last row of the pull pictures did, but not the lost variety. The reward deserves credit only above that line. **The weight**: of the two
@@ -817,8 +856,8 @@ for name, own in study.arms(rows).items():
 #
 # 1. A text-to-image pipeline gives all four roles: two copies of a UNet that learn, one that stays, and a decoder
 #    with a judge behind it.
-# 2. One batch tells a sensible reward_scale from one that nothing holds: compare the length of the two pulls, level
-#    by level, and ask whether the leash's has a limit.
+# 2. One batch tells a sensible reward_scale from one that nothing holds, to within a factor of a few: compare the lengths
+#    of the two pulls, level by level, and ask whether the leash's has a limit.
 # 3. A learnt reward is right where it was learnt; a leash keeps the generator there longer. Climbing it costs variety, leash or not.
 #
 # ## Quiz
@@ -835,7 +874,7 @@ for name, own in study.arms(rows).items():
 #    apart.</details>
 # 5. Where it passes by the same proxy reward, “reward only” has more diversity than a leashed run at its end. Is the
 #    leash bad for diversity?
-#    <details><summary>Answer</summary>Not shown: it came by after thirty to fifty steps of 200 and had lost less, not nothing; its open entropy is among the
+#    <details><summary>Answer</summary>Not shown: it came by after thirty to fifty steps of 200 and had lost less, not nothing; its entropy where captions are open is among the
 #    lowest.</details>
 #
 # ## Exercises
@@ -852,6 +891,6 @@ for name, own in study.arms(rows).items():
 # and c are our defaults for this world; a finding here is a finding about this world, not about SDXL.
 #
 # Next: `distar train world FOLDER` runs a recipe with checkpoints, `distar lab world-cross` sets reward scale against
-# guidance scale, and [EXPERIMENTS.md](EXPERIMENTS.md) has the recorded runs.
+# guidance scale, and `notebooks/EXPERIMENTS.md` has the recorded runs.
 #
 # Text and figures of this notebook: CC BY 4.0. Code: MIT.

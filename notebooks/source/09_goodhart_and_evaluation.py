@@ -27,7 +27,7 @@ import math
 import torch
 
 from distar_core import figures, post_train
-from distar_core.course import check, predict, profile, reveal
+from distar_core.course import check, predict, profile, require, reveal
 from distar_core.lab import STUDIES, read_rows
 from distar_core.lab import world as study
 from distar_core.metrics import Interval, best_of, paired_interval
@@ -39,6 +39,7 @@ from distar_core.world.oracle import compare, judge, read
 from distar_core.world.post_training import read_recipe, training_conditions, world_state
 from distar_core.world.scenes import read_caption, training_scenes
 
+require("models")
 torch.set_num_threads(1)
 quick = profile().name == "ci"
 
@@ -126,7 +127,7 @@ figures.lines(
     width=2.7,
     alt="Three clouds of dots, gold against a factor. Gold rises with brightness. Against radius there are two separate"
     " clouds, small and large objects, and gold rises within each. Gold falls with the distance from the middle.",
-    xlabel=["brightness", "pixels", "pixels"],
+    xlabel=["from 0 to 1", "pixels", "pixels"],
     ylabel="gold preference",
 )
 
@@ -341,41 +342,42 @@ print(*[line for line in (SHIPPED / "README.md").read_text("utf-8").splitlines()
 #
 # > g(x) = x − x²/4
 #
-# From notebook 03: at reward scale α the tilted optimum of N(0, 1) under r(x) = x is N(α, 1), and its KL to the
-# reference is α²/2.
+# From notebook 03: at reward scale α_rew the tilted optimum of N(0, 1) under r(x) = x is N(α_rew, 1), and its KL to the
+# reference is α_rew²/2. (A bare α is the signal in x_t.)
 #
 # > **Exercise 09.2** · derive · difficulty 2 of 5 · importance 4 of 5 · 8 minutes
 # >
-# > Mean proxy and mean gold of N(α, 1), as functions of α. Where is gold highest, and at which KL? Where is it back where it started?
+# > Mean proxy and mean gold of N(α_rew, 1), as functions of α_rew. Where is gold highest, and at which KL? Where is it back where it started?
 # > Write the *gain* of gold in d = √KL.
 #
 # <details><summary>Hint 1</summary>
 #
-# For x from N(α, 1) the mean of x² is α² + 1.
+# For x from N(α_rew, 1) the mean of x² is α_rew² + 1.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A parabola in α. Put α = √2 d at the end.
+# A parabola in α_rew. Put α_rew = √2 d at the end.
 #
 # </details>
 # <details><summary>Answer</summary>
 #
-# Mean proxy α. Mean gold α − (α² + 1)/4, which starts at −¼, is highest at α = 2, where KL = 2 nats, and is back at its
-# start at α = 4. Its gain is α − α²/4 = √2 d − d²/2: a straight line at first, which the square overtakes.
+# Mean proxy α_rew. Mean gold α_rew − (α_rew² + 1)/4, which starts at −¼, is highest at α_rew = 2, where KL = 2 nats, and is
+# back at its start at α_rew = 4. Its gain is α_rew − α_rew²/4 = √2 d − d²/2: a straight line at first, which the square
+# overtakes.
 #
 # </details>
 
 # %% tags=["figure", "hide-input"]
-alpha = torch.linspace(0, 5, 101)
-d = alpha / 2**0.5
-gold_gain = alpha - alpha.square() / 4
+scale = torch.linspace(0, 5, 101)
+d = scale / 2**0.5
+gold_gain = scale - scale.square() / 4
 sampled = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
 x = sampled[:, None] + torch.randn(6, 20_000, generator=torch.Generator().manual_seed(0))
 figures.lines(
     {
         "gain on the way": [
-            figures.Line("proxy", d, alpha),
+            figures.Line("proxy", d, scale),
             figures.Line("gold", d, gold_gain),
             figures.Line(
                 "gold, 20 000 samples",
@@ -465,7 +467,7 @@ reveal(
 figures.lines(
     {
         title: [figures.Line(name, kl, found[what]) for name, found in kept.items()]
-        for what, title in (("gold", "gold of what is kept"), ("faithful", "all that the caption states"))
+        for what, title in (("gold", "gold of what is kept"), ("faithful", "faithful share of what is kept"))
     },
     markers=True,
     width=3.9,
@@ -521,7 +523,7 @@ course = {
     name: [float(getattr(one, name).double().mean()) for one in found.values()]
     for name in ("preference", "gold", "faithful")
 }
-titles = {"preference": "proxy", "gold": "gold preference", "faithful": "all that the caption states"}
+titles = {"preference": "proxy", "gold": "gold preference", "faithful": "faithful share"}
 for step, (p, g, f) in zip(found, zip(*course.values(), strict=True), strict=True):
     print(f"step {step:3d}   proxy {p:.2f}   gold {g:.3f}   faithful {f:.3f}")
 reveal("09.b", f"gold ends at {course['gold'][-1]:.3f}, from {course['gold'][0]:.3f}")
@@ -562,8 +564,7 @@ figures.lines(
 #
 # ### Look at them
 #
-# Below are the six pictures whose gold fell by more than 0.5 while their proxy rose most; in brackets proxy and gold
-# before.
+# Below are the six pictures whose gold fell by more than 0.5 while their proxy rose most, before and after.
 
 # %%
 fixed = both_groups(draws["count"])
@@ -575,8 +576,8 @@ worst = rise.argsort(descending=True)[:6]
 # %% tags=["figure", "hide-input"]
 figures.pictures(
     torch.cat([before[worst], after[worst]]),
-    [f"{fixed.captions[k]} ({proxies[0][k]:.1f},\u00a0{golds[0][k]:+.2f})" for k in worst]
-    + [f"proxy {proxies[1][k]:.1f}, gold {golds[1][k]:+.2f}" for k in worst],
+    [f"{fixed.captions[k]}: proxy {proxies[0][k]:.1f}, gold {golds[0][k]:+.2f}" for k in worst]
+    + [f"after: proxy {proxies[1][k]:.1f}, gold {golds[1][k]:+.2f}" for k in worst],
     alt="Six captions, before and after. Before: clean small shapes. After: the objects are much larger and brighter, small ones have become"
     " large, corners are rounded or bulge, and the backgrounds are extreme.",
 )
@@ -616,7 +617,7 @@ for row, k in enumerate(few):
         with torch.no_grad():
             p, g = (float(one(images=image, prompts=prompts)) for one in (judges.preference, judges.gold))
         sheet.append(image)
-        titles.append((f"{prompts[0]}, " if number == 0 else f"{number} steps, ") + f"{p:.1f},\u00a0{g:+.2f}")
+        titles.append((prompts[0] if number == 0 else f"{number} steps") + f": proxy {p:.1f}, gold {g:+.2f}")
 figures.pictures(
     torch.cat(sheet),
     titles,
@@ -625,7 +626,7 @@ figures.pictures(
 )
 
 # %% [markdown]
-# Above each picture, proxy and gold. For five or ten steps both rise: brighter, a little larger. Then the outlines go,
+# For five or ten steps both rise: brighter, a little larger. Then the outlines go,
 # and in the second and third row gold drops by a point or more. In the first it does not notice: the oracle still takes
 # that lens for a circle. Our gold is a formula, too; it can be trusted while nobody climbs it.
 #

@@ -70,6 +70,8 @@ WRONG = {
         (lambda x, e, a, s: x - (s / a)[:, None, None, None] * e, "α = 1"),
         (lambda x, e, a, s: torch.stack([a[k] * x[k] - s[k] * e[k] for k in range(len(x))]), "v-prediction"),
         (lambda x, e, a, s: _rest(x, e, a, s) * a.reshape(len(a), 1, 1, 1), "multiplied by α"),
+        (lambda x, e, a, s: _row_by_row(x, e, a.sqrt(), (1 - a).sqrt()), "no roots"),
+        (lambda x, e, a, s: _row_by_row(x, e, a.sqrt(), s), "divided by √α"),
         (lambda x, e, a, s: _row_by_row(x, e, a, s).mean(), "shape"),
     ),
     "07.4": (

@@ -78,6 +78,7 @@ WRONG = {
         (lambda b, a: _around((a - b).mean(), torch.std(a - b)), "√n times less"),
         (lambda b, a: _around((a - b).mean(), torch.std(a - b) / len(a)), "not with n"),
         (lambda b, a: _around((a - b).mean(), torch.var(a - b) / len(a) ** 0.5), "Take its root"),
+        (lambda b, a: _around((a - b).mean(), torch.var(a - b) / len(a)), "variance of the mean"),
         (
             lambda b, a: _around((a - b).mean(), ((a - b - (a - b).mean()) ** 2).mean().sqrt() / len(a) ** 0.5),
             "n − 1",

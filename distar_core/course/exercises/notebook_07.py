@@ -75,6 +75,14 @@ _X0 = Exercise(
         ),
         Mistake(_x0(lambda x, e, a, s: (x - s * e) / a**2), "α is squared. Divide by α once."),
         Mistake(
+            _x0(lambda x, e, a, s: (x - (1 - a) ** 0.5 * e) / a**0.5),
+            "you took α for diffusers' `alphas_cumprod`, which is α². Here α and σ are the factors themselves: no roots.",
+        ),
+        Mistake(
+            _x0(lambda x, e, a, s: (x - s * e) / a**0.5),
+            "you divided by √α, as if α were diffusers' `alphas_cumprod`, which is α². Here α is the factor of x₀ itself.",
+        ),
+        Mistake(
             _x0(lambda x, e, a, s: (x - (1 - a) * e) / a),
             "the noise's factor is σ, not 1 − α: it is α² + σ² that is 1.",
         ),

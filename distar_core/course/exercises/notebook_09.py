@@ -171,6 +171,10 @@ _PAIRED = Exercise(
             "you took the variance of the differences. Take its root, the deviation.",
         ),
         Mistake(
+            _interval(lambda before, after: (after - before).var() / len(before)),
+            "this is the variance of the mean: right so far. Its root is the standard error.",
+        ),
+        Mistake(
             _interval(lambda before, after: (after - before).std(correction=0) / math.sqrt(len(before))),
             "nearly: the deviation is about the mean of the same values, so divide by n − 1. torch does so by default.",
         ),
