@@ -283,8 +283,8 @@ for w in (1.0, 3.0):
         print(f"cfg_scale {w:g}   {name:32s} mean {mean:.2f}   deviation {deviation:.2f}")
 
 # %% [markdown]
-# The first line of each block is what the tempting sentence promises. Neither follower ends there, and the one-step generator
-# ends in different places under its two weights. For samplers the point is proved by Bradley and Nakkiran (arXiv 2408.09000). Look at the last line: at cfg_scale 3, with the
+# The first line of each block is what the tempting sentence promises. No follower ends there, and the two weights differ, too.
+# For samplers the point is proved by Bradley and Nakkiran (arXiv 2408.09000). Look at the last line: at cfg_scale 3, with the
 # weight of our default Diff-Instruct++, the deviation is **0**. This generator collapses to one
 # point, and no reward was switched on. Or was there one?
 
@@ -323,9 +323,8 @@ figures.lines(
 # The left panel is the reward. It is never above 0, since a probability is never above 1, and to the right it grows for ever
 # without getting there. The right panel is guidance.
 #
-# Where does this reward have its maximum? *Infinitely far out* only because both labels are equally wide. A label that is
-# narrower than its rivals is most recognisable at a finite place: farther out, the wider ones claim the samples again. The
-# pencil's pair of section 2 is of that kind. There the slope s_c − s_null turns its sign:
+# Its maximum lies infinitely far out only because both labels are equally wide. A label that is narrower than its rivals is
+# most recognisable at a finite place: farther out, the wider ones claim the samples again. So it is with the pencil's pair:
 
 # %%
 places = torch.linspace(0, 6, 6001, dtype=torch.float64)
@@ -334,7 +333,7 @@ for sigma in (0.0, 0.5, 1.0):
     print(f"σ = {sigma:g}: most recognisable at x_t = {places[(guided_once - conditional).abs().argmin()]:.2f}")
 
 # %% [markdown]
-# At σ = 0 that is 4/3, and (1 + σ²) · 4/3 with noise: in this pair, too, the reward pulls farther out the more noise there is.
+# That is (1 + σ²) · 4/3: the more noise, the farther out.
 #
 # ### The derivation
 #
@@ -532,9 +531,8 @@ reveal("06.d", "relative difference " + ", ".join(f"{name} {value:.1e}" for name
 
 # %% [markdown]
 # Answer **a**. KL's pull is the assistant's score minus the reference's: *linear* in the latter, so an added piece may stand
-# inside the bracket or outside (claim 16). That takes a weight that is the same in both places. All of ours are, but one:
-# DMD's weight divides by the distance between the sample and what the *reference* guesses for it, so it reads the score that
-# guidance has changed. That weight on the same samples:
+# inside the bracket or outside (claim 16). That takes a weight that is the same in both places. DMD's is not: it divides by
+# the distance between the sample and the *reference's* guess of it, so it reads the score that guidance has changed:
 
 # %%
 x_t, t = x0 + sigma * noise, sigma.expand(count)
@@ -580,8 +578,7 @@ for w in (1.0, 3.0, 7.5):
     print(f"cfg_scale {w:g}   " + "   ".join(f"{name} {m:.2f}, {s:.2f}" for name, (m, s) in places.items()))
 
 # %% [markdown]
-# At cfg_scale 1 outside changes less than inside: the mean is nearer to 1, the deviation nearer to 0.5. At 7.5 its mean is the
-# farther one. A scale says nothing without its placement.
+# At cfg_scale 1 outside changes mean and deviation less than inside. At 7.5 its mean is the farther one. A scale says nothing without its placement.
 #
 # ## 5. Three ways to break it
 #

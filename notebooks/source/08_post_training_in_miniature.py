@@ -128,7 +128,7 @@ figures.lines(
 
 # %% [markdown]
 # On pairs of one caption the proxy is right about three times in four. Over all captions it is rough, and a few
-# unfaithful pictures (red) get a high reward. It has learnt from pictures like these. It has not seen what a run
+# unfaithful pictures (red) get a high reward. It has not seen what a run
 # makes that climbs it. (The names proxy and gold are from Gao et al., arXiv 2210.10760.)
 
 # %% [markdown]
@@ -153,13 +153,11 @@ for key, value in world_training.resolved(recipe).items():
 
 # %% [markdown]
 # This is a **recipe**: everything that a run depends on. `huber_c` is pseudo-Huber's constant, here 0.1 times √256,
-# since its norm runs over all 256 values of a latent. `conditions` hands out training captions; nothing held out is
-# among them.
+# since its norm runs over all 256 values of a latent. `conditions` hands out training captions, none held out.
 #
 # ### Full copies, or a LoRA
 #
-# A **LoRA** (arXiv 2106.09685) leaves a weight matrix W as it is and adds a product B A of two thin matrices, B zero
-# at first; only A and B learn. On *tied clones*, modules over the same tensors, assistant and reference share one W:
+# A **LoRA** (arXiv 2106.09685) keeps a weight matrix W and adds a product B A of two thin ones; only A and B learn. On *tied clones*, modules over the same tensors, assistant and reference share one W:
 
 
 # %%
@@ -175,14 +173,13 @@ for kind in ("full", "lora"):
     print(f"{kind}: {weights_of(roles):,} weights in memory, {weights_of(roles, only_learning=True):,} of them learn")
 
 # %% [markdown]
-# LoRA saves memory, and little work: every network is still run, forwards and backwards. Here we
-# train full copies.
+# LoRA saves memory, and little work: every network is still run. Here we train full copies.
 
 # %% [markdown]
 # ## 3. The pulls, before the scale
 #
-# In the plane you saw arrows. A latent has 256 axes, but a pull is still one vector per sample, with a length. First
-# the warm-up: the assistant alone learns the generator as it is. With `steps` 0 the loop does just that.
+# A latent has 256 axes, but a pull is still one vector per sample, with a length. First the warm-up: the assistant alone
+# learns the generator as it is. With `steps` 0 the loop does just that.
 
 # %%
 warmup = list(training.post_train(state, recipe.method, conditions, **(recipe.loop | {"steps": 0})))
@@ -190,8 +187,7 @@ print(f"{len(warmup)} steps of warm-up, the next step is {state.step}")
 
 # %% [markdown]
 # Now look at one batch without moving anything: `generator_step` computes the pulls, and no optimizer is called. We
-# compare Diff-Instruct\* with Diff-Instruct++ at two weights, each at a reward scale that seemed sensible in short
-# trials.
+# compare Diff-Instruct\* with Diff-Instruct++ at two weights, each at a scale from short trials.
 
 
 # %%
@@ -261,8 +257,7 @@ figures.lines(
 # Each dot is one sample. The reward (pink) does not know t: a flat band. The leash of Diff-Instruct\* (left, blue) is
 # loud at low noise and quiet at high noise. Diff-Instruct++ with w = σ²/α² (middle) is loud at high noise instead,
 # and with w = σ (right) it has the slope of Diff-Instruct\*. Answer **b**, and the lesson of notebook 05 again: first
-# ask how loud each level is. Edges and exact colours are visible at low noise only; what is coarse, such as the
-# background, also at high noise.
+# ask how loud each level is.
 
 # %% [markdown]
 # ### How long can a leash's pull become?
@@ -318,7 +313,7 @@ figures.lines(
 
 # %% [markdown]
 # Pseudo-Huber's pull hardly grows, however large the disagreement: its limit is nearly reached at the start. The
-# other three grow without end. (Samples that really stray make them grow more slowly.) So Diff-Instruct\* can be outpulled.
+# other three grow without end. So Diff-Instruct\* can be outpulled.
 #
 # ### Pulls as pictures
 #
@@ -370,9 +365,8 @@ for term in ("reward", "regularizer"):
 
 # %% [markdown]
 # A short way along its pull the proxy rises in all six; far along, it falls in most. A pull is a promise about the
-# neighbourhood, not about what lies beyond: a run takes many small steps, and asks anew after each. Mind the last
-# picture: the reward dislikes the leash's repair. Here the two pull against each other, and what is at stake is what
-# the caption says.
+# neighbourhood: a run takes many small steps, and asks anew after each. Mind the last picture: the reward dislikes the
+# leash's repair. Here the two pull against each other.
 #
 # At reward_scale 0.3 the two pulls are of one size. At 3 the reward's would be ten times as long, and the leash's the
 # same.
@@ -380,8 +374,7 @@ for term in ("reward", "regularizer"):
 # %% [markdown]
 # ## 4. With a pencil: which scale does a leash hold?
 #
-# Put reward and leash on one line, opposite each other. The leash is pseudo-Huber times one
-# constant, its *limit*: at a gap of length g it pulls with limit · g/√(g² + c²). The reward pulls with reward_scale · u, where u is its pull at
+# Reward and leash on one line, opposite each other. The leash is pseudo-Huber times a constant, its *limit*: at a gap of length g it pulls with limit · g/√(g² + c²). The reward pulls with reward_scale · u, where u is its pull at
 # scale 1. They balance at some gap; the more scale, the wider that gap, and the farther the generator is from the
 # reference.
 #
@@ -415,8 +408,7 @@ checked_scale = check("08.1", held_scale)
 # </details>
 
 # %% [markdown] tags=["solution"]
-# **Solution.** `limit * gap / (gap**2 + c**2) ** 0.5 / unit_pull`. As the gap grows the result tends to
-# limit/unit_pull. Above that scale no gap balances the two: nothing holds.
+# **Solution.** `limit * gap / (gap**2 + c**2) ** 0.5 / unit_pull`. Above limit/unit_pull no gap balances the two.
 
 # %% [markdown]
 # Put in what section 3 measured, with the limit read off its last point:
@@ -429,11 +421,10 @@ for wide in (gap / 2, gap, 2 * gap):
 print(f"single pulls: length {unit_pull:.2f} at scale 1, so nothing holds above reward_scale {limit / unit_pull:.2f}")
 
 # %% [markdown]
-# The second line is the gap at the start, which comes from guidance and from distillation, before any reward. But the last
-# line is **three times too strict**: in the recorded runs of section 6 scale 1 comes to rest as well. (In the second half of its 200 steps
-# the proxy rises by 0.06; at scale 3 it rises by 0.28, without a leash by 0.47.) What did the pencil leave out? It
-# lets each sample follow its own pull. But *one* set of weights moves all samples, and pulls that point in different
-# directions cancel there. What do the reward's pulls have in common?
+# The second line is the gap at the start, before any reward. The last line is **three times too strict**: in the recorded runs
+# of section 6 scale 1 comes to rest as well. (In the second half of a run its proxy rises by 0.06; at scale 3 by 0.28,
+# without a leash by 0.47.) The pencil lets each sample follow its own pull. But *one* set of weights moves them all, and
+# pulls in different directions cancel there. What do the reward's have in common?
 
 # %%
 looks = [training.generator_step(state, recipe.method, drawn("look", step)) for step in range(2 if short else 10)]
@@ -441,10 +432,8 @@ together = torch.cat([found.pulls["reward"] for found in looks]).mean(0).norm().
 print(f"their mean: length {together:.2f} at scale 1, so nothing holds above reward_scale {limit / together:.2f}")
 
 # %% [markdown]
-# That is the other end: the reward as it would pull if all samples moved alike. The generator reads the caption and z, so
-# it can do more than that, and less than move every sample alone. So expect the limit between the two numbers. 0.3 is
-# below both, 3 above both, and for 1 a batch cannot tell: try it, and watch the curves. With KL there is no such
-# limit: w · gap grows for ever.
+# That is the other end, as if all samples moved alike. Expect the limit between the two: 0.3 is below both, 3 above both,
+# and for 1 you have to watch the run. With KL there is no such limit: w · gap grows for ever.
 
 # %% [markdown]
 # ## 5. The loop's body, by hand
@@ -506,8 +495,7 @@ checked_sent_back = check("08.2", sent_back)
 # </details>
 
 # %% [markdown] tags=["solution"]
-# **Solution.** Two leaves, two gradients, `alpha * pull_t + pull_0`. One graph through x_t and x_0 together gives the
-# same vector. The cut is there for memory: after each `grad` its graph is freed, and the generator's is walked once.
+# **Solution.** Two leaves, two gradients, `alpha * pull_t + pull_0`. One graph gives the same vector; the cut saves memory.
 
 # %% [markdown]
 # Around your vector, the rest of the generator's half: make x_0 and the noise, hand you leash and reward, send the
@@ -556,10 +544,8 @@ for role in ("generator", "assistant"):
     )
 
 # %% [markdown]
-# Read the second number beside the first: a small difference means nothing where hardly anything has moved. A right answer
-# that rounds differently may differ in some digits. Without alpha in front of the leash's pull, the generators differ
-# by twice what the steps moved. The library adds what a long run needs: micro-batches, averages of the weights, checkpoints,
-# records.
+# Read the second number beside the first: small means nothing where little has moved. Without alpha in front of the
+# leash's pull, the generators differ by twice what the steps moved. The library adds micro-batches, averages, checkpoints and records.
 #
 # ### A run
 #
@@ -576,8 +562,7 @@ world_training.before_and_after(world, judges, state.roles.generator.averaged, r
 # Objects keep their shape, grow a
 # little and move a little towards the middle, and gold rises for all twelve. The orange triangle is still orange: so
 # short a run did not mend it. `averaged` means the running average of the generator's weights, which is what one
-# would ship. But look at the red circles of the bottom row. Their hue, in degrees: 0 is red, 55 yellow, and the
-# reds of the training scenes lie within 10 of 0.
+# would ship. But look at the red circles of the bottom row. Their hue (0 is red, 55 yellow, training's reds lie within 10 of 0):
 
 
 # %%
@@ -590,10 +575,9 @@ for name, drawn_by in {"before": None, "after": state.roles.generator.averaged}.
     print(f"{name:7s}" + "".join(f"{hue:+6.1f}" for hue in hues_of_circles(drawn_by)))
 
 # %% [markdown]
-# Five of six have moved towards orange. The fourth, from 4° to 10°, is at the edge of what the training calls red, and you
-# can see it. No caption asked for that, and gold does not look at hue, so it pays nothing for it. The proxy does: over more pictures, the hue of four
-# reds in five rises along its pull. This is the **first symptom of reward hacking**, in a run that gold calls a success: something
-# moves that nobody wanted, because the proxy likes it.
+# Five of six have moved towards orange; the fourth, from 4° to 10°, visibly. No caption asked for that, and gold does not
+# look at hue. The proxy pays for it: along its pull the hue of four reds in five rises. This is the **first symptom of
+# reward hacking**, in a run that gold calls a success.
 #
 # Measure the run, *paired*: both generators draw the same captions from the same noise, and the interval is that of the
 # difference.
@@ -628,7 +612,7 @@ my_method = squared  # or methods["DI++, w = σ, scale 1.5"], or either with rep
 def explore(method, **changes):
     fresh = world_training.world_state(world, judges, replace(recipe, **changes))
     found = list(training.post_train(fresh, method, conditions, **recipe.loop))
-    print(f"{len(found)} steps, {sum(record.seconds for record in found):.0f} seconds")
+    print(f"{len(found)} steps, warm-up included, {sum(record.seconds for record in found):.0f} seconds")
     return fresh, found
 
 
@@ -717,8 +701,7 @@ for letter, found in ({"start": start} | judged).items():
 # </details>
 #
 # Proxy reward alone would choose C, then A, and put the healthy run last. The last lines, which you would not have in
-# practice, put it first in faithful pictures, but with so few pictures and steps they hardly tell the three apart.
-# The instruments do: watch *both* pulls, the gap *and* the assistant's loss.
+# practice, hardly tell the three apart after so few steps. The instruments do: watch *both* pulls, the gap *and* the assistant's loss.
 
 # %% [markdown]
 # ## 6. Methods compared
@@ -756,9 +739,8 @@ study.STUDY.picture(rows)
 
 # %% [markdown]
 # Every curve is an arm, a method at one reward scale: the mean course of three seeds from left to right, with a marker
-# at seven moments; of one colour, the larger scale ends farther right. Guidance *inside*: the reference's score is guided
-# before the leash compares; *outside*: guidance is a pull of its own beside the leash (notebook 06). Bands reach from
-# the smallest to the largest seed. Upper left: all that raise the proxy climb together at first, and part from about 5.0 on. “Reward
+# at seven moments; of one colour, the larger scale ends farther right. *Inside* and *outside* are notebook 06's places of
+# guidance. Bands reach from the smallest to the largest seed. Upper left: all that raise the proxy climb together at first, and part from about 5.0 on. “Reward
 # only” turns down near 5.5, and so does, later, Diff-Instruct\* at scale 3. Lower left: under nearly every reward the
 # entropy falls. Two arms turn back up: DIDR and Diff-Instruct++ with w = σ²/α² at scale 3; but the seeds of
 # the latter differ widely.
@@ -831,9 +813,8 @@ for name, own in study.arms(rows).items():
 # reference (notebook 03); “by proxy” names the one-step approximation that it needs here, not the proxy reward. It does
 # not raise the reward here. We have not found out why.
 #
-# Of what we expected: without a leash the proxy rose furthest and gold fell. Diff-Instruct\* kept more faithful pictures
-# than w = σ²/α² near the recipe's scale, and by two points at the larger; w = σ is as good at the larger only. “Every method loses
-# variety” failed for DIDR.
+# Of what we expected: without a leash the proxy rose furthest and gold fell; Diff-Instruct\* kept more faithful pictures
+# than w = σ²/α², and at the larger scale as many as w = σ. “Every method loses variety” failed for DIDR.
 
 # %% [markdown]
 # > **Exercise 08.6** · explain · difficulty 3 of 5 · importance 4 of 5 · 6 minutes
