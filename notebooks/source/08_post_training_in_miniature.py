@@ -523,8 +523,7 @@ def generator_half(state, method, batch):
 
 
 # %% [markdown]
-# Two halves make a step, and three steps a run. On one side yours, on the other `post_train`, from equal starts, with
-# the same seed. Every number that the library draws is a function of seed, step and stream, so both get the same z,
+# Three steps: on one side yours, on the other `post_train`, from equal starts, with the same seed. Every number that the library draws is a function of seed, step and stream, so both get the same z,
 # captions, levels and noise.
 
 # %%
