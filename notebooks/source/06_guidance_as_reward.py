@@ -697,8 +697,8 @@ figures.pull_picture(
     reward=labelled_toy.REWARD,
     backgrounds=clouds,
     alt="Eight samples in each of two panels. Inside: pink reward arrows to the right, turquoise leash arrows of about the"
-    " same length to the left, small sums; four dots sit in the middle of the ring. Outside: pale guidance arrows point"
-    " outwards from the ring, and four dots sit on the left, where the reward's arrows are short.",
+    " same length to the left, small sums; two dots sit in the middle of the ring. Outside: pale guidance arrows mostly point"
+    " outwards from the ring, and two dots sit on the left, where the reward's arrows are short.",
 )
 
 # %% [markdown]
