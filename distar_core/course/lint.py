@@ -108,6 +108,8 @@ def problems(notebook: NotebookNode, name: str) -> list[str]:
         unknown = set(cell.metadata.get("tags", [])) - TAGS
         if unknown:
             found.append(f"unknown tags {sorted(unknown)}; known are {sorted(TAGS)}")
+    if not any("setup" in cell.metadata.get("tags", []) and "profile()" in cell.source for cell in code):
+        found.append("no cell tagged setup calls profile(), which announces runs that are too short")
     if not any("figure" in cell.metadata.get("tags", []) for cell in code):
         found.append("no cell is tagged figure")
     return [f"{name}: {problem}" for problem in found]

@@ -32,6 +32,7 @@ from distar_core.metrics import summarise
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
+settings = profile()
 
 # %% [markdown] tags=["instructor"]
 # **Board plan, 45 minutes.** 0–8: draw a bell and its logarithm; the score is the slope of the second; ask what a factor in
@@ -677,7 +678,7 @@ reveal("01.b", f"the dots lie {ends[1].norm(dim=1).mean():.2f} from the middle o
 # where the flow ends. (A regression: no reward, no leash, no pulls to draw.)
 
 # %%
-generator = toy.distilled(reference, steps=profile().distil_steps)
+generator = toy.distilled(reference, steps=settings.distil_steps)
 with torch.no_grad():
     panels = {f"flow, {steps} step{'s' * (steps > 1)}": end for steps, end in ends.items()}
     panels["distilled, 1 call"] = generator(z, None)

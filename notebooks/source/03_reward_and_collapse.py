@@ -32,6 +32,7 @@ from distar_core.metrics import summarise
 from distar_core.mixture import LinearReward, QuadraticReward
 
 torch.set_num_threads(1)
+settings = profile()
 
 # %% [markdown] tags=["instructor"]
 # **Board plan, 50 minutes.** 5: reference, reward, leash: what would be the *best* cloud? Collect guesses. 10: the three lines
@@ -422,7 +423,6 @@ figures.frontier(
 # Run it under x₁/2 at α = 2, beside Diff-Instruct++ with a strength that brings about the same reward. Both have w = σ².
 
 # %%
-settings = profile()
 generator = toy.distilled(reference, steps=settings.distil_steps)
 methods = {
     "DIDR": replace(toy.on_levels(METHODS["didr"]), reward_scale=2.0),

@@ -49,6 +49,7 @@ def good():
             new_code_cell('predict("04.b", "?")', metadata={"tags": ["predict"]}),
             new_code_cell("def f(x): ...", metadata={"tags": ["exercise"]}),
             new_code_cell('f = check("04.1", f)', metadata={"tags": ["check"]}),
+            new_code_cell("settings = profile()", metadata={"tags": ["setup"]}),
             new_code_cell("figures.lines(curves)", metadata={"tags": ["figure"]}),
         ]
     )
@@ -87,7 +88,7 @@ def four_checks(notebook):
 
 
 def many_long_cells(notebook):
-    for _ in range(6):
+    for _ in range(8):
         add_code("\n".join(["x = 1"] * 9))(notebook)
 
 
@@ -115,6 +116,7 @@ BROKEN = {
     "predictions; at least 2": without("predict"),
     "nothing filled in": add_code('predict("04.a", "b")', "predict"),
     "unknown tags": add_code("1", "slow"),
+    "calls profile()": without("setup"),
     "no cell is tagged figure": without("figure"),
 }
 
