@@ -396,6 +396,12 @@ CYCLE = tuple(
         strict=True,
     )
 )
+PLAIN = (
+    Style("#46464b", "o", "-"),
+    Style("#b9ac70", "s", (0, (5, 1))),
+    Style("#9c9ca1", "^", (0, (3, 1, 1, 1))),
+)
+"""For what is no method, in charts where the methods' own colours mean the methods."""
 TRUTH = STYLES["tilted optimum"]
 
 

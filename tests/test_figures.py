@@ -91,6 +91,15 @@ def test_methods_can_be_told_apart_without_colour_vision(kind):
 
 
 @pytest.mark.parametrize("kind", DICHROMATS)
+def test_lines_that_are_no_method_have_no_methods_colour(kind):
+    plain = [style.color for style in figures.PLAIN]
+    leashes = [style.color for name, style in figures.STYLES.items() if name.startswith(("KL", "score"))]
+    assert smallest_distance(plain, kind) > 20
+    assert all(smallest_distance([color, leash], kind) > 20 for color in plain for leash in leashes)
+    assert any(style.color in leashes for style in figures.CYCLE), "the control: lines by default do take them"
+
+
+@pytest.mark.parametrize("kind", DICHROMATS)
 def test_pulls_can_be_told_apart_and_from_the_methods_without_colour_vision(kind):
     """The sum is black as the tilted optimum is, and never in one picture with it."""
     pulls = [figures.ARROWS[name].color for name in ("reward", "regularizer", "guidance")]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from ..figures import Line, Picture, lines
+from ..figures import PLAIN, Line, Picture, lines
 from ..losses import PseudoHuber
 from ..metrics import Interval
 from ..report import START, of, read_runs
@@ -113,8 +113,11 @@ def picture(rows: Sequence[Row]) -> Picture:
             f"linear, {TIMES[int(strength)]:g} × scale",
             constants,
             [runaways(rows, c, strength) for c in constants],
+            style=style,
         )
-        for strength in sorted(values_of(where(rows, reward_name="linear"), "strength"))
+        for strength, style in zip(
+            sorted(values_of(where(rows, reward_name="linear"), "strength")), PLAIN, strict=False
+        )
     ]
     alt = (
         f"Four panels against pseudo-Huber's constant c, {len(values_of(rows, 'seed'))} seeds: effective modes, spread and "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..exact import AffineGenerator, GeneratorScore
-from ..figures import BLUE, ORANGE, RED, Mark, Picture, Style, strips
+from ..figures import PLAIN, Mark, Picture, Style, strips
 from ..frontier import DIVERGENCES, GRID, TILT, TRUSTED, curve, read_points
 from ..grid import Grid, fixed_point, kl_between, tilt_of_reward, tilt_on_grid
 from ..methods import Method
@@ -357,9 +357,9 @@ def excess_table(
 
 KINDS = {
     FIXED: Style("black", "|", ""),
-    NETWORK: Style(BLUE, "o", ""),
-    EXACT: Style(RED, "s", ""),
-    LONG: Style(ORANGE, "^", ""),
+    NETWORK: PLAIN[0]._replace(line=""),
+    EXACT: PLAIN[1]._replace(line=""),
+    LONG: PLAIN[2]._replace(line=""),
 }
 SHOWN = {LONG: "network, four times the steps"}
 
@@ -369,8 +369,10 @@ def _marks(name: str, kind: str, found: Interval | None) -> list[Mark]:
 
 
 def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Mark]]:
-    """The panels of one world and reward: mean reward at the scale of the middle aim, then metrics at its mean reward."""
+    """The panels of one world and reward: mean reward at the scale of the middle aim, then metrics at its mean reward; exact
+    assistants and long runs, which have one run a seed, show the excess KL at their own."""
     target = TARGETS[world, reward_name]["middle"]
+    apart = any(where(rows, kind=kind, world=world, reward_name=reward_name) for kind in (LONG, EXACT))
     title = f"{world}, “{reward_name}”"
     panels: dict[str, list[Mark]] = {f"{title}:\nmean reward, same scale": []}
     (rewards,) = panels.values()
@@ -382,7 +384,8 @@ def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Ma
         if line and own:
             rewards.append(Mark(name, line.reward_at(own[0]["reward_scale"]), FIXED))
     for metric, head in HEADS.items():
-        marks = panels.setdefault(f"at reward {target:.2f}:\n{head}", [])
+        others = " (■ ▲: their own)" if apart and metric == "excess_kl" else ""
+        marks = panels.setdefault(f"at reward {target:.2f}{others}:\n{head}", [])
         for name in (TILT, *ROWS):
             marks += _marks(name, NETWORK, networks(rows, world, reward_name, name, metric, target))
             if metric == "excess_kl":

@@ -208,7 +208,7 @@ print(f"largest difference to autograd: {float((by_hand - by_autograd).abs().max
 # time t. *Variance-exploding*: α = 1, and σ grows; this is ours on the ring, where t is σ itself. *Variance-preserving*:
 # α² + σ² = 1; this is SDXL's.
 #
-# What is the law of x_t, if x₀ comes from a mixture? First a component is drawn; noise does not change which. Then a Gaussian
+# What is the **law** of x_t, its probability distribution, if x₀ comes from a mixture? First a component is drawn; noise does not change which. Then a Gaussian
 # is scaled, and an independent Gaussian is added: a Gaussian again. So x_t has a mixture as its law, with the same weights.
 
 # %% [markdown]

@@ -521,11 +521,13 @@ figures.lines(
 )
 
 # %% [markdown]
-# Answer **b**. For m′ = −k m(t − τ) it is known that m overshoots when kτ > 1/e, and never settles when kτ > π/2; here that
-# is τ > 0.74 and τ > 3.14. A faster *generator* (larger k) makes the same delay dangerous: staleness is a matter of two
-# speeds.
+# Answer **b**. For m′ = −k m(t − τ) it is known that m overshoots when kτ > 1/e, and swings wider and wider when kτ > π/2;
+# here that is τ > 0.74 and τ > 3.14. A faster *generator* (larger k) makes the same delay dangerous: staleness is a matter
+# of two speeds.
 #
-# A real assistant is not a recording; it follows, at its learning rate. Take `train` with three rates.
+# A real assistant is not a recording; it follows. If its belief n moves towards m at a rate r, n′ = r(m − n), while m′ =
+# −k n, then m″ + r m′ + rk m = 0: a swing with friction. It overshoots when r < 4k, but it never swings wider and wider,
+# however slow the assistant is. In small steps, and with the width to learn as well, take `train` with three rates.
 
 # %%
 paths = {rate: train(rate, steps=600) for rate in (0.2, 0.01, 0.001)}
@@ -541,17 +543,17 @@ figures.lines(
         for k, name in enumerate(("m", "s"))
     },
     xlabel="step",
-    ylabel="m and s",
+    ylabel="value",
     guides=[0.0, 1.0],
     alt="Two panels over 600 steps for three rates. At 0.2 m falls to 0 and s rises to 1. At 0.01 m overshoots to -0.7 and returns,"
     " s dips a little. At 0.001 m overshoots to below -2.5 and creeps back, s rises to 1.4, then falls to 0.",
 )
 
 # %% [markdown]
-# The middle rate overshoots. At the lowest rate something worse happens: after an overshoot s goes to 0. This assistant
-# has averaged over all places where the generator has been, so it believes in a wide law, with a variance of about 9
-# where 1.06 is true. The leash works against a width that is not there, and squeezes. **A stale assistant can turn a
-# leash into a collapse.**
+# The middle rate overshoots and comes home. The lowest overshoots farther; m creeps back there, too, but something worse
+# happens: s goes to 0. This assistant has averaged over all places where the generator has been, so it believes in a wide
+# law, with a variance of about 9 where 1.06 is true. The leash works against a width that is not there, and squeezes. **A
+# stale assistant can turn a leash into a collapse.**
 #
 # ### A symptom that costs nothing
 #
@@ -617,11 +619,13 @@ window = max(1, settings.steps // 16)
 smooth = {name: curves.unfold(1, window, 1).mean(-1) for name, (_, curves) in museum.items()}
 figures.lines(
     {
-        title: [Line(name, range(curves.shape[1]), curves[k]) for name, curves in smooth.items()]
-        for k, title in enumerate(("mean reward", f"mean loss ({window} steps)"))
+        f"{title}, mean of {window} steps": [
+            Line(name, torch.arange(curves.shape[1]) + (window - 1) / 2, curves[k]) for name, curves in smooth.items()
+        ]
+        for k, title in enumerate(("reward", "loss of the leash"))
     },
     xlabel="step",
-    ylabel=["mean reward", "mean loss of the leash"],
+    ylabel=["mean reward", "mean loss"],
     guides=[0.0],
     alt="Left, mean reward: as usual it rises to 0.6; with the slow assistant it shoots up to 0.94, dips and stays at 0.9. Right,"
     " the mean loss: as usual close to 0; with the slow assistant first up to 0.15, then about -0.12 for the rest.",
@@ -662,7 +666,7 @@ figures.pull_picture(
 # At first it is positive: the generator runs to the reward, and the assistant thinks that it is still near the reference.
 # When the assistant notices, one mode is left. From then on the mean loss is −0.12, sixty standard errors from zero, if
 # the steps are counted as independent. (The usual assistant is not exact either: 0.008, about four.) On its way down the
-# curve crosses zero, near step 150, with the reward at its peak: a zero is no proof of health.
+# curve crosses zero, near step 175, with the reward at its peak: a zero is no proof of health.
 #
 # > **Exercise 02.6** · explain · difficulty 3 of 5 · importance 5 of 5 · 5 minutes
 # >
@@ -700,8 +704,8 @@ figures.lines(
 )
 
 # %% [markdown]
-# At σ = 0.1 the usual assistant's squared error is 95 % of the squared gap. An assistant that simply is the reference would
-# have 100 %: at low noise ours has learned next to nothing. From σ = 0.72 on it is good, 11 % and less. The slow one is
+# At σ = 0.1 the usual assistant's squared error is 95 % of the squared gap. The toy's assistant is the reference plus a
+# correction, which is what is learned; without any it would have 100 %: at low noise ours has learned next to nothing. From σ = 0.72 on it is good, 11 % and less. The slow one is
 # worse at every level. **Low noise fails first.** There the fine shape of each mode has to be learned, from targets that
 # are almost all noise.
 #

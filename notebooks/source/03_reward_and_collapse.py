@@ -56,7 +56,8 @@ settings = profile()
 # reward's best point: that is one picture for ever. You want more of what is liked, and otherwise the least change.
 #
 # A direct way: draw many samples from the reference and keep some, each with a chance in proportion to exp(α r). The number α
-# is the strength of the reward, `reward_scale` in the library. The reward is the bump of notebook 00, at most 1, around the
+# is the strength of the reward, `reward_scale` in the library. (RLHF writes α for it. It is not the signal α of x_t = αx₀ + σε,
+# which is 1 here, and shows up only in the name of the weight σ²/α².) The reward is the bump of notebook 00, at most 1, around the
 # mode on the right.
 
 # %%
@@ -367,8 +368,7 @@ checked_rest = check("03.4", rest_of_kl)
 # averaged: pulls add, points of rest do not.
 
 # %% [markdown]
-# Put in the ring's eight noise levels and the two weights of notebook 00. In the name σ²/α² the α is the signal, which is 1.
-# Everywhere else in this notebook α is the strength of the reward, and we say σ².
+# Put in the ring's eight noise levels and the two weights of notebook 00, σ²/α² (here σ²) and 1.
 
 # %%
 sigmas = torch.tensor(toy.LEVELS, dtype=torch.float64)

@@ -13,7 +13,7 @@
 # costs, and write the whole method in sixty lines.**
 #
 # > **Goals.** Derive the loss of Theorem 3.1 in three steps, and test each. Say what is detached in it, and why. Say what the
-# > “frozen law” costs. Write Diff-Instruct\* in plain PyTorch.
+# > “frozen law” costs. Write the loss of Diff-Instruct\*, and read sixty lines of plain PyTorch that train with it.
 # >
 # > **Before you start.** Notebook 00; the chain rule; what `detach` does.
 # >
@@ -685,8 +685,36 @@ figures.lines(
 
 # %% [markdown]
 # An assistant that is wrong by a quarter of the gap makes the gradient of the score divergence wrong by 66 % (claim 19), that
-# of KL by 28 %. The score divergence asks more of its assistant: you differentiate through it, so its slope enters, too. And
-# at low σ, where the braces contain a large ε/σ, its single-sample gradients are several times as noisy as KL's (claim 14).
+# of KL by 28 %. Here the score divergence asks more of its assistant: you differentiate through it, so its slope enters, too.
+# That is no law. Let the pencil's assistant believe in a wrong variance: the error that this makes in ∂_s, relative to ∂_s, is
+# |2 − v/q| times KL's. So the score divergence asks *less* where the generator is wider than the reference, q < v < 3q, and
+# more where it is narrower, up to twice as much where hardly any noise covers that:
+
+
+# %%
+def slopes_in_s(s, e):
+    """d/ds at N(0, s²), score divergence and KL, by an assistant whose precision, 1/v, is wrong by the factor 1 + e."""
+    here, precision = exact.pencil_setting(0.0, s), (1 + e) / (s**2 + 1)
+
+    def score(x0, x_t, noise):
+        return -2 * ((0.5 - precision) * x_t * (noise - precision * x_t)).sum(1)
+
+    def kl(x0, x_t, noise):
+        return (((0.5 - precision) * x_t).detach() * x_t).sum(1)
+
+    return torch.stack([exact.expect(loss, here, exact.rotated_nodes(here, 400)).gradient[1] for loss in (score, kl)])
+
+
+for s in (0.1, 0.5, 1.5):
+    in_score, in_kl = (slopes_in_s(s, 0.01) / slopes_in_s(s, 0.0) - 1).tolist()
+    known = abs(2 - (s**2 + 1) / 2)
+    print(
+        f"s = {s}, 1 % wrong: score {in_score:+.1%}, KL {in_kl:+.1%}, ratio {abs(in_score / in_kl):.2f}, by hand {known:.2f}"
+    )
+
+# %% [markdown]
+# At low σ, where the braces contain a large ε/σ, the score divergence's single-sample gradients are several times as noisy as
+# KL's (claim 14).
 
 # %% [markdown]
 # ## Diff-Instruct\* in sixty lines

@@ -17,6 +17,7 @@ from distar_core.exact import (
     grid,
     huber,
     line_setting,
+    pencil_setting,
     plane_setting,
     relative_error,
     rotated_nodes,
@@ -173,6 +174,28 @@ def test_claim_19_control_the_exact_assistant_has_no_bias(library, fails):
     """Already delta = .03 is off by far more than quadrature, which is all that is left with the exact assistant."""
     setting = line_setting(VE, 0.7)
     fails(relative_error(*gradient_with(setting, library, 0.03)), relative_error(*gradient_with(setting, library, 0.0)))
+
+
+@pytest.mark.parametrize(("scale", "more"), [(0.1, True), (0.5, True), (1.5, False), (2.0, False), (3.0, True)])
+@pytest.mark.claim(19)
+def test_claim_19_which_of_the_two_asks_more_of_its_assistant(scale, more, library):
+    """Claim 19, for the pencil at sigma = 1 and an assistant whose precision 1/v is wrong by the factor 1 + e: the
+    relative error of d/ds is |2 − v/q| times as large for squared L2 as for KL (derivative in e, to 1e-6), so larger
+    where the generator is narrower than the reference, and smaller for q < v < 3q."""
+    setting = pencil_setting(0.0, scale)
+    v, q = scale**2 + 1, 2.0
+    nodes = rotated_nodes(setting, 200)
+
+    def slope(loss, e):
+        assistant = partial(torch.mul, torch.tensor(-(1 + e) / v))
+        return float(expect(library(setting, loss, assistant), setting, nodes).gradient[1])
+
+    def sensitivity(loss):
+        return abs(slope(loss, 1e-4) - slope(loss, -1e-4)) / abs(2e-4 * slope(loss, 0.0))
+
+    ratio = sensitivity(ESTIMATORS["squared L2"][0]) / sensitivity(integral_kl)
+    assert abs(ratio - abs(2 - v / q)) < 1e-6
+    assert (ratio > 1) == more
 
 
 class TinyNetwork(nn.Module):

@@ -271,6 +271,26 @@ def test_claim_22_control_one_gaussian_cannot_tell() -> None:
     assert relative_residual_at_the_tilt(case, half_diffusion, "frozen") < 5e-4
 
 
+@pytest.mark.claim(22)
+def test_claim_22_one_gaussian_tells_the_laws_apart_under_a_quadratic_reward() -> None:
+    """Claim 22: for one Gaussian the two laws share their fixed point under a linear reward only. Under a concave
+    quadratic one the tilt, stationary with the law differentiated, is not so with it frozen."""
+    case = Tilt(STANDARD, CONCAVE, VE)
+    assert relative_residual_at_the_tilt(case, half_diffusion, "differentiated") < 2e-3
+    assert relative_residual_at_the_tilt(case, half_diffusion, "frozen") > 0.05
+
+
+@pytest.mark.claim(20)
+@pytest.mark.parametrize("variance", [0.0625, 1.0, 2.0625])
+def test_claim_20_the_upper_end_of_the_range_costs_part_of_a_shift(variance: float) -> None:
+    """Claim 20: the drop of KL over [s0, s1] is smaller than KL at s0 by (γ + s1²)/(s1² − s0²), about 1 + γ/s1², for
+    N(0, γ) and a shift. So a linear reward moves it farther by this factor: 1.20 for the ring's γ = 2.0625."""
+    law, moved = (on_line(tensor(1.0), tensor(mean), tensor(variance**0.5)) for mean in (0.0, 0.7))
+    factor = kl(moved, law, VE, time_of(0.1)) / kl_drop(moved, law, VE, 0.1, 3.2)
+    assert abs(factor - (variance + 3.2**2) / (3.2**2 - 0.1**2)) < 1e-8
+    assert abs(factor - (1 + variance / 3.2**2)) < 2e-3
+
+
 PLANE = plane_setting(VE, 0.7).reference
 ONE_GAUSSIAN = GaussianMixture(tensor(1.0), tensor([0.4, -0.3]), tensor([[0.5, 0.2], [0.2, 0.3]]))
 LINEAR_2D = LinearReward(tensor(1.0, -0.5))
@@ -516,6 +536,35 @@ def test_claim_25_control_weaker_reward_is_held(family: str) -> None:
     reference = FAMILIES[family]
     slope = 0.7 * force_bound(reference)
     assert restoring_force(huber_eps, reference, 0.1) < slope < restoring_force(huber_eps, reference, 100.0)
+
+
+SLANTED = tensor([1.0, 0.9], [0.9, 1.0])
+NOISED = SLANTED + torch.eye(2, dtype=torch.float64)  # at sigma = 1
+
+
+def force_in_the_plane(shift: Tensor) -> Tensor:
+    """Pseudo-Huber's gradient in the shift of N(shift, SLANTED) against N(0, SLANTED) at sigma = 1, [2]."""
+    reference = GaussianMixture(tensor(1.0), torch.zeros(1, 2, dtype=torch.float64), SLANTED[None])
+    generator = AffineGenerator(tensor(1.0), shift[None], torch.linalg.cholesky(SLANTED)[None])
+    return regularizer_gradient(huber_eps, Setting(generator, reference, VE, time_of(1.0)), nodes=21)[:2]
+
+
+@pytest.mark.claim(25)
+def test_claim_25_in_the_plane_a_reward_is_held_only_if_every_direction_is() -> None:
+    """Claim 25: with P the inverse of the noised covariance, N(M, Σ) has the gap sigma P M everywhere, so far out it is
+    pulled with sigma ‖P e‖ in its own direction e. A reward b x₁ is held while b e₁ < ‖P e‖ for all e, up to
+    b = 1/‖P⁻¹ e₁‖ = 0.456; the mean of −∂s₁/∂x₁, P₁₁ = 0.627, would promise more."""
+    P = torch.linalg.inv(NOISED)
+    limit = 1 / float(NOISED[0].norm())
+    assert abs(limit - 0.456) < 5e-4
+    assert abs(float(P[0, 0]) - 0.627) < 5e-4
+    weakest = NOISED @ NOISED[0]
+    directions = [tensor(math.cos(a), math.sin(a)) for a in torch.linspace(-1.5, 1.5, 13).tolist()]
+    for e in (*directions, weakest / weakest.norm()):
+        outward = float(e @ force_in_the_plane(1e4 * e))
+        assert abs(outward - float((P @ e).norm())) < 1e-6
+        assert outward > 0.99 * limit * float(e[0]), "a reward of 99 % of the limit is held in every direction"
+    assert outward < 1.01 * limit * float(e[0]), "a reward of 101 % is not, in the weakest"
 
 
 def far_modes(weights: Tensor, distance: float) -> GaussianMixture:

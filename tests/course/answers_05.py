@@ -55,6 +55,8 @@ WRONG = {
         (lambda y, c: (in_double(y, c)[0], torch.nn.functional.normalize(y, dim=1)), "unit vector"),
         (lambda y, c: (torch.einsum("bi,bi->b", y, y) / c / 2, by_hypot(y, c)[1]), "parabola"),
         (lambda y, c: (torch.sum(y * y, 1), y + y), "squared L2"),
+        (lambda y, c: (c**2 * ((1 + (y / c).square().sum(1)).sqrt() - 1), c * by_hypot(y, c)[1]), "Divide both by c"),
+        (lambda y, c: (c**2 * ((1 + (y / c).square().sum(1)).sqrt() - 1), in_double(y, c)[1]), "Divide it by c"),
         (lambda y, c: in_double(y, c)[0], "2 values are wanted"),
         (lambda y, c: (in_double(y, c)[0], in_double(y, c)[0]), "shape"),
     ),
@@ -66,6 +68,8 @@ WRONG = {
         (lambda sigma, squared_gap: torch.einsum("t,t->", sigma**2, squared_gap) / len(sigma), "mean over the levels"),
         (lambda sigma, squared_gap: rectangles(sigma, squared_gap.square()), "squared already"),
         (lambda sigma, squared_gap: sigma.square() @ squared_gap, "without the width"),
+        (lambda sigma, squared_gap: (squared_gap * sigma**2).mean() * math.log(sigma[-1] / sigma[0]), "in full"),
+        (lambda sigma, squared_gap: (squared_gap * sigma**2)[:-1] @ sigma.log().diff(), "left end"),
         (
             lambda sigma, squared_gap: torch.trapezoid(sigma.flip(0) ** 2 * squared_gap.flip(0), sigma.flip(0).log()),
             "sign",

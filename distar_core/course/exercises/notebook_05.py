@@ -101,6 +101,15 @@ EXERCISES = (
                 "d' is right; d is the parabola ‖y‖²/2c, which is good for ‖y‖ far below c only. Your form must hold everywhere.",
             ),
             Mistake(
+                lambda y, c: (c * pseudo_huber(y, c)[0], c * pseudo_huber(y, c)[1]),
+                "this is c times what is asked: many books write c²(√(1 + ‖y‖²/c²) − 1). Divide both by c, so that the slope"
+                " comes near 1 far out.",
+            ),
+            Mistake(
+                lambda y, c: (c * pseudo_huber(y, c)[0], pseudo_huber(y, c)[1]),
+                "d' is right; d is c times too large: many books write c²(√(1 + ‖y‖²/c²) − 1). Divide it by c.",
+            ),
+            Mistake(
                 lambda y, c: (y.square().sum(-1), 2 * y),
                 "this is squared L2. Pseudo-Huber puts ‖y‖² + c² under a root.",
             ),
@@ -140,6 +149,14 @@ EXERCISES = (
                 lambda sigma, squared_gap: (sigma**2 * squared_gap).mean(),
                 "this is the mean over the levels, what a training run estimates. The integral is that times the width"
                 " log(σ_max/σ_min).",
+            ),
+            Mistake(
+                lambda sigma, squared_gap: (sigma**2 * squared_gap).mean() * (sigma[-1] / sigma[0]).log(),
+                "almost: mean times width counts the two end levels in full. The trapezoid rule counts each of them half.",
+            ),
+            Mistake(
+                lambda sigma, squared_gap: ((sigma**2 * squared_gap)[:-1] * sigma.log().diff()).sum(),
+                "almost: you took the height at the left end of every step. Take the mean of its two ends.",
             ),
             Mistake(
                 lambda sigma, squared_gap: (sigma**2 * squared_gap).sum(),
