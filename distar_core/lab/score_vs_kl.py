@@ -384,7 +384,7 @@ def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Ma
         if line and own:
             rewards.append(Mark(name, line.reward_at(own[0]["reward_scale"]), FIXED))
     for metric, head in HEADS.items():
-        others = " (■ ▲: their own)" if apart and metric == "excess_kl" else ""
+        others = " (■ ▲: own)" if apart and metric == "excess_kl" else ""
         marks = panels.setdefault(f"at reward {target:.2f}{others}:\n{head}", [])
         for name in (TILT, *ROWS):
             marks += _marks(name, NETWORK, networks(rows, world, reward_name, name, metric, target))

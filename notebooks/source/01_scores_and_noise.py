@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Scores and noise
 #
-# **In this notebook you write the score of a mixture, add noise to it in closed form, and turn it into a denoiser and a
+# **In this notebook you write the score of a mixture, add noise to it in closed form, and see it become a denoiser and a
 # sampler.**
 #
 # > **Goals.** Compute the score of a mixture. Add noise to it without sampling. Convert between score, noise and clean

@@ -87,8 +87,8 @@ figures.clouds(
 #
 # The distribution of the kept samples is the **tilted optimum**, or **tilt**: p_ref(x) exp(α r(x))/Z. The number Z, the mean of
 # exp(α r) under the reference, makes it sum to 1. On a fine grid the tilt can be computed without sampling. Both
-# ways, in numbers (*modes* and *spread* as in notebook 00; *worth*, 1/Σ chance²: how many samples of equal chance would tell as
-# much as the 20,000):
+# ways, in numbers (*modes* and *spread* as in notebook 00; *worth*, 1/Σ chance², the **effective sample size**: how many samples of
+# equal chance would tell as much as the 20,000):
 
 # %%
 plane = grid.Grid()

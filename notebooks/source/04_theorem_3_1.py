@@ -10,7 +10,7 @@
 # # Theorem 3.1, step by step
 #
 # **In this notebook you derive the gradient that Diff-Instruct\* trains with, measure what each misplaced stop-gradient
-# costs, and write the whole method in sixty lines.**
+# costs, write its loss, and train with it in sixty lines of plain PyTorch.**
 #
 # > **Goals.** Derive the loss of Theorem 3.1 in three steps, and test each. Say what is detached in it, and why. Say what the
 # > “frozen law” costs. Write the loss of Diff-Instruct\*, and read sixty lines of plain PyTorch that train with it.
