@@ -20,12 +20,13 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 lab: .venv/notebooks .venv/models
 	$(BIN)/jupyter lab notebooks/00_score_vs_kl.ipynb
 
 notebooks: .venv/notebooks
-	$(BIN)/python -m distar_core.course.build
+	$(BIN)/python -m tools.build
 
 bench: .venv/base
 	$(BIN)/distar bench toy

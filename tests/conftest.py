@@ -25,10 +25,10 @@ from distar_core import (
     VarianceExploding,
     ring,
 )
-from distar_core.networks import MLP, TimeMLP
 from distar_core.schedule import scaled_linear_schedule
 from distar_core.sdxl.adapters import add_lora, tied_clone
 from distar_core.sdxl.prompts import Prompt, PromptedUNet
+from distar_core.toy.networks import MLP, TimeMLP
 
 TEXT_LENGTH, TEXT_WIDTH, POOLED_WIDTH = 3, 12, 10
 LATENT_SHAPE = (4, 8, 8)

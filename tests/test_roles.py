@@ -22,8 +22,8 @@ from distar_core import (
     VariancePreserving,
     ring,
 )
-from distar_core.networks import MLP, TimeMLP
 from distar_core.roles import ProxyTilt, Recomputed, guided, target_score
+from distar_core.toy.networks import MLP, TimeMLP
 
 VE, VP = VarianceExploding(), VariancePreserving()
 T = torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64)

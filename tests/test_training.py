@@ -31,9 +31,9 @@ from distar_core import (
     ring,
 )
 from distar_core.losses import Noised, PseudoHuber, Scores, inner, score_divergence_detached
-from distar_core.networks import TimeMLP
 from distar_core.roles import PushForward, Recomputed
 from distar_core.schedule import scaled_linear_schedule
+from distar_core.toy.networks import TimeMLP
 from distar_core.training import assistant_step, draw, generator_step, make_batch
 
 METHOD = replace(METHODS["diff-instruct*"], cfg_scale=1.5)

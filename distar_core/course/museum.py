@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..methods import Method
-from ..metrics import summarise
 from ..roles import Reward
-from ..toy import LOOP, REWARDS, TOY_METHODS, ToyGenerator, no_conditions, reference, sample, toy_state
+from ..toy.ring import LOOP, REWARDS, TOY_METHODS, ToyGenerator, no_conditions, reference, sample, toy_state
+from ..toy.summary import summarise
 from ..training import State, post_train
 
 
@@ -114,7 +114,7 @@ class Reading(NamedTuple):
         step: generator steps done.
         reward: mean of the reward that the run is trained on.
         judged: mean of the judge's mark.
-        modes, spread: effective number of modes, and width of the fullest; see metrics.Summary.
+        modes, spread: effective number of modes, and width of the fullest; see summary.Summary.
         log_density: median log-density of the samples under the reference.
         reward_pull, leash_pull: mean length of the pulls on a sample since the last reading; nan before the first step,
             0 without a leash.

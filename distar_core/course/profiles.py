@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from ..doctor import missing_packages
+from ..extras import missing_packages
 
 
 class Profile(NamedTuple):

@@ -1,7 +1,7 @@
 """Experiments behind the notebooks, in the plane and in the world of pictures: `distar lab NAME` runs one and leaves its
 CSV, figure and sentence.
 
-The CSV files of the full profile ship in distar_core/data/lab, and the notebooks draw from them.
+The CSV files of the full profile ship in distar_core/lab/data, and the notebooks draw from them.
 """
 
 from . import assistant, didr, huber_c, landscape, score_vs_kl, stability, world, world_cross

@@ -10,28 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..exact import AffineGenerator, GeneratorScore, cosine
-from ..figures import CYCLE, Line, Picture, Style, lines
-from ..grid import Level
+from ..errors import NonFiniteError
+from ..evaluation.statistics import Interval
+from ..figures.charts import Line, lines
+from ..figures.picture import CYCLE, Picture, Style
 from ..losses import gap
 from ..methods import Method
-from ..metrics import WINDOW, Interval
+from ..rates import cosine_decay
 from ..roles import Trainable
-from ..runs import NonFiniteError, check_finite
+from ..runs.run import check_finite
 from ..schedule import TimeLaw
-from ..toy import (
-    LEVELS,
-    LOOP,
-    REWARDS,
-    SCHEDULE,
-    TOY_METHODS,
-    cosine_decay,
-    new_generator,
-    no_conditions,
-    reference,
-    toy_state,
-)
+from ..toy.ring import LEVELS, LOOP, REWARDS, SCHEDULE, TOY_METHODS, new_generator, no_conditions, reference, toy_state
+from ..toy.summary import WINDOW
 from ..training import State, generator_step, make_batch, noised_samples, post_train, scores_at
+from ..truth.grid import Level
+from ..truth.quadrature import AffineGenerator, GeneratorScore, cosine
 from .study import Row, Study, interval_line, interval_text, over_seeds, values_of, where
 from .toy_runs import UNKNOWN, flat_components_diverge, matched_scale, outcome
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
-from .. import figures
-from ..figures import Line, Picture, Style
-from ..grid import Grid, GridScore
+from ..errors import NonFiniteError
+from ..figures import charts
+from ..figures import picture as figures_picture
+from ..figures.charts import Line
+from ..figures.picture import Picture, Style
 from ..methods import METHODS, Method
 from ..mixture import LinearReward
-from ..report import START, of, read_runs
-from ..runs import NonFiniteError
-from ..toy import REWARDS, SCHEDULE, TOY_METHODS, on_levels, reference, sample
-from .score_vs_kl import found_in
+from ..toy.report import START, of, read_runs
+from ..toy.ring import REWARDS, SCHEDULE, TOY_METHODS, on_levels, reference, sample
+from ..truth.grid import Grid, GridScore
+from .matched import found_in
 from .study import Row, Study, interval_line, over_seeds, values_of, where
 from .toy_runs import SAMPLES, UNKNOWN, train
 
@@ -69,7 +71,7 @@ def _line(rows: Sequence[Row], name: str) -> Line:
     scales = values_of(rows, "reward_scale")
     rewards = [over_seeds(where(rows, reward_scale=scale), "reward").mean for scale in scales]
     heights = [over_seeds(where(rows, reward_scale=scale), "excess_kl") for scale in scales]
-    style = STYLES[name] if name in STYLES else figures.STYLES[name]._replace(line="")
+    style = STYLES[name] if name in STYLES else figures_picture.STYLES[name]._replace(line="")
     return interval_line(name, rewards, heights, style)
 
 
@@ -84,7 +86,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         f"marker per method and strength, with intervals over {len(values_of(rows, 'seed'))} seeds; a thin line at the "
         f"distance of the generator that all runs start from. {sentence(rows)}"
     )
-    return figures.lines(
+    return charts.lines(
         panels, alt=alt, xlabel="mean reward", ylabel="excess KL (nats)", log="y", width=3.6, guides=(start_kl(),)
     )
 

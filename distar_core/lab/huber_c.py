@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from ..figures import PLAIN, Line, Picture, lines
+from ..evaluation.statistics import Interval
+from ..figures.charts import PLAIN, Line, lines
+from ..figures.picture import Picture
 from ..losses import PseudoHuber
-from ..metrics import Interval
-from ..report import START, of, read_runs
-from ..toy import TOY_METHODS
-from .score_vs_kl import at_reward, excess_by_difference, interval
+from ..toy.report import START, of, read_runs
+from ..toy.ring import TOY_METHODS
+from .matched import at_reward, excess_by_difference, interval
 from .study import Row, Study, interval_line, interval_text, values_of, where
 from .toy_runs import train_and_summarise
 

@@ -8,8 +8,11 @@ from itertools import pairwise
 
 import torch
 
-from ..figures import Line, Picture, lines, maps
-from ..labelled_toy import (
+from ..errors import NonFiniteError
+from ..figures.charts import Line, lines
+from ..figures.picture import Picture
+from ..figures.plane import maps
+from ..toy.labels import (
     LABELS,
     REWARD,
     LabelSummary,
@@ -19,8 +22,7 @@ from ..labelled_toy import (
     over_labels,
     summarise_labels,
 )
-from ..runs import NonFiniteError
-from ..toy import LOOP, sample
+from ..toy.ring import LOOP, sample
 from .study import Row, Study, curve, interval_text, over_seeds, values_of, where
 from .toy_runs import SAMPLES, start_generator, train
 

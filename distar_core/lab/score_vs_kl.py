@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..exact import AffineGenerator, GeneratorScore
-from ..figures import PLAIN, Mark, Picture, Style, strips
-from ..frontier import DIVERGENCES, GRID, TILT, TRUSTED, curve, read_points
-from ..grid import Grid, fixed_point, kl_between, tilt_of_reward, tilt_on_grid
+from ..errors import NonFiniteError
+from ..evaluation.statistics import Interval
+from ..figures.charts import PLAIN, Mark, strips
+from ..figures.picture import Picture, Style
 from ..methods import Method
-from ..metrics import KL_SIGMA, WINDOW, Interval, summarise
 from ..mixture import GaussianMixture
-from ..report import START, of, read_runs
+from ..rates import cosine_decay
 from ..roles import MixtureScore, Roles, Trainable
-from ..runs import NonFiniteError, check_finite
-from ..toy import LEVELS, REWARDS, SCHEDULE, TOY_METHODS, cosine_decay, no_conditions, reference, sample
+from ..runs.run import check_finite
+from ..toy.frontier import DIVERGENCES, GRID, TILT, TRUSTED, curve, read_points
+from ..toy.report import START, of, read_runs
+from ..toy.ring import LEVELS, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, sample
+from ..toy.summary import summarise
 from ..training import State, post_train
-from .study import Row, Study, interval_text, over_seeds, where
+from ..truth.grid import fixed_point
+from ..truth.quadrature import AffineGenerator, GeneratorScore
+from .matched import WORLDS, at_reward, excess_by_difference, excess_kl, found_in, interval, tilts
+from .study import Row, Study, interval_text, where
 from .toy_runs import SAMPLES, UNKNOWN, flat_components_diverge, matched_scale, start_generator, train
 
 NETWORK, EXACT, LONG, FIXED = "network", "exact assistant", "long", "fixed point"
@@ -75,18 +79,6 @@ HEADS = {
 }
 
 
-def uneven() -> GaussianMixture:
-    """The second reference: five modes of unequal weight and width, two of them close together."""
-    return GaussianMixture.isotropic(
-        torch.tensor([0.30, 0.10, 0.25, 0.15, 0.20]),
-        torch.tensor([[-1.8, 0.9], [-1.3, -1.2], [0.1, 1.9], [1.9, -0.4], [1.3, -1.3]]),
-        torch.tensor([0.35, 0.2, 0.25, 0.3, 0.2]),
-    )
-
-
-WORLDS = {"ring": reference, "uneven": uneven}
-
-
 def method_of(regularizer: str, reward_scale: float) -> Method:
     """A row of the comparison as a method."""
     method = TOY_METHODS[regularizer.removesuffix(DIFFERENTIATED)]
@@ -135,21 +127,6 @@ def train_affine(
         for record in post_train(state, method, no_conditions, steps=steps, seed=seed, batch=256):
             check_finite(record)
     return state
-
-
-def excess_kl(mass: Tensor, grid: Grid, reward_name: str, mixture: GaussianMixture) -> float:
-    """KL of a mass to the tilt of equal mean reward, both blurred with KL_SIGMA, in nats."""
-    own = grid.mass(mixture.to(torch.float64).log_density)
-    values = REWARDS[reward_name](grid.points).reshape(own.shape)
-    return kl_between(mass, tilt_of_reward(own, values, float((mass * values).sum())), grid, KL_SIGMA)
-
-
-def found_in(points: Tensor, reward_name: str, mixture: GaussianMixture) -> dict[str, float]:
-    """Summary and excess KL of samples [N, 2]; the excess is infinite once a hundredth left the window."""
-    summary = summarise(points, REWARDS[reward_name](points), mixture)._asdict()
-    mass, outside = WINDOW.histogram(points)
-    excess = excess_kl(mass, WINDOW, reward_name, mixture) if outside < 0.01 else math.inf
-    return summary | {"excess_kl": excess}
 
 
 def settings(profile: str) -> list[Row]:
@@ -222,26 +199,6 @@ def measure(setting: Row) -> dict[str, float]:
 
 
 @lru_cache
-def tilts(world: str, reward_name: str) -> dict[str, list[float]]:
-    """The tilted optima of a world along the scale: reward and the metrics, by rising reward."""
-    mixture, values = WORLDS[world](), REWARDS[reward_name](GRID.points)
-    own = GRID.mass(mixture.to(torch.float64).log_density)
-    rows = []
-    for scale in np.linspace(0, 2.6, 80) ** 2:
-        mass = tilt_on_grid(own, values.reshape(own.shape), float(scale))
-        rows.append(summarise(GRID.points, values, mixture, mass=mass, grid=GRID)._asdict())
-    columns = {key: [row[key] for row in rows] for key in rows[0]}
-    return columns | {"excess_kl": [0.0] * len(rows)}
-
-
-def excess_by_difference(world: str, reward_name: str, reward: float, kl: float) -> float:
-    """KL to the reference less that of the tilt of equal reward: on clean densities this is KL to that tilt, exactly,
-    since log of tilt over reference is linear in the reward; blurred, nearly."""
-    along = tilts(world, reward_name)
-    return kl - float(np.interp(reward, along["reward"], along["kl"], left=math.nan, right=math.nan))
-
-
-@lru_cache
 def _recorded() -> tuple[Row, ...]:
     """The demo's networks (report.read_runs) and the shipped fixed points, as rows of this study."""
     rows: list[Row] = []
@@ -304,34 +261,6 @@ def line_of(rows: Sequence[Row], world: str, reward_name: str, name: str) -> Lin
         return None
     columns = {key: [point[key] for point in trusted] for key in ("reward_scale", "reward", *HEADS)}
     return Line(columns["reward_scale"], columns["reward"], {metric: columns[metric] for metric in HEADS})
-
-
-def at_reward(rows: Sequence[Row], target: float, metric: str, reach: float = 0.1, gap: float = 0.3) -> list[float]:
-    """A metric of networks at a mean reward: one value a seed, linear between the start and its runs.
-
-    A seed is not known (nan) there if none of its runs goes so far, or if none is within `reach` of the target and the
-    two to interpolate between are more than `gap` apart.
-    """
-    start = [row for row in rows if row["regularizer"] == START]
-    runs = [row for row in rows if row["regularizer"] != START]
-    values = []
-    for seed in sorted({row["seed"] for row in runs}):
-        own = [row for row in runs if row["seed"] == seed and math.isfinite(row["reward"])]
-        along = sorted(start + own, key=lambda row: row["reward"])
-        below, above = ([row for row in along if (row["reward"] > target) == side] for side in (False, True))
-        near = any(abs(row["reward"] - target) < reach for row in own)
-        if not below or not above or not (near or above[0]["reward"] - below[-1]["reward"] < gap):
-            values.append(math.nan)
-            continue
-        rewards, heights = ([row[key] for row in (below[-1], above[0])] for key in ("reward", metric))
-        values.append(float(np.interp(target, rewards, heights)))
-    return values
-
-
-def interval(values: Iterable[float]) -> Interval | None:
-    """over_seeds of the values that are known, if there are two."""
-    known = [{"value": value} for value in values if math.isfinite(value)]
-    return over_seeds(known, "value") if len(known) > 1 else None
 
 
 def networks(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..figures import Picture, lines
-from ..report import REGULARIZERS
-from ..toy import TOY_METHODS
+from ..figures.charts import lines
+from ..figures.picture import Picture
+from ..toy.report import REGULARIZERS
+from ..toy.ring import TOY_METHODS
 from .study import Row, Study, curve, values_of, where
 from .toy_runs import matched_scale, train_and_summarise
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from ..figures import Line, Picture, Style
-from ..folders import at_work, require_writable
-from ..metrics import Interval, bootstrap_interval
-from ..parallel import in_parallel
+from ..evaluation.statistics import Interval, bootstrap_interval
+from ..figures.charts import Line
+from ..figures.picture import Picture, Style
+from ..runs.folders import at_work, require_writable
+from ..runs.parallel import in_parallel
 
 Row = dict[str, Any]
 """One line of a CSV: text stays text, everything else is a float."""
@@ -58,7 +59,7 @@ def read_rows(name: str, path: Path | None = None) -> list[Row]:
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    source = path or files("distar_core") / "data" / "lab" / f"{name}.csv"
+    source = path or files("distar_core.lab") / "data" / f"{name}.csv"
     return [
         {key: _number(value) for key, value in row.items()}
         for row in csv.DictReader(source.read_text(encoding="utf-8").splitlines())

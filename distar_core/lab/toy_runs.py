@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from ..frontier import aims, read_points, scale_for
+from ..errors import NonFiniteError
 from ..methods import Method
-from ..metrics import Summary, summarise
 from ..mixture import GaussianMixture
 from ..roles import Reward, Score
-from ..runs import NonFiniteError, check_finite
-from ..toy import LOOP, REWARDS, ToyGenerator, distilled, labels_in_turn, reference, sample, toy_state
+from ..runs.run import check_finite
+from ..toy.frontier import aims, read_points, scale_for
+from ..toy.ring import LOOP, REWARDS, ToyGenerator, distilled, labels_in_turn, reference, sample, toy_state
+from ..toy.summary import Summary, summarise
 from ..training import State, post_train
 
 MIDDLE_AIM = 0.5
@@ -69,7 +70,7 @@ def train(
 
 @contextmanager
 def flat_components_diverge() -> Iterator[None]:
-    """Raise NonFiniteError when a component of an exact.AffineGenerator became flat: its law has no density then."""
+    """Raise NonFiniteError when a component of a quadrature.AffineGenerator became flat: its law has no density then."""
     try:
         yield
     except ValueError as error:

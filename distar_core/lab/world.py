@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..figures import BLUE, GREY, ORANGE, PURPLE, RED, VIOLET, Picture, Style, lines
+from ..evaluation.statistics import Interval
+from ..figures.charts import lines
+from ..figures.picture import BLUE, GREY, ORANGE, PURPLE, RED, VIOLET, Picture, Style
 from ..losses import weight_sigma, weight_x0
-from ..metrics import Interval
-from ..report import markdown_table
+from ..toy.report import markdown_table
 from .study import Row, Study, interval_line, interval_text, values_of
 
 MARKS = (0, 8, 17, 33, 50, 75, 100)
@@ -91,10 +92,10 @@ def settings(profile: str) -> list[Row]:
 @lru_cache
 def _stage(draws: int) -> Any:
     """What every run of a process measures with: world, judges, captions and seeds, and what start and reference draw."""
-    from ..world.card import both_groups
     from ..world.evaluation import evaluate
     from ..world.judges import load_judges
     from ..world.models import load_world
+    from ..world.scenes import both_groups
 
     world, judges, fixed = load_world(), load_judges(), both_groups(draws)
     start = world.draw(fixed.captions, fixed.seeds)
@@ -108,8 +109,9 @@ def measure(setting: Row) -> dict[str, float]:
 
     A run with a value that is not finite has nan from there on.
     """
-    from ..picture_metrics import frechet_distance
-    from ..runs import NonFiniteError, check_finite
+    from ..errors import NonFiniteError
+    from ..evaluation.pictures import frechet_distance
+    from ..runs.run import check_finite
     from ..training import post_train
     from ..world.evaluation import evaluate
     from ..world.post_training import read_recipe, training_conditions, world_state

@@ -6,8 +6,9 @@ import csv
 from collections.abc import Sequence
 from importlib.resources import files
 
-from ..figures import BLUE, ORANGE, RED, Picture, Style, lines
-from ..report import markdown_table
+from ..figures.charts import lines
+from ..figures.picture import BLUE, ORANGE, RED, Picture, Style
+from ..toy.report import markdown_table
 from .study import Row, Study, interval_line, values_of, where
 from .world import PROFILE_SIZES, along, ends, measure
 
@@ -115,7 +116,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 def published() -> list[dict[str, str]]:
     """Table 3 of the DI* release (README of github.com/pkulwj1994/diff_instruct_star): SDXL, Parti prompts, without seeds or intervals."""
-    text = (files("distar_core") / "data" / "published_table_3.csv").read_text(encoding="utf-8")
+    text = (files("distar_core.lab") / "data" / "published_table_3.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

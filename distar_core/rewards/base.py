@@ -1,18 +1,16 @@
-"""Rewards on pictures, and what turns them into the loop's reward(x0, condition)."""
+"""Rewards on pictures: what one is, sums of them, and units that can be added."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from ..losses import one_per_sample
-from ..runs import NonFiniteError
-from ..sdxl.latents import decode
-from ..sdxl.prompts import Prompt
 
 
 @runtime_checkable
@@ -117,30 +115,3 @@ class Normalised:
 
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return (values_of(self.reward, images=images, prompts=prompts) - self.mean) / self.std
-
-
-class Decoded:
-    """The loop's reward(x0, condition) from a reward on pictures: decodes the latents and clamps them to [0, 1].
-
-    Args:
-        vae: an AutoencoderKL; gradients pass through it.
-        reward: a differentiable reward on pictures.
-
-    Raises:
-        TypeError: if the reward is no PictureReward.
-        ValueError: if it is not differentiable.
-    """
-
-    def __init__(self, vae: Any, reward: PictureReward) -> None:
-        if not is_differentiable(reward):
-            raise ValueError(
-                f"reward {type(reward).__name__} is not differentiable, so the loop cannot climb it; use it to evaluate, "
-                "or learn a differentiable one from its preferences"
-            )
-        self.vae = vae
-        self.reward = reward
-
-    def __call__(self, x0: Tensor, condition: Prompt) -> Tensor:
-        """Latents [B, C, h, w] and their embedded prompts, words included -> [B]."""
-        images = decode(self.vae, x0).clamp(0, 1)
-        return values_of(self.reward, images=images, prompts=condition.words)

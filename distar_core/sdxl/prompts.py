@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..recipes import read_text
+from ..runs.settings import read_text
 
 COLUMNS = ("prompt", "text", "caption")
 """What the prompts' column may be called, whatever its case; the first that a file has is read."""

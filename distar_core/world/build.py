@@ -18,22 +18,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..folders import at_work, claim, require_writable
 from ..methods import METHODS, Method
+from ..rates import cosine_decay, decay
 from ..roles import NetworkScore, Roles, Trainable
-from ..runs import CHECKPOINT, run
+from ..runs.folders import at_work, claim, require_writable
+from ..runs.run import CHECKPOINT, run
 from ..schedule import TimeLaw
 from ..sdxl.latents import encode
 from ..sdxl.loading import diffusion_of, quiet
 from ..sdxl.miniature import make_pipeline
 from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
-from ..toy import cosine_decay
 from ..training import State, draw
 from .judges import PREFERENCE, train_clip, train_preference
 from .models import load_world
 from .scenes import PIXELS, WORDS, render, training_scenes
-from .stages import Progress, Seconds, Tell, decay, fit, nothing, take_averages
+from .stages import Progress, Seconds, Tell, fit, nothing, take_averages
 
 ALL_TIMES = TimeLaw.levels(range(1000))
 MIDDLE_TIMES = TimeLaw.levels(range(20, 980))

@@ -6,22 +6,32 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import figures
-from ..metrics import Interval, wilson_interval
+from ..evaluation.statistics import Interval, wilson_interval
+from ..figures.picture import Picture, image_grid
 from ..sdxl.models import TextToImage
 from .build import LOW_TIMES, MIDDLE_TIMES, Recipe
 from .judges import Judges, load_judges, prefers_as_gold, tells_swaps
 from .models import GUIDANCE_SCALE, STEPS, load_world
 from .oracle import Verdicts, compare, read
-from .scenes import PIXELS, WORDS, Stated, caption_of, combinations, lay_out, render
+from .scenes import (
+    DRAWS,
+    FIRST_SEED,
+    GROUPS,
+    PIXELS,
+    WORDS,
+    Draws,
+    both_groups,
+    combinations,
+    held_out_draws,
+    lay_out,
+    render,
+)
 
-DRAWS = 500
-FIRST_SEED = 10_000  # the recipe was chosen on other draws, with seeds from 0
 STRONG_GUIDANCE = 3.0
 BAR = {"reference": {"one": 0.95, "two": 0.95}, "one step": {"one": 0.85, "two": 0.90}}
 SOURCES = {
@@ -31,28 +41,6 @@ SOURCES = {
     "stronger guidance": f"the same, guidance scale {STRONG_GUIDANCE:g}",
     "one step": "one-step generator, before post-training",
 }
-GROUPS = {"one": "one object", "two": "two objects"}
-
-
-class Draws(NamedTuple):
-    """A fixed list of draws: what is stated, its captions and seeds, [N] each."""
-
-    stated: list[Stated]
-    captions: list[str]
-    seeds: list[int]
-
-
-def held_out_draws(group: str, count: int = DRAWS) -> Draws:
-    """Draw k has held-out caption k modulo their number and seed FIRST_SEED + k; group "one" or "two"."""
-    known = combinations()[f"{group} held out"]
-    stated = [known[k % len(known)] for k in range(count)]
-    return Draws(stated, [caption_of(one) for one in stated], list(range(FIRST_SEED, FIRST_SEED + count)))
-
-
-def both_groups(count: int) -> Draws:
-    """`count` held-out draws with one object, then as many with two."""
-    one, two = (held_out_draws(group, count) for group in GROUPS)
-    return Draws(one.stated + two.stated, one.captions + two.captions, one.seeds + two.seeds)
 
 
 def pictures_from(world: TextToImage, source: str, draws: Draws) -> Tensor:
@@ -131,14 +119,14 @@ def write_card(
     return measured
 
 
-def sheet(world: TextToImage, source: str, rows: int = 4, columns: int = 6) -> figures.Picture:
+def sheet(world: TextToImage, source: str, rows: int = 4, columns: int = 6) -> Picture:
     """Pictures of held-out captions, the first draws of both groups."""
     draws = both_groups(rows * columns // 2)
     pictures = pictures_from(world, source, draws)
     right = compare(read(pictures), draws.stated).all.tolist()
     titles = [caption + ("" if good else " (wrong)") for caption, good in zip(draws.captions, right, strict=True)]
     alt = f"Sample sheet of the {SOURCES[source]}: {len(titles)} pictures of held-out captions, {sum(right)} of them right."
-    return figures.pictures(pictures, titles, columns=columns, alt=alt)
+    return image_grid(pictures, titles, columns=columns, alt=alt)
 
 
 def words_of(card: dict[str, Any]) -> str:

@@ -13,19 +13,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..metrics import Interval, bootstrap_interval, paired_interval
-from ..picture_metrics import (
+from ..evaluation.pictures import (
     attribute_entropy,
     frechet_distance,
     high_frequency_share,
     pairwise_distance,
     saturation,
 )
+from ..evaluation.statistics import Interval, bootstrap_interval, paired_interval
 from ..rewards.base import PictureReward
-from .card import both_groups
 from .judges import Judges
 from .oracle import SIZE_BORDER, compare, read
-from .scenes import COLOURS, SHAPES, Stated, Thing, caption_of, lay_out, render
+from .scenes import COLOURS, SHAPES, Stated, Thing, both_groups, caption_of, lay_out, render
 
 Draw = Callable[[Sequence[str], Sequence[int]], Tensor]
 WORDS_FOR = {

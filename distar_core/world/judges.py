@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
+from ..rates import decay
 from ..rewards.base import PictureReward
 from ..rewards.clip import ClipScore, check_weights
 from ..roles import Trainable
@@ -23,7 +24,7 @@ from ..sdxl.models import TextToImage
 from .models import SHIPPED
 from .oracle import Reading, check_world_pictures, compare, read
 from .scenes import BRIGHTNESS, PIXELS, SHAPES, SIZES, WORDS, read_caption, render, training_scenes
-from .stages import Tell, decay, fit
+from .stages import Tell, fit
 
 CLIP_CONFIG: dict[str, Any] = {
     "model_cfg": {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..doctor import missing_packages
+from ..extras import missing_packages
 from ..sdxl.models import TextToImage, load_text_to_image
 from .scenes import WORDS
 

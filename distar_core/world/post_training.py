@@ -12,24 +12,22 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from .. import figures
-from ..figures import Picture
+from ..figures.picture import Picture, image_grid
 from ..losses import PseudoHuber
 from ..methods import Method, find_method
-from ..recipes import LARGEST, NUMBERS_IN_YAML, read_method, read_yaml, write_yaml
-from ..rewards.base import Decoded
+from ..rates import cosine_decay
 from ..roles import Roles, Trainable
-from ..runs import load_checkpoint, run
+from ..runs.run import load_checkpoint, run
+from ..runs.settings import LARGEST, NUMBERS_IN_YAML, read_method, read_yaml, write_yaml
 from ..sdxl.adapters import add_lora, tied_clone
+from ..sdxl.decoded import Decoded
 from ..sdxl.export import fingerprint
 from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt, read_prompts
-from ..toy import cosine_decay
 from ..training import Conditions, Record, State, draw
 from .build import MIDDLE_TIMES
-from .card import both_groups
 from .judges import Judges
-from .scenes import training_scenes
+from .scenes import both_groups, training_scenes
 
 RECIPE = "recipe.yaml"
 PROMPTS = "prompts.txt"
@@ -299,4 +297,4 @@ def before_and_after(
                 said = draws.captions[place] if name == "before" else "the same"
                 titles.append(f"{said} ({name}, gold {liked[place]:.2f})")
     alt = f"{rows * columns} held-out captions drawn from the same noise before and after post-training, one above the other."
-    return figures.pictures(torch.stack(images), titles, columns=columns, alt=alt)
+    return image_grid(torch.stack(images), titles, columns=columns, alt=alt)

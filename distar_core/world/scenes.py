@@ -237,3 +237,29 @@ def training_scenes(count: int, rng: torch.Generator) -> tuple[Scenes, list[str]
         short = whole._replace(background=None) if no_background else whole
         captions.append(caption_of(short._replace(size=None) if no_size else short))
     return lay_out(stated, rng), captions
+
+
+DRAWS = 500
+FIRST_SEED = 10_000  # the recipe was chosen on other draws, with seeds from 0
+GROUPS = {"one": "one object", "two": "two objects"}
+
+
+class Draws(NamedTuple):
+    """A fixed list of draws: what is stated, its captions and seeds, [N] each."""
+
+    stated: list[Stated]
+    captions: list[str]
+    seeds: list[int]
+
+
+def held_out_draws(group: str, count: int = DRAWS) -> Draws:
+    """Draw k has held-out caption k modulo their number and seed FIRST_SEED + k; group "one" or "two"."""
+    known = combinations()[f"{group} held out"]
+    stated = [known[k % len(known)] for k in range(count)]
+    return Draws(stated, [caption_of(one) for one in stated], list(range(FIRST_SEED, FIRST_SEED + count)))
+
+
+def both_groups(count: int) -> Draws:
+    """`count` held-out draws with one object, then as many with two."""
+    one, two = (held_out_draws(group, count) for group in GROUPS)
+    return Draws(one.stated + two.stated, one.captions + two.captions, one.seeds + two.seeds)

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..folders import require_writable
 from ..roles import Roles, Trainable
-from ..runs import CHECKPOINT, load_checkpoint, save_checkpoint
+from ..runs.folders import require_writable
+from ..runs.run import CHECKPOINT, load_checkpoint, save_checkpoint
+from ..runs.signals import Interrupted, stop_requests
 from ..schedule import VariancePreserving
-from ..signals import Interrupted, stop_requests
-from ..toy import cosine_decay
 from ..training import State
 
 
@@ -29,12 +28,6 @@ class Progress(NamedTuple):
 
 
 Tell = Callable[[Progress], None]
-
-
-def decay(rate: float, steps: int, *, rise: int = 0) -> Callable[[int], float]:
-    """A learning rate over warm-up steps −steps … −1: half a cosine down to 0, times a linear rise over the first `rise`."""
-    fall = cosine_decay(rate, steps)
-    return lambda step: min(1.0, (step + steps + 1) / (rise + 1)) * fall(step + steps)
 
 
 def nothing(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:

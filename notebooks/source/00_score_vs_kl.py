@@ -25,11 +25,14 @@ from dataclasses import replace
 
 import torch
 
-from distar_core import figures, pictures, post_train, report, toy
+from distar_core import post_train, probes
 from distar_core.course import check, predict, profile, reveal
-from distar_core.frontier import read_points
+from distar_core.figures import plane
 from distar_core.lab.assistant import error_by_level
-from distar_core.metrics import summarise
+from distar_core.toy import pictures, report
+from distar_core.toy import ring as toy
+from distar_core.toy.frontier import read_points
+from distar_core.toy.summary import summarise
 
 torch.set_num_threads(1)
 settings = profile()
@@ -57,7 +60,7 @@ with torch.no_grad():
 # %% tags=["figure", "hide-input"]
 reward = toy.REWARDS["mode"]
 panels = {"reference": reference.sample(2000, torch.Generator().manual_seed(0)), "distilled generator": start}
-figures.clouds(
+plane.clouds(
     panels,
     reference,
     reward=reward,
@@ -109,7 +112,7 @@ at_best = (toy.sample(alone, 2000) - reference.means[0]).norm(dim=1)
 reveal("00.a", f"half of the samples lie within {at_best.median():.2f} of the reward's best point")
 
 # %% tags=["figure", "hide-input"]
-figures.clouds(
+plane.clouds(
     {"distilled generator": start, "reward only": toy.sample(alone, 2000)},
     reference,
     reward=reward,
@@ -139,7 +142,7 @@ leashed = train("score, pseudo-Huber", reward_scale=0.82)
 
 # %% tags=["figure", "hide-input"]
 clouds = {"reward only": toy.sample(alone, 2000), "score, pseudo-Huber": toy.sample(leashed, 2000)}
-figures.clouds(
+plane.clouds(
     clouds,
     reference,
     reward=reward,
@@ -184,7 +187,7 @@ for name, points in clouds.items():
     print(f"{name:20s} reward {found.reward:.2f}   modes {found.modes:.1f}   spread {found.spread:.2f}")
 
 # %% tags=["figure", "hide-input"]
-figures.clouds(
+plane.clouds(
     clouds,
     reference,
     reward=reward,
@@ -202,11 +205,11 @@ figures.clouds(
 arrows = {}
 for name, (state, scale) in states.items():
     dots = toy.spread_out(clouds[name][:300], 14)
-    moves = toy.motion(state, replace(toy.TOY_METHODS[name], reward_scale=scale), dots)
+    moves = probes.motion(state, replace(toy.TOY_METHODS[name], reward_scale=scale), dots)
     arrows[name] = (dots, moves["reward"], moves["regularizer"])
 
 # %% tags=["figure", "hide-input"]
-figures.pull_picture(
+plane.pull_picture(
     arrows,
     reference,
     reward=reward,

@@ -26,9 +26,13 @@ from itertools import pairwise
 
 import torch
 
-from distar_core import GaussianMixture, VarianceExploding, exact, figures, ring, scaled_linear_schedule, toy
+from distar_core import GaussianMixture, VarianceExploding, ring, scaled_linear_schedule
 from distar_core.course import check, predict, profile, reveal
-from distar_core.metrics import summarise
+from distar_core.figures import charts, plane
+from distar_core.figures.picture import BLUE, RED, Style
+from distar_core.toy import ring as toy
+from distar_core.toy.summary import summarise
+from distar_core.truth import quadrature
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
@@ -61,7 +65,7 @@ settings = profile()
 # %% tags=["figure", "hide-input"]
 reference, schedule = toy.reference(), VarianceExploding()
 lattice = torch.cartesian_prod(torch.linspace(-3.2, 3.2, 13), torch.linspace(-3.2, 3.2, 13))
-figures.arrows(
+plane.arrows(
     {"score of the reference": (lattice, reference.score(lattice))},
     reference,
     longest=1.2,
@@ -87,10 +91,10 @@ line = GaussianMixture.isotropic(weights, means, torch.full((2,), deviation))
 x = torch.linspace(-3.5, 3, 261)[:, None]
 log_p, slope = line.log_density(x), line.score(x)[:, 0]
 p, scaled = "p, which integrates to 1", "20 p, which does not"
-figures.lines(
+charts.lines(
     {
-        "log-density": [figures.Line(p, x, log_p), figures.Line(scaled, x, log_p + torch.tensor(20.0).log())],
-        "score": [figures.Line(p, x, slope), figures.Line(scaled, x, slope)],
+        "log-density": [charts.Line(p, x, log_p), charts.Line(scaled, x, log_p + torch.tensor(20.0).log())],
+        "score": [charts.Line(p, x, slope), charts.Line(scaled, x, slope)],
     },
     xlabel="x",
     ylabel=["log p(x)", "d log p/dx"],
@@ -119,14 +123,14 @@ figures.lines(
 alone = (means[:, 0] - x) / deviation**2
 share = line.responsibilities(x)
 left, right, both = "left component", "right component", "mixture"
-figures.lines(
+charts.lines(
     {
         "scores": [
-            figures.Line(left, x, alone[:, 0]),
-            figures.Line(right, x, alone[:, 1]),
-            figures.Line(both, x, slope, style=figures.Style("black", "", "-")),
+            charts.Line(left, x, alone[:, 0]),
+            charts.Line(right, x, alone[:, 1]),
+            charts.Line(both, x, slope, style=Style("black", "", "-")),
         ],
-        "responsibilities": [figures.Line(left, x, share[:, 0]), figures.Line(right, x, share[:, 1])],
+        "responsibilities": [charts.Line(left, x, share[:, 0]), charts.Line(right, x, share[:, 1])],
     },
     xlabel="x",
     ylabel=["score", "share at x"],
@@ -283,7 +287,7 @@ reveal("01.a", "from σ = 1.4 on, the centre itself is the highest point")
 # %% tags=["figure", "hide-input"]
 rng = torch.Generator().manual_seed(0)
 x0, noise = reference.sample(1500, rng), torch.randn(1500, 2, generator=rng)
-figures.clouds(
+plane.clouds(
     {f"σ = {sigma}": schedule.add_noise(x0, noise, torch.tensor(sigma)) for sigma in (0.2, 0.7, 1.5)},
     reference,
     half_width=5.0,
@@ -322,7 +326,7 @@ reveal("01.3", ", ".join(f"σ = {sigma}: longest {value:.2f}" for sigma, value i
 print("longest, times σ:", ", ".join(f"{sigma * value:.1f}" for sigma, value in longest.items()))
 
 # %% tags=["figure", "hide-input"]
-figures.arrows(
+plane.arrows(
     {
         f"σ = {sigma}, stretched {longest[0.2] / longest[sigma]:.0f} ×": (
             lattice,
@@ -361,7 +365,7 @@ faulty = {
 
 def gap_size(generator, sigma):
     own, ref = generator.diffuse(schedule, sigma), reference.diffuse(schedule, sigma)
-    x, cell = exact.grid(own, 161)  # points that cover the law of x_t, and the area that belongs to each
+    x, cell = quadrature.grid(own, 161)  # points that cover the law of x_t, and the area that belongs to each
     gap = sigma * (own.score(x) - ref.score(x))
     return float((cell * own.log_density(x).exp() * gap.square().sum(-1)).sum().sqrt())
 
@@ -371,8 +375,8 @@ levels = torch.tensor([0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0])
 gaps = {name: [gap_size(generator, sigma) for sigma in levels] for name, generator in faulty.items()}
 for name, sizes in gaps.items():
     print(f"{name:24s}", *(f"{float(s):.2f}: {size:.3f}" for s, size in zip(levels, sizes, strict=True)), sep="  ")
-figures.lines(
-    {"": [figures.Line(name, levels, sizes) for name, sizes in gaps.items()]},
+charts.lines(
+    {"": [charts.Line(name, levels, sizes) for name, sizes in gaps.items()]},
     xlabel="noise level σ",
     ylabel="gap in eps-units",
     log="x",
@@ -458,12 +462,12 @@ bin_means = torch.stack([target[bins == k].mean() for k in range(1, len(edges))]
 # %% tags=["figure", "hide-input"]
 fine = torch.linspace(-3.5, 3.25, 200)
 exact_score = line.diffuse(schedule, torch.tensor(sigma)).score(fine[:, None])
-figures.lines(
+charts.lines(
     {
         "": [
-            figures.Line("one draw of −ε/σ", x_t[:400], target[:400], style=figures.Style("#9c9ca1", ".", "")),
-            figures.Line("score", fine, exact_score, style=figures.Style(figures.BLUE, "", "-")),
-            figures.Line("mean of all draws in a bin", middles, bin_means, style=figures.Style(figures.RED, "s", "")),
+            charts.Line("one draw of −ε/σ", x_t[:400], target[:400], style=Style("#9c9ca1", ".", "")),
+            charts.Line("score", fine, exact_score, style=Style(BLUE, "", "-")),
+            charts.Line("mean of all draws in a bin", middles, bin_means, style=Style(RED, "s", "")),
         ]
     },
     xlabel="x_t",
@@ -526,7 +530,7 @@ for sigma in (0.2, 0.7, 2.0):
     )
 
 # %% tags=["figure", "hide-input"]
-figures.arrows(
+plane.arrows(
     moves,
     reference,
     longest=max(float(move.norm(dim=1).max()) for _, move in moves.values()),
@@ -558,12 +562,12 @@ sdxl, times = scaled_linear_schedule(), torch.arange(1000)
 alpha, sigma = sdxl.alpha(times), sdxl.sigma(times)
 for t in (0, 20, 399, 999):
     print(f"t = {t:3d}: α = {alpha[t]:.4f}   σ = {sigma[t]:.4f}   σ/α = {sigma[t] / alpha[t]:6.3f}")
-figures.lines(
+charts.lines(
     {
         "": [
-            figures.Line("ε̂ → x̂₀: σ/α", times, sigma / alpha),
-            figures.Line("x̂₀ → ε̂: α/σ", times, alpha / sigma),
-            figures.Line("ε̂ → score: 1/σ", times, 1 / sigma),
+            charts.Line("ε̂ → x̂₀: σ/α", times, sigma / alpha),
+            charts.Line("x̂₀ → ε̂: α/σ", times, alpha / sigma),
+            charts.Line("ε̂ → score: 1/σ", times, 1 / sigma),
         ]
     },
     xlabel="SDXL's time t",
@@ -640,7 +644,7 @@ nearest = [torch.cdist(where, reference.means).argmin(1) for where in (z, ways[-
 print(f"the mode nearest to z is the mode at the end for {(nearest[0] == nearest[1]).double().mean():.1%} of the z")
 
 # %% tags=["figure", "hide-input"]
-figures.paths(
+plane.paths(
     {"probability flow, 40 starting points": ways[:, :40]},
     reference,
     marks={"σ = 2": 28, "σ = 0.7": 46, "the end": 121},
@@ -688,7 +692,7 @@ for name, end in panels.items():
     print(f"{name:18s} off the data {off:6.1%}   median distance to the end of an accurate flow {far:.2f}")
 
 # %% tags=["figure", "hide-input"]
-figures.clouds(
+plane.clouds(
     panels | {"reference": reference.sample(2000, torch.Generator().manual_seed(1))},
     reference,
     alt="Six clouds. Flow in one step: one spot in the middle. Four steps: eight clumps with many dots inside the ring."

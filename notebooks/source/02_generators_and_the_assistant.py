@@ -25,12 +25,16 @@ from dataclasses import replace
 
 import torch
 
-from distar_core import GaussianMixture, exact, figures, losses, post_train, toy
+from distar_core import GaussianMixture, losses, post_train, probes
 from distar_core.course import check, predict, profile, reveal
-from distar_core.figures import Line
+from distar_core.figures import charts, plane
+from distar_core.figures.charts import Line
+from distar_core.figures.picture import TRUTH
 from distar_core.lab import STUDIES, read_rows
 from distar_core.lab.assistant import error_by_level
-from distar_core.metrics import summarise
+from distar_core.toy import ring as toy
+from distar_core.toy.summary import summarise
+from distar_core.truth import quadrature
 
 torch.set_num_threads(1)
 settings = profile()
@@ -73,7 +77,7 @@ net = torch.cat([circles, rays])  # [30, 181, 2]
 # %% tags=["figure", "hide-input"]
 with torch.no_grad():
     carried = generator(net, None), generator(pins, None)
-figures.carried(
+plane.carried(
     {"z": (net, pins), "x₀ = g(z)": carried},
     mixtures={"x₀ = g(z)": reference},
     alt="Left, six circles and 24 spokes with numbers 1 to 8 around the centre. Right, the same net after the generator: the"
@@ -183,7 +187,7 @@ seen = toy.spread_out(noisy[:400], 60)
 ref = reference.diffuse(toy.SCHEDULE, sigma).score(seen)
 gap = ref - shifted.diffuse(toy.SCHEDULE, sigma).score(seen)
 difference, alone = "reference score − own score", "reference score alone"
-figures.arrows(
+plane.arrows(
     {difference: (seen, gap), alone: (seen, ref)},
     reference,
     dots={difference: samples, alone: samples},
@@ -253,11 +257,11 @@ checked_kl = check("02.2", kl_loss)
 # to θ.
 
 # %%
-setting = exact.line_setting(toy.SCHEDULE, 0.7)
+setting = quadrature.line_setting(toy.SCHEDULE, 0.7)
 own, ref = setting.frozen_law().score, setting.target().score
-nodes = exact.rotated_nodes(setting, 2000)  # z and ε on a fine grid with weights: a mean without chance
-found = exact.expect(lambda x0, x_t, noise: checked_kl(own, ref, x_t), setting, nodes).gradient
-truth = exact.true_gradients(setting, exact.squared(), "score").kl
+nodes = quadrature.rotated_nodes(setting, 2000)  # z and ε on a fine grid with weights: a mean without chance
+found = quadrature.expect(lambda x0, x_t, noise: checked_kl(own, ref, x_t), setting, nodes).gradient
+truth = quadrature.true_gradients(setting, quadrature.squared(), "score").kl
 for name, row in {"KL, integrated": truth, "your loss": found}.items():
     print(f"{name:15s}", *(f"{value:+.6f}" for value in row.tolist()))
 
@@ -348,11 +352,11 @@ print(f"largest distance between the paths: {float((learned[:, :2] - exact_path)
 
 # %% tags=["figure", "hide-input"]
 steps = torch.arange(250)
-figures.lines(
+charts.lines(
     {
         name: [
             Line("with the assistant", steps, learned[:, k]),
-            Line("exact gradient", steps, exact_path[:, k], style=figures.TRUTH),
+            Line("exact gradient", steps, exact_path[:, k], style=TRUTH),
         ]
         for k, name in enumerate(("m", "s"))
     },
@@ -385,7 +389,7 @@ def turned_noise(assistant, x_t, noise, sigma):
 runs = {"A": train(0.1, 40, denoising=turned_noise), "B": train(0.1, 40), "C": train(0.1, 40, pull=turned_pull)}
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {name: [Line("m", range(40), path[:, 0]), Line("s", range(40), path[:, 1])] for name, path in runs.items()},
     xlabel="step",
     ylabel="m and s",
@@ -425,7 +429,7 @@ run = toy.toy_state(rough, reference, None, seed=0, steps=settings.steps, lr=2e-
 for _ in post_train(run, method, toy.no_conditions, steps=0, seed=0, **toy.LOOP):
     pass  # the warm-up: the assistant alone
 first = toy.sample(run, 2000)
-first_moves = toy.motion(run, method, toy.spread_out(first[:300], 16))["regularizer"]
+first_moves = probes.motion(run, method, toy.spread_out(first[:300], 16))["regularizer"]
 
 # %%
 for _ in post_train(run, method, toy.no_conditions, steps=settings.steps, seed=0, **toy.LOOP):
@@ -437,7 +441,7 @@ found = {name: summarise(x, x[:, 0], reference) for name, x in clouds.items()}
 reveal("02.a", ", ".join(f"{name}: KL {one.kl:.2f}, modes {one.modes:.1f}" for name, one in found.items()))
 
 # %% tags=["figure", "hide-input"]
-figures.clouds(
+plane.clouds(
     clouds,
     reference,
     notes={name: f"off the data: {one.off_support:.0%}" for name, one in found.items()},
@@ -456,8 +460,8 @@ figures.clouds(
 # %% tags=["figure", "hide-input"]
 last = clouds["Diff-Instruct"]
 dots = {"start": toy.spread_out(first[:300], 16), "end": toy.spread_out(last[:300], 16)}
-moves = {"start": first_moves, "end": toy.motion(run, method, dots["end"])["regularizer"]}
-figures.pull_picture(
+moves = {"start": first_moves, "end": probes.motion(run, method, dots["end"])["regularizer"]}
+plane.pull_picture(
     {name: (dots[name], torch.zeros(16, 2), moves[name]) for name in dots},
     reference,
     backgrounds={"start": first, "end": last},
@@ -510,7 +514,7 @@ reveal(
 
 # %% tags=["figure", "hide-input"]
 time = torch.arange(3001) * 0.01
-figures.lines(
+charts.lines(
     {"": [Line(f"delay {delay:g}", time, m) for delay, m in late.items()]},
     xlabel="time",
     ylabel="m",
@@ -537,7 +541,7 @@ for rate, path in paths.items():
     print(f"rate {rate}: lowest m {lowest:+.2f}; at step 200 the variance is {s**2 + 1:.2f}, believed {believed:.2f}")
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
         name: [Line(f"assistant's rate {rate:g}", range(600), path[:, k]) for rate, path in paths.items()]
         for k, name in enumerate(("m", "s"))
@@ -577,7 +581,7 @@ def mean_loss(belief, distance):
 
 
 distances = {"score, pseudo-Huber": losses.PseudoHuber(0.05), "score, squared L2": losses.SquaredL2()}
-figures.lines(
+charts.lines(
     {"": [Line(name, beliefs, [mean_loss(b, d) for b in beliefs]) for name, d in distances.items()]},
     xlabel="mean b that the assistant believes in (true: 1)",
     ylabel="mean loss",
@@ -617,7 +621,7 @@ museum = {"assistant as usual": watched(2e-3), "30 times slower": watched(2e-3 /
 # %% tags=["figure", "hide-input"]
 window = max(1, settings.steps // 16)
 smooth = {name: curves.unfold(1, window, 1).mean(-1) for name, (_, curves) in museum.items()}
-figures.lines(
+charts.lines(
     {
         f"{title}, mean of {window} steps": [
             Line(name, torch.arange(curves.shape[1]) + (window - 1) / 2, curves[k]) for name, curves in smooth.items()
@@ -643,9 +647,9 @@ clouds = {name: toy.sample(run, 2000) for name, (run, _) in museum.items()}
 arrows = {}
 for name, (run, _) in museum.items():
     dots = toy.spread_out(clouds[name][:300], 14)
-    moves = toy.motion(run, leash, dots)
+    moves = probes.motion(run, leash, dots)
     arrows[name] = (dots, moves["reward"], moves["regularizer"])
-figures.pull_picture(
+plane.pull_picture(
     arrows,
     reference,
     reward=reward,
@@ -693,7 +697,7 @@ for name, (run, _) in museum.items():
     error, gap = zip(*by_level.values(), strict=True)
     panels[name] = [Line("assistant's squared error", list(by_level), error), Line("squared gap", list(by_level), gap)]
     print(f"{name:19s}", *(f"σ = {level:.2g}: {e / g:.0%}" for (level, (e, g)) in by_level.items()), sep="  ")
-figures.lines(
+charts.lines(
     panels,
     xlabel="noise level σ",
     ylabel="eps-units, squared",

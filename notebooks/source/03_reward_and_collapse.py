@@ -25,11 +25,16 @@ from dataclasses import replace
 
 import torch
 
-from distar_core import METHODS, GaussianMixture, figures, frontier, grid, post_train, toy
+from distar_core import METHODS, GaussianMixture, post_train, probes
 from distar_core.course import check, museum, predict, profile, reveal
+from distar_core.figures import charts, plane
+from distar_core.figures.picture import CYCLE, STYLES, TRUTH
 from distar_core.lab import STUDIES, read_rows
-from distar_core.metrics import summarise
 from distar_core.mixture import LinearReward, QuadraticReward
+from distar_core.toy import frontier
+from distar_core.toy import ring as toy
+from distar_core.toy.summary import summarise
+from distar_core.truth import grid
 
 torch.set_num_threads(1)
 settings = profile()
@@ -72,7 +77,7 @@ def keep(alpha, count=2000):
 
 
 # %% tags=["figure", "hide-input"]
-figures.clouds(
+plane.clouds(
     {f"kept with α = {alpha}": keep(alpha)[0] for alpha in (0, 2, 6)},
     reference,
     reward=reward,
@@ -91,8 +96,8 @@ figures.clouds(
 # equal chance would tell as much as the 20,000):
 
 # %%
-plane = grid.Grid()
-mass, values = plane.mass(reference.to(torch.float64).log_density), reward(plane.points).reshape(101, 101)
+lattice = grid.Grid()
+mass, values = lattice.mass(reference.to(torch.float64).log_density), reward(lattice.points).reshape(101, 101)
 for alpha in (0, 2, 6, 20):
     points, chances = keep(alpha)
     found = summarise(points, reward(points), reference)
@@ -127,7 +132,7 @@ near_first = (means - means[0]).norm(dim=1).argsort()
 
 
 def mixture(weights, means, deviations):
-    return plane.mass(GaussianMixture.isotropic(weights / weights.sum(), means, deviations).log_density)
+    return lattice.mass(GaussianMixture.isotropic(weights / weights.sum(), means, deviations).log_density)
 
 
 paths = {
@@ -137,8 +142,8 @@ paths = {
 }
 rewards = {name: [float((p * values).sum()) for p in path] for name, path in paths.items()}
 kl = {name: [float((p * (p / mass).log().nan_to_num()).sum()) for p in path] for name, path in paths.items()}
-figures.lines(
-    {"": [figures.Line(name, rewards[name], kl[name]) for name in paths]},
+charts.lines(
+    {"": [charts.Line(name, rewards[name], kl[name]) for name in paths]},
     alt="KL to the reference against mean reward. The dashed black curve of the tilts lies lowest and reaches 1.7 nats at"
     " reward 0.94; the line of the best k modes lies above it and reaches 2.1; the shrunk ring shoots up to 2.5 nats before"
     " its mean reward is 0.45.",
@@ -160,13 +165,13 @@ figures.lines(
 # %% tags=["figure", "hide-input"]
 x = torch.linspace(-3.5, 4.5, 161)
 bell = (-(x**2) / 2).exp() / (2 * torch.pi) ** 0.5
-figures.lines(
+charts.lines(
     {
         "": [
-            figures.Line("reference N(0, 1)", x, bell, style=figures.STYLES["distilled generator"]),
-            figures.Line("exp(αx)/20", x, x.exp() / 20, style=figures.CYCLE[0]),
-            figures.Line("product, not normalised", x, bell * x.exp(), style=figures.CYCLE[2]),
-            figures.Line("tilt", x, bell * (x - 0.5).exp(), style=figures.TRUTH),
+            charts.Line("reference N(0, 1)", x, bell, style=STYLES["distilled generator"]),
+            charts.Line("exp(αx)/20", x, x.exp() / 20, style=CYCLE[0]),
+            charts.Line("product, not normalised", x, bell * x.exp(), style=CYCLE[2]),
+            charts.Line("tilt", x, bell * (x - 0.5).exp(), style=TRUTH),
         ]
     },
     alt="The bell curve of N(0, 1) in grey; a rising exponential; their product, a higher bell centred at 1; and dashed the"
@@ -264,7 +269,7 @@ panels = {
     "r = x₁/2, α = 3": GaussianMixture.isotropic(weights, moved, deviations),
     "r = −x₂²/2, α = 2": reference.tilt(across, 2.0),
 }
-figures.clouds(
+plane.clouds(
     {name: law.sample(2000, torch.Generator().manual_seed(2)) for name, law in panels.items()},
     reference,
     alt="Three clouds on the ring. The reference: eight equal modes. The linear tilt: the three modes on the right are well"
@@ -397,8 +402,8 @@ labels = {"modes": "effective number of modes", "kl": "KL to the reference", "sp
 curves = []
 for name, points in known.items():
     heights = {key: [getattr(p.summary, key) for p in points] for key in labels}
-    curves.append(figures.Curve(name, [p.summary.reward for p in points], heights))
-figures.frontier(
+    curves.append(charts.Curve(name, [p.summary.reward for p in points], heights))
+charts.frontier(
     curves,
     [],
     labels,
@@ -456,7 +461,7 @@ for name, points in {"start": start, **clouds}.items():
     compare(name, points)
 
 # %% tags=["figure", "hide-input"]
-figures.clouds(
+plane.clouds(
     clouds,
     reference,
     reward=linear,
@@ -474,12 +479,12 @@ figures.clouds(
 # %% tags=["figure", "hide-input"]
 dots, arrows = toy.spread_out(clouds["the tilt"][:300], 10), {}
 for name, method in methods.items():
-    moves = toy.motion(states[name], method, dots)
+    moves = probes.motion(states[name], method, dots)
     if "reward" not in moves:
-        plain = toy.motion(states[name], replace(method, reward_scale=0.0), dots)["regularizer"]
+        plain = probes.motion(states[name], replace(method, reward_scale=0.0), dots)["regularizer"]
         moves = {"reward": moves["regularizer"] - plain, "regularizer": plain}
     arrows[name] = (dots, moves["reward"], moves["regularizer"])
-figures.pull_picture(
+plane.pull_picture(
     arrows,
     reference,
     reward=linear,
@@ -535,12 +540,12 @@ exhibits = {letter: museum.exhibit(museum.piece(letter), generator, steps=steps)
 
 def chart(**instruments):
     return {
-        f"piece {letter}": [figures.Line(text, e.column("step"), e.column(name)) for name, text in instruments.items()]
+        f"piece {letter}": [charts.Line(text, e.column("step"), e.column(name)) for name, text in instruments.items()]
         for letter, e in exhibits.items()
     }
 
 
-figures.lines(
+charts.lines(
     chart(reward=""),
     alt="Mean reward over training steps, one panel for each piece with its own height. A rises from 0.3 and levels off at"
     " about 1.26; B rises from 0 to above 200 in the shape of an S; C rises from 0.3 and levels off at 1.",
@@ -555,7 +560,7 @@ figures.lines(
 # two pulls on a sample.
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     chart(reward_pull="pull of the reward", leash_pull="pull of the leash"),
     alt="Mean length of the pulls over steps. A: the reward's stays at about 2, the leash's rises to 2 and stays. B: the"
     " reward's stays at 2, the leash's falls to 0.3. C: the reward's falls from 0.3 to almost 0, the leash's is 0.",
@@ -584,9 +589,9 @@ for letter, exhibit in exhibits.items():
     young = museum.exhibit(exhibit.piece, generator, steps=steps, until=max(1, steps // 10), readings=1)
     points = young.readings[-1].points
     dots = toy.spread_out(points[points.abs().max(1).values < 2.5][:300], 8)
-    moves = toy.motion(young.state, exhibit.piece.method, dots)
+    moves = probes.motion(young.state, exhibit.piece.method, dots)
     arrows[f"piece {letter}"] = (dots, moves["reward"], moves.get("regularizer", torch.zeros_like(dots)))
-figures.pull_picture(
+plane.pull_picture(
     arrows,
     reference,
     alt="Eight dots in each of three panels. A: equal arrows of the reward to the right, leash arrows about half as long"
@@ -620,7 +625,7 @@ predict("03.5", "?")
 
 # %% tags=["figure", "hide-input"]
 reveal("03.5", ", ".join(f"{letter} {exhibit.piece.label}" for letter, exhibit in exhibits.items()))
-figures.clouds(
+plane.clouds(
     {f"piece {letter}, {exhibit.piece.label}": exhibit.readings[-1].points for letter, exhibit in exhibits.items()},
     reference,
     half_width=6,
@@ -680,11 +685,11 @@ top = gold.index(max(gold))
 reveal(
     "03.6", f"gold {gold[0]:.2f} at the start, {gold[top]:.2f} at its top (step {at[top]}), {gold[-1]:.2f} at the end"
 )
-figures.lines(
+charts.lines(
     {
         "piece A": [
-            figures.Line("proxy, which the run sees", at, exhibits["A"].column("reward")),
-            figures.Line("gold, what people would say", at, gold),
+            charts.Line("proxy, which the run sees", at, exhibits["A"].column("reward")),
+            charts.Line("gold, what people would say", at, gold),
         ]
     },
     alt="Two curves over training steps. The proxy rises from 0.3 to 1.26 and levels off. Gold starts with it, rises to almost"
@@ -764,8 +769,8 @@ for name, (mean, variance) in mean_and_variance(1.0, 0.5).items():
 # %% tags=["figure", "hide-input"]
 widths = torch.logspace(-1.3, 0, 14, dtype=torch.float64)
 table = [mean_and_variance(1.0, s) for s in widths]
-figures.lines(
-    {"": [figures.Line(name, widths, [row[name][1] for row in table]) for name in table[0]]},
+charts.lines(
+    {"": [charts.Line(name, widths, [row[name][1] for row in table]) for name in table[0]]},
     alt="Variance of one sample's estimate against the width s of the generator, both axes logarithmic. REINFORCE rises to"
     " over two hundred as s falls to 0.05; with a baseline it stays between 0.35 and 0.65; pathwise lies lowest and falls to"
     " 0.001.",

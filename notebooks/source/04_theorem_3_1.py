@@ -28,10 +28,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from distar_core import VarianceExploding, exact, figures, post_train, toy
+from distar_core import VarianceExploding, post_train, probes
 from distar_core.course import check, predict, profile, reveal
-from distar_core.figures import CYCLE, Line, Style
+from distar_core.figures import charts, plane
+from distar_core.figures.charts import Line
+from distar_core.figures.picture import CYCLE, TRUTH, Style
+from distar_core.toy import ring as toy
 from distar_core.training import draw
+from distar_core.truth import quadrature
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)  # a theorem deserves all the digits
@@ -52,8 +56,8 @@ settings = profile()
 # There is one noise level t: x_t = x₀ + σ ε, σ = 0.7. Densities and **scores**, the slopes of the log-density, are formulas.
 
 # %%
-setting = exact.line_setting(VarianceExploding(), 0.7)
-distance = exact.huber(0.3)
+setting = quadrature.line_setting(VarianceExploding(), 0.7)
+distance = quadrature.huber(0.3)
 law, target, sigma = setting.frozen_law(), setting.target(), setting.sigma
 x = torch.linspace(-4.0, 4.5, 400)[:, None]
 gap = sigma * (law.score(x) - target.score(x))
@@ -62,7 +66,7 @@ for name in ("weights", "shifts", "scales"):
 
 # %% tags=["figure", "hide-input"]
 pairs = (("generator", law), ("reference", target))
-figures.lines(
+charts.lines(
     {
         "density of x_t": [Line(name, x, mixture.log_density(x).exp()) for name, mixture in pairs],
         "score": [Line(name, x, mixture.score(x)) for name, mixture in pairs],
@@ -91,11 +95,11 @@ figures.lines(
 # %% tags=["figure", "hide-input"]
 scores = {}
 for s2 in (0.3, 0.5, 0.7):
-    moved = exact.line_setting(VarianceExploding(), 0.7)
+    moved = quadrature.line_setting(VarianceExploding(), 0.7)
     moved.generator.scales.data[1] = s2
     scores[f"s₂ = {s2}"] = moved.frozen_law().score(x)
 middle = slice(80, 320)
-figures.lines(
+charts.lines(
     {
         "score of the generator": [Line(name, x[middle], score[middle]) for name, score in scores.items()],
         "its change": [Line(name, x[middle], (score - scores["s₂ = 0.5"])[middle]) for name, score in scores.items()],
@@ -119,7 +123,7 @@ figures.lines(
 # differentiated by autograd. It is the truth for all that follows:
 
 # %%
-true = exact.true_gradients(setting, distance, "eps")
+true = quadrature.true_gradients(setting, distance, "eps")
 print("m₁ m₂ m₃:", true.frozen[:3].numpy().round(6), "  s₁ s₂ s₃:", true.frozen[3:].numpy().round(6))
 
 # %% [markdown]
@@ -142,15 +146,15 @@ predict("04.a", "?")
 rng = torch.Generator().manual_seed(0)
 data = setting.reference.sample(100_000, rng)
 noise = torch.randn(100_000, 1, generator=rng)
-right_loss = exact.theorem_forms(setting, distance, "eps")["Theorem 3.1 loss"]
+right_loss = quadrature.theorem_forms(setting, distance, "eps")["Theorem 3.1 loss"]
 loss = right_loss(data, data + sigma * noise, noise).mean()
-reveal("04.a", f"the gradient in the six parameters is {exact.gradient(loss, setting.generator).tolist()}")
+reveal("04.a", f"the gradient in the six parameters is {quadrature.gradient(loss, setting.generator).tolist()}")
 
-points, cell = exact.grid(target, 8001)
+points, cell = quadrature.grid(target, 8001)
 mass = cell * target.log_density(points).exp()
 values = distance.value(sigma * (setting.law().score(points) - target.score(points)))
-elsewhere = exact.gradient((mass * values).sum(), setting.generator)
-print(f"D with the reference's law: relative error {exact.relative_error(elsewhere, true.frozen):.2f}")
+elsewhere = quadrature.gradient((mass * values).sum(), setting.generator)
+print(f"D with the reference's law: relative error {quadrature.relative_error(elsewhere, true.frozen):.2f}")
 
 # %% [markdown]
 # Answer **c**. The only road from the loss to θ is x_t = g_θ(z) + σ ε, and reference samples are not on it. One may *define*
@@ -176,7 +180,7 @@ arrow = -noise / sigma
 bins = (x_t[:, 0] / 0.25).round()
 centres = [value for value in bins.unique() if (bins == value).sum() > 300]
 means = [arrow[bins == value].mean() for value in centres]
-figures.lines(
+charts.lines(
     {
         "arrows −ε/σ of single samples, and their mean": [
             Line("single samples", x_t[:1500], arrow[:1500], style=Style("#c3c3c8", ".", "")),
@@ -237,7 +241,7 @@ checked_projection = check("04.1", projection)
 # the reference.
 
 # %%
-nodes = exact.rotated_nodes(setting, 2000)
+nodes = quadrature.rotated_nodes(setting, 2000)
 on_grid = setting.generator.place(nodes.component, nodes.normal).detach() + sigma * nodes.noise
 kicks = {"x": lambda x: x, "sin 3x": lambda x: (3 * x).sin(), "gap": lambda x: law.score(x) - target.score(x)}
 for name, u in kicks.items():
@@ -261,14 +265,14 @@ for name, u in kicks.items():
 # for u = sin, the left on a grid of x, the right over (z, ε):
 
 # %%
-points, cell = exact.grid(law, 8001)
+points, cell = quadrature.grid(law, 8001)
 mass = cell * law.log_density(points).exp()
-wanted = exact.gradient((mass * (points.sin() * setting.law().score(points)).sum(1)).sum(), setting.generator)
+wanted = quadrature.gradient((mass * (points.sin() * setting.law().score(points)).sum(1)).sum(), setting.generator)
 moving_point = lambda x0, x_t, noise: -(x_t.sin() * (law.score(x_t) + noise / sigma)).sum(1)  # noqa: E731
-computable = exact.expect(moving_point, setting, nodes).gradient
+computable = quadrature.expect(moving_point, setting, nodes).gradient
 for side, row in {"wanted": wanted, "computable": computable}.items():
     print(f"{side:10s}", row.numpy().round(6))
-assert exact.relative_error(computable, wanted) < 1e-10
+assert quadrature.relative_error(computable, wanted) < 1e-10
 
 # %% [markdown]
 # Equal in all six parameters (claim 5).
@@ -356,8 +360,8 @@ def sample_loss(assistant, reference=target.score):
     return lambda x0, x_t, noise: checked_loss(x_t, noise, sigma.expand(len(x_t), 1), *scores, c=0.3)
 
 
-mine = exact.expect(sample_loss(law.score), setting, nodes).gradient
-print(f"relative error {exact.relative_error(mine, true.frozen):.0e}")
+mine = quadrature.expect(sample_loss(law.score), setting, nodes).gradient
+print(f"relative error {quadrature.relative_error(mine, true.frozen):.0e}")
 
 # %% [markdown]
 # The theorem holds to rounding (claims 6 to 8: other levels and distances, and the plane). Now detach what should flow.
@@ -372,12 +376,12 @@ print(f"relative error {exact.relative_error(mine, true.frozen):.0e}")
 predict("04.c", "?")
 
 # %% tags=["figure"]
-rows = exact.stop_gradient_table(setting, distance, "eps", nodes)
-errors = {name: exact.relative_error(row, true.frozen) for name, row in rows.items()}
+rows = quadrature.stop_gradient_table(setting, distance, "eps", nodes)
+errors = {name: quadrature.relative_error(row, true.frozen) for name, row in rows.items()}
 off = errors["wrong: d' detached"]
 reveal("04.c", f"{off:.0%}")
 wrong = {name: row for name, row in rows.items() if name.startswith("wrong")}
-figures.bars(
+charts.bars(
     {f"{name[7:]}: {errors[name]:.0%} off": row.tolist() for name, row in wrong.items()},
     true.frozen.tolist(),
     ["m₁", "m₂", "m₃", "s₁", "s₂", "s₃"],
@@ -396,8 +400,8 @@ figures.bars(
 # ones; detach one score, and the other's slope stands alone.
 
 # %%
-no_grad = exact.expect(sample_loss(law.score, lambda x: target.score(x).detach()), setting, nodes).gradient
-print(f"reference under no_grad: {exact.relative_error(no_grad, true.frozen):.0%} off")
+no_grad = quadrature.expect(sample_loss(law.score, lambda x: target.score(x).detach()), setting, nodes).gradient
+print(f"reference under no_grad: {quadrature.relative_error(no_grad, true.frozen):.0%} off")
 
 # %% [markdown] tags=["instructor"]
 # **Misconceptions of this section.** “Stop-gradient means: no gradient through the score networks.” That is KL's loss, not
@@ -460,8 +464,8 @@ checked_gradient = check("04.3", pencil_gradient)
 predict("04.4", "?")
 
 # %%
-pencil = exact.pencil_setting(1.0, 0.5, sigma=1.0)
-table = exact.stop_gradient_table(pencil, exact.squared(), "score", exact.rotated_nodes(pencil, 2000))
+pencil = quadrature.pencil_setting(1.0, 0.5, sigma=1.0)
+table = quadrature.stop_gradient_table(pencil, quadrature.squared(), "score", quadrature.rotated_nodes(pencil, 2000))
 print("by hand" + 27 * " ", "m {:+.2f}   s {:+.2f}".format(*checked_gradient(1.0, 0.5, 1.0)))
 for name in ("true, frozen law", "wrong: d' detached", "wrong: braces detached", "wrong: conditional score dropped"):
     print(f"{name:34s}", "m {:+.2f}   s {:+.2f}".format(*table[name]))
@@ -489,7 +493,7 @@ reveal("04.4", "c: the last row equals the truth")
 
 # %%
 def divergence(own, at):  # E d(s_own − s_ref) over the law of `at`
-    points, cell = exact.grid(at.frozen_law(), 801)
+    points, cell = quadrature.grid(at.frozen_law(), 801)
     y = own.frozen_law().score(points) - own.target().score(points)
     return float(cell * (at.frozen_law().log_density(points).exp() * y.square().sum(1)).sum())
 
@@ -501,13 +505,13 @@ for name in ("true, frozen law", "d alone, scores frozen", "true, law differenti
 shifts = torch.linspace(-0.4, 1.4, 61).tolist()
 curves, dots = [], []
 for place in (1.0, 0.6, 0.25):
-    frozen_at = exact.pencil_setting(place)
-    objective = [divergence(exact.pencil_setting(m), frozen_at) for m in shifts]
+    frozen_at = quadrature.pencil_setting(place)
+    objective = [divergence(quadrature.pencil_setting(m), frozen_at) for m in shifts]
     curves.append(Line(f"law frozen at m = {place}", shifts, objective))
     dots.append(Line("", [place], [divergence(frozen_at, frozen_at)], style=Style("black", "o", "")))
-moving = [divergence(exact.pencil_setting(m), exact.pencil_setting(m)) for m in shifts]
-figures.lines(
-    {"three objectives, and D itself": [*curves, Line("D, law moving", shifts, moving, style=figures.TRUTH), *dots]},
+moving = [divergence(quadrature.pencil_setting(m), quadrature.pencil_setting(m)) for m in shifts]
+charts.lines(
+    {"three objectives, and D itself": [*curves, Line("D, law moving", shifts, moving, style=TRUTH), *dots]},
     alt="A dashed parabola, D, flat, with its minimum at m = 0. Three steeper parabolas, for laws frozen at m = 1, 0.6 and 0.25:"
     " each crosses the dashed one in the black dot at its own m, from below, and has its minimum at 0.375 times that m.",
     xlabel="m of the score, s = ½",
@@ -542,7 +546,7 @@ def descent(kind, push=lambda m, s: (0.0, 0.0), steps=150, rate=0.2):
     way = [torch.tensor((1.0, 0.5))]
     while len(way) <= steps and way[-1][1] > 0.05 and way[-1][0] < 3:
         m, s = way[-1].tolist()
-        slopes = exact.true_gradients(exact.pencil_setting(m, s), exact.squared(), "score", 401)
+        slopes = quadrature.true_gradients(quadrature.pencil_setting(m, s), quadrature.squared(), "score", 401)
         way.append(way[-1] - rate * (getattr(slopes, kind) - torch.tensor(push(m, s))))
     return torch.stack(way).T
 
@@ -565,7 +569,7 @@ for title, pair in ways.items():
     panels[title] += [Line("start", [1.0], [0.5], style=Style("black", "o", ""))]
     panels[title] += [Line("rest", *way[:, -1:], style=Style("black", "X", "")) for way in pair.values()]
 panels["no reward"].append(Line("d alone", *descent("law"), style=CYCLE[2]))
-figures.lines(
+charts.lines(
     panels,
     alt="Three panels, the mean m across, the scale s up; all ways start at m = 1, s = 0.5. No reward: frozen and moving law"
     " end at m = 0, s = 1, on slightly different ways; d alone runs right and down, away from it. Linear reward: both end at"
@@ -618,15 +622,15 @@ predict("04.e", "?")
 def batch_loss(here, rng, batch=256):
     z, noise = (torch.randn(batch, 1, generator=rng) for _ in range(2))
     x0 = here.generator.place(torch.zeros(batch, dtype=torch.long), z).detach()
-    loss = exact.theorem_forms(here, exact.squared(), "score")["Theorem 3.1 loss"]
+    loss = quadrature.theorem_forms(here, quadrature.squared(), "score")["Theorem 3.1 loss"]
     return float(loss(x0, x0 + here.sigma * noise, noise).mean())
 
 
-stations = [exact.pencil_setting(m, s) for m, s in descent("frozen", steps=59, rate=0.07).T.tolist()]
+stations = [quadrature.pencil_setting(m, s) for m, s in descent("frozen", steps=59, rate=0.07).T.tolist()]
 divergences = [divergence(here, here) for here in stations]
 losses = [batch_loss(here, rng) for here in stations]
 reveal("04.e", f"mean of 60 batch losses {sum(losses) / 60:+.3f}; D from {divergences[0]:.2f} to {divergences[-1]:.3f}")
-figures.lines(
+charts.lines(
     {"training with an exact assistant": [Line("D", range(60), divergences), Line("batch loss", range(60), losses)]},
     alt="Over 60 steps D falls smoothly from 0.36 to almost zero. The loss of a batch of 256 jumps about zero, by less than"
     " a tenth at first and less and less later; it has no trend.",
@@ -655,24 +659,24 @@ def kl_direction(assistant):
 losses = {"score divergence": (sample_loss, true.frozen), "KL": (kl_direction, true.kl)}
 deltas = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3]
 assistants = [lambda x, delta=delta: law.score(x) + delta * x.sin() for delta in deltas]
-found = {name: [exact.expect(loss(s), setting, nodes) for s in assistants] for name, (loss, _) in losses.items()}
+found = {name: [quadrature.expect(loss(s), setting, nodes) for s in assistants] for name, (loss, _) in losses.items()}
 size = (mass * (law.score(points) - target.score(points)).square().sum(1)).sum().sqrt()
 share = [float(delta * (mass * points.sin().square().sum(1)).sum().sqrt() / size) for delta in deltas]
 for name, (_, truth) in losses.items():
     wrong = found[name][3].gradient
     print(
-        f"δ = 0.1, {name:16s} error {exact.relative_error(wrong, truth):.2f}, cosine {exact.cosine(wrong, truth):.2f}"
+        f"δ = 0.1, {name:16s} error {quadrature.relative_error(wrong, truth):.2f}, cosine {quadrature.cosine(wrong, truth):.2f}"
     )
 print(f"δ = 0.1 is {share[3]:.2f} of the gap (root mean squares); mean loss {found['score divergence'][3].value:+.4f}")
 
 # %% tags=["figure", "hide-input"]
-measures = {"cosine with the truth": exact.cosine, "relative error": exact.relative_error}
+measures = {"cosine with the truth": quadrature.cosine, "relative error": quadrature.relative_error}
 panels = {
     title: [Line(name, share, [measure(row.gradient, losses[name][1]) for row in rows]) for name, rows in found.items()]
     for title, measure in measures.items()
 }
 panels["mean of the loss"] = [Line("score divergence", share, [row.value for row in found["score divergence"]])]
-figures.lines(
+charts.lines(
     panels,
     alt="Three panels against the assistant's error as a share of the gap, from 0.02 to 0.73. The cosine falls from 1, for the"
     " score divergence to 0.72, for KL to 0.79. The relative error rises to 1.6 and 0.84. The mean loss stays near zero at"
@@ -694,7 +698,7 @@ figures.lines(
 # %%
 def slopes_in_s(s, e):
     """d/ds at N(0, s²), score divergence and KL, by an assistant whose precision, 1/v, is wrong by the factor 1 + e."""
-    here, precision = exact.pencil_setting(0.0, s), (1 + e) / (s**2 + 1)
+    here, precision = quadrature.pencil_setting(0.0, s), (1 + e) / (s**2 + 1)
 
     def score(x0, x_t, noise):
         return -2 * ((0.5 - precision) * x_t * (noise - precision * x_t)).sum(1)
@@ -702,7 +706,9 @@ def slopes_in_s(s, e):
     def kl(x0, x_t, noise):
         return (((0.5 - precision) * x_t).detach() * x_t).sum(1)
 
-    return torch.stack([exact.expect(loss, here, exact.rotated_nodes(here, 400)).gradient[1] for loss in (score, kl)])
+    return torch.stack(
+        [quadrature.expect(loss, here, quadrature.rotated_nodes(here, 400)).gradient[1] for loss in (score, kl)]
+    )
 
 
 for s in (0.1, 0.5, 1.5):
@@ -833,7 +839,7 @@ with torch.no_grad():
     z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
     before, after = start(z, None), generator(z)
 print(f"mean reward {reward(before).mean():.2f} -> {reward(after).mean():.2f}")
-figures.clouds(
+plane.clouds(
     {"distilled generator": before, "score, pseudo-Huber": after},
     world,
     reward=toy.REWARDS["mode"],
@@ -850,9 +856,9 @@ state.roles.assistant.module.network.body.layers.load_state_dict(correction.stat
 dots = toy.spread_out(after[:300], 14)
 arrows = {}
 for title, name in {"loss of Theorem 3.1": "score, pseudo-Huber", "KL's loss instead": "KL, w = 1"}.items():
-    moves = toy.motion(state, replace(toy.TOY_METHODS[name], reward_scale=0.82), dots)
+    moves = probes.motion(state, replace(toy.TOY_METHODS[name], reward_scale=0.82), dots)
     arrows[title] = (dots, moves["reward"], moves["regularizer"])
-figures.pull_picture(
+plane.pull_picture(
     arrows,
     world,
     reward=toy.REWARDS["mode"],

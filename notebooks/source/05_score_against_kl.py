@@ -27,12 +27,18 @@ from importlib.resources import files
 
 import torch
 
-from distar_core import MixtureScore, exact, figures, grid, metrics, pictures, post_train, report, toy
+from distar_core import MixtureScore, post_train, probes
 from distar_core.course import check, predict, profile, reveal
-from distar_core.frontier import DIVERGENCES, read_points, scale_for
-from distar_core.lab import STUDIES, read_rows, score_vs_kl
+from distar_core.evaluation import statistics
+from distar_core.figures import charts, plane
+from distar_core.figures.picture import STYLES, TRUTH
+from distar_core.lab import STUDIES, matched, read_rows, score_vs_kl
 from distar_core.lab.study import interval_text, values_of, where
 from distar_core.mixture import GaussianMixture
+from distar_core.toy import pictures, report, summary
+from distar_core.toy import ring as toy
+from distar_core.toy.frontier import DIVERGENCES, read_points, scale_for
+from distar_core.truth import grid, quadrature
 
 torch.set_num_threads(1)
 settings = profile()
@@ -91,10 +97,10 @@ for name in report.REGULARIZERS:
 # beyond the unavoidable. Check it on a lopsided p:
 
 # %%
-plane = grid.Grid(half_width=4.2, count=85)
-own = plane.mass(reference.to(torch.float64).log_density)
-values = reward(plane.points).reshape(own.shape)
-p = grid.tilt_on_grid(own, values + 0.3 * plane.points[:, 1].reshape(own.shape), 0.8)
+lattice = grid.Grid(half_width=4.2, count=85)
+own = lattice.mass(reference.to(torch.float64).log_density)
+values = reward(lattice.points).reshape(own.shape)
+p = grid.tilt_on_grid(own, values + 0.3 * lattice.points[:, 1].reshape(own.shape), 0.8)
 tilt = grid.tilt_of_reward(own, values, float((p * values).sum()))
 kl = {
     name: float((a * (a / b).log()).sum())
@@ -163,13 +169,13 @@ distances_of, slopes = {}, {}
 for c in (0.005, 0.05, 0.5):
     d, slope = checked_huber(sizes, c)
     distances_of[f"c = {c:g}"], slopes[f"c = {c:g}"] = d, slope[:, 0]
-of_constant = figures.PLAIN[0], figures.STYLES["score, pseudo-Huber"], figures.PLAIN[1]
+of_constant = charts.PLAIN[0], STYLES["score, pseudo-Huber"], charts.PLAIN[1]
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
         title: [
-            figures.Line(name, sizes[:, 0], height, style=style)
+            charts.Line(name, sizes[:, 0], height, style=style)
             for (name, height), style in zip(heights.items(), of_constant, strict=True)
         ]
         for title, heights in {"distance d": distances_of, "slope d′": slopes}.items()
@@ -252,17 +258,17 @@ pairs = {
 sigmas = torch.logspace(-1, torch.tensor(4.0).log10().item(), 81, dtype=torch.float64)
 heights = {}
 for name, (one, other) in pairs.items():
-    gaps, ends = exact.squared_gaps(one, other, sigmas), exact.kl_divergences(one, other, sigmas[[0, -1]])
+    gaps, ends = quadrature.squared_gaps(one, other, sigmas), quadrature.kl_divergences(one, other, sigmas[[0, -1]])
     heights[name] = sigmas**2 * gaps
     drop, loudest = checked_drop(sigmas, gaps), sigmas[heights[name].argmax()]
     print(f"{name:13s} area {drop:.4f}   KL drop {ends[0] - ends[1]:.4f}   loudest at σ = {loudest:.2f}")
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
         "which level sees what": [
-            figures.Line(name, sigmas, height / height.max(), style=style)
-            for (name, height), style in zip(heights.items(), figures.PLAIN, strict=True)
+            charts.Line(name, sigmas, height / height.max(), style=style)
+            for (name, height), style in zip(heights.items(), charts.PLAIN, strict=True)
         ]
     },
     xlabel="noise level σ",
@@ -290,8 +296,8 @@ counts = {
 }
 nearest_one = sigmas.sub(1).abs().argmin()
 at_one = {name: count / count[nearest_one] for name, count in counts.items()}
-figures.lines(
-    {"how much a level counts, 1 at σ = 1": [figures.Line(name, sigmas, count) for name, count in at_one.items()]},
+charts.lines(
+    {"how much a level counts, 1 at σ = 1": [charts.Line(name, sigmas, count) for name, count in at_one.items()]},
     xlabel="noise level σ",
     ylabel="weight of the squared gap",
     log="x",
@@ -330,12 +336,12 @@ predict("05.a", "?")
 
 # %%
 bump, aim = toy.REWARDS["mode"], 0.6643
-values = bump(plane.points).reshape(own.shape)
+values = bump(lattice.points).reshape(own.shape)
 masses = {"tilted optimum": grid.tilt_of_reward(own, values, aim)}
 steps = {"ci": 8, "fast": 350, "full": 900}[settings.name]
 for name in (score_vs_kl.ROWS[0], score_vs_kl.L2, score_vs_kl.HUBER, "KL, w = 1", "KL, w = σ²/α²"):
     scale = scale_for(read_points(), "mode", name, aim)
-    found = grid.fixed_point(reference, bump, DIVERGENCES[name], scale, toy.LEVELS, plane, steps=steps)
+    found = grid.fixed_point(reference, bump, DIVERGENCES[name], scale, toy.LEVELS, lattice, steps=steps)
     masses[name] = found.mass
 
 
@@ -343,11 +349,11 @@ for name in (score_vs_kl.ROWS[0], score_vs_kl.L2, score_vs_kl.HUBER, "KL, w = 1"
 def excess(mass):
     """KL to the tilt of equal mean reward, both blurred with σ = 0.15."""
     best = grid.tilt_of_reward(own, values, float((mass * values).sum()))
-    return grid.kl_between(mass, best, plane, metrics.KL_SIGMA)
+    return grid.kl_between(mass, best, lattice, summary.KL_SIGMA)
 
 
 for name, mass in masses.items():
-    s = metrics.summarise(plane.points, values.flatten(), reference, mass=mass, grid=plane)
+    s = summary.summarise(lattice.points, values.flatten(), reference, mass=mass, grid=lattice)
     print(f"{name:40s} reward {s.reward:.2f}  modes {s.modes:.1f}  spread {s.spread:.3f}  excess KL {excess(mass):.3f}")
 pay = {name: excess(mass) for name, mass in masses.items()}
 moves = {words: pay[after] - pay[before] for words, before, after in score_vs_kl.STEPS if {before, after} <= set(pay)}
@@ -355,8 +361,8 @@ reveal("05.a", "; ".join(f"{words} {move:+.2f}" for words, move in moves.items()
 
 # %% tags=["figure", "hide-input"]
 rng = torch.Generator().manual_seed(0)
-figures.clouds(
-    {name.replace(", law", ",\nlaw"): plane.sample(mass, 1500, rng).float() for name, mass in masses.items()},
+plane.clouds(
+    {name.replace(", law", ",\nlaw"): lattice.sample(mass, 1500, rng).float() for name, mass in masses.items()},
     reference,
     reward=bump,
     alt="Six clouds drawn from densities of equal mean reward. Tilted optimum, both squared L2 rows, pseudo-Huber and KL with"
@@ -413,9 +419,9 @@ for name in score_vs_kl.FOUR:
     line = score_vs_kl.line_of(everything, "ring", "side", name)
     kinds = (score_vs_kl.NETWORK, score_vs_kl.LONG, score_vs_kl.EXACT)
     runs = where(everything, world="ring", reward_name="side", regularizer=name, aim="middle")
-    means = [score_vs_kl.interval(row["reward"] for row in where(runs, kind=kind)).mean for kind in kinds]
+    means = [matched.interval(row["reward"] for row in where(runs, kind=kind)).mean for kind in kinds]
     surplus = [
-        score_vs_kl.interval(
+        matched.interval(
             row["excess_kl"] - line.at_reward(row["reward"], "excess_kl") for row in where(runs, kind=kind)
         ).mean
         for kind in kinds[:2]
@@ -443,10 +449,10 @@ for name in score_vs_kl.FOUR:
 response = {}
 for distance in (score_vs_kl.L2, score_vs_kl.HUBER):
     laws = {"law frozen": distance, "law differentiated": distance + score_vs_kl.DIFFERENTIATED}
-    for (law, name), style in zip(laws.items(), figures.PLAIN, strict=False):
+    for (law, name), style in zip(laws.items(), charts.PLAIN, strict=False):
         line = score_vs_kl.line_of(everything, "ring", "mode", name)
-        response.setdefault(distance, []).append(figures.Line(law, line.scale, line.reward, style=style))
-figures.lines(
+        response.setdefault(distance, []).append(charts.Line(law, line.scale, line.reward, style=style))
+charts.lines(
     response,
     xlabel="reward scale",
     ylabel="mean reward at rest",
@@ -490,20 +496,20 @@ levels = torch.tensor([0.1, 0.3, 1.0], dtype=torch.float64)
 seen, still = [], []
 for distance in distances.tolist():
     one, other = (on_line(shares, [-distance, distance], [0.25] * 2) for shares in ([0.3, 0.7], [0.5, 0.5]))
-    seen.append(levels**2 * exact.squared_gaps(one, other, levels))
-    still.append(exact.kl_divergences(one, other, levels[:1]))
+    seen.append(levels**2 * quadrature.squared_gaps(one, other, levels))
+    still.append(quadrature.kl_divergences(one, other, levels[:1]))
 seen, still = torch.stack(seen), torch.cat(still)
 reveal("05.b", f"squared gap {seen[0, 0]:.0e} → {seen[-1, 0]:.0e}, KL {still[0]:.3f} → {still[-1]:.3f}")
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
         "only the shares differ": [
             *[
-                figures.Line(f"squared gap, σ = {level:g}", distances, seen[:, k], style=figures.PLAIN[k])
+                charts.Line(f"squared gap, σ = {level:g}", distances, seen[:, k], style=charts.PLAIN[k])
                 for k, level in enumerate(levels.tolist())
             ],
-            figures.Line("KL, σ = 0.1", distances, still, style=figures.TRUTH),
+            charts.Line("KL, σ = 0.1", distances, still, style=TRUTH),
         ]
     },
     xlabel="half the distance of the modes, M",
@@ -525,8 +531,8 @@ figures.lines(
 
 # %%
 for name in ("KL, w = 1", "score, squared L2"):
-    low = grid.fixed_point(reference, bump, DIVERGENCES[name], 0.1, toy.LEVELS[:3], plane, steps=steps)
-    s = metrics.summarise(plane.points, values.flatten(), reference, mass=low.mass, grid=plane)
+    low = grid.fixed_point(reference, bump, DIVERGENCES[name], 0.1, toy.LEVELS[:3], lattice, steps=steps)
+    s = summary.summarise(lattice.points, values.flatten(), reference, mass=low.mass, grid=lattice)
     print(
         f"{name:20s} reward {s.reward:.2f}  modes {s.modes:.1f}  spread {s.spread:.3f}  excess {excess(low.mass):.3f}"
     )
@@ -563,7 +569,10 @@ for name in ("KL, w = 1", "score, squared L2"):
 
 # %%
 few = torch.logspace(-1, 0.6, 25, dtype=torch.float64)
-true = [exact.true_gradients(exact.pencil_setting(1.0, 0.5, s), exact.squared(), "eps", 2001) for s in few.tolist()]
+true = [
+    quadrature.true_gradients(quadrature.pencil_setting(1.0, 0.5, s), quadrature.squared(), "eps", 2001)
+    for s in few.tolist()
+]
 on_both = {"KL, w = 1": torch.stack([g.kl for g in true]), "score, squared L2": torch.stack([g.frozen for g in true])}
 on_both["KL, w = σ²/α²"] = few[:, None] ** 2 * on_both["KL, w = 1"]
 v, u = 0.25 + 1.0, 1.0 + 1.0
@@ -571,10 +580,10 @@ kl, l2 = on_both["KL, w = 1"][15, 0], on_both["score, squared L2"][15, 0]
 print(f"pull on m at σ = {few[15]:.0f}: by hand {1 / u} and {2 / (u * v)}, by quadrature {kl:.3f} and {l2:.3f}")
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
-        "pull on the shift m": [figures.Line(name, few, pull[:, 0]) for name, pull in on_both.items()],
-        "pull on the width s": [figures.Line(name, few, pull[:, 1]) for name, pull in on_both.items()],
+        "pull on the shift m": [charts.Line(name, few, pull[:, 0]) for name, pull in on_both.items()],
+        "pull on the width s": [charts.Line(name, few, pull[:, 1]) for name, pull in on_both.items()],
     },
     xlabel="noise level σ",
     ylabel=["∂/∂m", "∂/∂s"],
@@ -627,10 +636,10 @@ reveal(
 )
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
         "how strongly N(m, 1) is pulled back": [
-            figures.Line(name, shifts, pull, style=style)
+            charts.Line(name, shifts, pull, style=style)
             for (name, pull), style in zip(force.items(), (*of_constant, None), strict=True)
         ]
     },
@@ -683,7 +692,7 @@ print(
 
 # %% tags=["figure"]
 print(report.unbounded_sentence(recorded))
-pictures.unbounded(files("distar_core") / "data" / "distances_full.csv")
+pictures.unbounded(files("distar_core.toy") / "data" / "distances_full.csv")
 
 # %% [markdown]
 # A runaway is no accident: it is the bound. Use a reward with a ceiling, or a scale below it.
@@ -721,7 +730,7 @@ predict("05.d", "?")
 rates = read_rows("stability")  # recorded: distar lab stability --profile full
 for name in values_of(rates, "regularizer"):
     lost = [int(row["diverged"]) for row in where(rates, regularizer=name, lr=max(values_of(rates, "lr")))]
-    share = metrics.wilson_interval(sum(lost), len(lost))
+    share = statistics.wilson_interval(sum(lost), len(lost))
     print(f"{name:20s} lost {sum(lost)} of {len(lost)}, 95 % interval of the share {share.low:.0%} to {share.high:.0%}")
 reveal("05.d", f"{sum(int(row['diverged']) for row in rates)} of {len(rates)} runs were lost, all at the highest rate")
 print("expected:", STUDIES["stability"].prediction)
@@ -749,12 +758,12 @@ for name in ("score, squared L2", "KL, w = 1"):
 # %% tags=["figure"]
 arrows = {}
 for name, (state, method) in states.items():
-    s = metrics.summarise(clouds[name], reward(clouds[name]), reference)
+    s = summary.summarise(clouds[name], reward(clouds[name]), reference)
     print(f"{name:20s} reward {s.reward:.2f} (known 0.50)  modes {s.modes:.1f}  off the data {s.off_support:.1%}")
     dots = toy.spread_out(clouds[name][:300], 14)
-    moves = toy.motion(state, method, dots)
+    moves = probes.motion(state, method, dots)
     arrows[name] = (dots, moves["reward"], moves["regularizer"])
-figures.pull_picture(
+plane.pull_picture(
     arrows,
     reference,
     reward=reward,

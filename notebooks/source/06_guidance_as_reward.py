@@ -26,10 +26,14 @@ from functools import partial
 
 import torch
 
-from distar_core import exact, figures, guidance, labelled_toy, losses, post_train, toy
+from distar_core import losses, post_train, probes
 from distar_core.course import check, predict, profile, reveal
+from distar_core.figures import charts, plane
 from distar_core.lab import STUDIES, landscape, over_seeds, read_rows, values_of
 from distar_core.roles import MixtureScore, guided
+from distar_core.toy import labels as labelled_toy
+from distar_core.toy import ring as toy
+from distar_core.truth import gaussians, quadrature
 
 torch.set_num_threads(1)
 settings = profile()
@@ -63,7 +67,7 @@ clean = labelled_toy.draw(reference, labels, torch.Generator().manual_seed(0))
 groups = {name: labels == k for k, name in enumerate(labelled_toy.LABELS)}
 at_start = labelled_toy.over_labels(labelled_toy.summarise_labels(clean, labels, reference, labelled_toy.REWARD))
 print(f"p(own label | x₀), mean over the samples: {at_start.label:.2f}; spread within a label: {at_start.spread:.2f}")
-figures.clouds(
+plane.clouds(
     {"reference": clean},
     reference,
     groups=groups,
@@ -89,7 +93,7 @@ points, top = torch.cartesian_prod(axis, axis), 1
 t = torch.full((len(points),), 1.0)
 conditional, null = score(points, t, top), score(points, t, None)
 fields = {"s_c, label top": conditional, "s_null": null, "s_c − s_null": conditional - null}
-figures.arrows(
+plane.arrows(
     {title: (points, field) for title, field in fields.items()},
     reference,
     half_width=4.2,
@@ -198,12 +202,12 @@ reveal("06.a", f"at cfg_scale 1 the deviation is {sharpened[1.0][1] ** -0.5:.3f}
 
 # %% tags=["figure", "hide-input"]
 x = torch.linspace(-1, 3, 200, dtype=torch.float64)
-scores_at_0 = [figures.Line(f"cfg_scale {w:g}", x, checked_guided(x, 0.0, w, 1.0, 0.5, 1.0)) for w in sharpened]
+scores_at_0 = [charts.Line(f"cfg_scale {w:g}", x, checked_guided(x, 0.0, w, 1.0, 0.5, 1.0)) for w in sharpened]
 densities = [
-    figures.Line(f"cfg_scale {w:g}", x, torch.distributions.Normal(m, p**-0.5).log_prob(x).exp())
+    charts.Line(f"cfg_scale {w:g}", x, torch.distributions.Normal(m, p**-0.5).log_prob(x).exp())
     for w, (m, p) in sharpened.items()
 ]
-figures.lines(
+charts.lines(
     {"guided score, σ = 0": scores_at_0, "the density it belongs to": densities},
     alt="Left, three falling straight lines: the larger cfg_scale, the steeper, with zeros at 1, 1.14 and 1.23. Right,"
     " three bell curves with these means, taller and narrower with cfg_scale.",
@@ -239,10 +243,10 @@ for sigma in (0.2, 1.0, 3.0):
     mixed = checked_guided(x, sigma, 1.0, 1.0, 0.5, 1.0)
     noised = -(x - 8 / 7) / (1 / 7 + sigma**2)
     panels[f"σ = {sigma:g}"] = [
-        figures.Line("guided score, cfg_scale 1", x, mixed * sigma),
-        figures.Line("score of N(8/7, 1/7), noised", x, noised * sigma),
+        charts.Line("guided score, cfg_scale 1", x, mixed * sigma),
+        charts.Line("score of N(8/7, 1/7), noised", x, noised * sigma),
     ]
-figures.lines(
+charts.lines(
     panels,
     guides=(0.0,),
     width=2.7,
@@ -261,19 +265,26 @@ figures.lines(
 # assistant and the toy's eight noise levels, once it has come to **rest**: where training no longer moves it.
 
 # %%
-pair = {"mean": 1.0, "deviation": 0.5, "null_deviation": 1.0, "steps": min(settings.steps, 400), "nodes": 41}
+pair = {
+    "levels": toy.LEVELS,
+    "mean": 1.0,
+    "deviation": 0.5,
+    "null_deviation": 1.0,
+    "steps": min(settings.steps, 400),
+    "nodes": 41,
+}
 
 
 def rest_of(loss, weight, cfg_scale, placement="inside"):
     """Mean and deviation of the generator m + s z at rest; inside: the guided score in the reference's place."""
-    with_guidance = guidance.placed(loss, placement, cfg_scale)
-    return guidance.resting_place(lambda n, s: weight(n) * with_guidance(n, s), **pair)
+    with_guidance = gaussians.placed(loss, placement, cfg_scale)
+    return gaussians.resting_place(lambda n, s: weight(n) * with_guidance(n, s), **pair)
 
 
 for w in (1.0, 3.0):
     rows = {
         "the sharpened Gaussian": (sharpened[w][0], sharpened[w][1] ** -0.5),
-        "a sampler that follows the flow": guidance.end_of_flow(
+        "a sampler that follows the flow": gaussians.end_of_flow(
             lambda x, sigma, w=w: checked_guided(x, sigma, w, 1.0, 0.5, 1.0)
         ),
         "one step, KL, w = 1": rest_of(losses.integral_kl, losses.weight_one, w),
@@ -309,9 +320,9 @@ x = torch.linspace(-5, 5, 300, dtype=torch.float64)[:, None]
 posterior, slopes = [], []
 for sigma in (0.2, 1.0, 3.0):
     noised = two_labels.diffuse(toy.SCHEDULE, torch.tensor(sigma))
-    posterior.append(figures.Line(f"σ = {sigma:g}", x[:, 0], noised.responsibilities(x)[:, 1].log()))
-    slopes.append(figures.Line(f"σ = {sigma:g}", x[:, 0], noised.given(1).score(x)[:, 0] - noised.score(x)[:, 0]))
-figures.lines(
+    posterior.append(charts.Line(f"σ = {sigma:g}", x[:, 0], noised.responsibilities(x)[:, 1].log()))
+    slopes.append(charts.Line(f"σ = {sigma:g}", x[:, 0], noised.given(1).score(x)[:, 0] - noised.score(x)[:, 0]))
+charts.lines(
     {"log p(c | x_t), c on the right": posterior, "its slope, s_c − s_null": slopes},
     alt="Left, three curves that rise from the left and level off just below zero on the right, steepest for sigma 0.2."
     " Right, their slopes: constant on the left, falling to nothing on the right, largest for sigma 0.2.",
@@ -392,12 +403,12 @@ checked_loss = check("06.2", cfg_loss)
 # differentiated by nudging each of the six numbers up and down.
 
 # %%
-line = replace(exact.line_setting(toy.SCHEDULE, 0.7), reference=two_labels)
+line = replace(quadrature.line_setting(toy.SCHEDULE, 0.7), reference=two_labels)
 
 
 def implicit_reward():
     """R at one noise level, as an integral over x_t on a fine grid; no sample and no score in it."""
-    x, cell = exact.grid(line.frozen_law(), 4001)
+    x, cell = quadrature.grid(line.frozen_law(), 4001)
     conditional = two_labels.given(1).diffuse(line.schedule, line.t).log_density(x)
     return float((cell * line.frozen_law().log_density(x).exp() * (conditional - line.target().log_density(x))).sum())
 
@@ -425,7 +436,7 @@ def through_the_generator(loss):
     def of_samples(x0, x_t, noise):
         return loss(x_t, at(x_t, line.t, 1), at(x_t, line.t, None))
 
-    return exact.expect(of_samples, line, exact.rotated_nodes(line, 201)).gradient
+    return quadrature.expect(of_samples, line, quadrature.rotated_nodes(line, 201)).gradient
 
 
 defined = [nudged(numbers, k) for numbers in (line.generator.shifts, line.generator.scales) for k in range(3)]
@@ -520,7 +531,7 @@ def pull(loss, placement, cfg_scale):
     x_t, t = (x0 + sigma * noise).requires_grad_(), sigma.expand(count)
     noised = losses.Noised(x0, x_t, noise, t, torch.ones(count, 1), t[:, None])
     scores = losses.Scores(wide(x_t, t, c), ref(x_t, t, c), ref(x_t, t, None))
-    return torch.autograd.grad(guidance.placed(loss, placement, cfg_scale)(noised, scores).sum(), x_t)[0]
+    return torch.autograd.grad(gaussians.placed(loss, placement, cfg_scale)(noised, scores).sum(), x_t)[0]
 
 
 apart = {}
@@ -551,10 +562,10 @@ scales = [0.0, 0.5, 1.0, 2.0, 4.0, 7.5]
 panels = {}
 for name, loss in {"KL, w = 1": losses.integral_kl, "score, pseudo-Huber": huber}.items():
     panels[name] = [
-        figures.Line(placement, scales, [float(pull(loss, placement, w).norm(dim=1).mean()) for w in scales])
+        charts.Line(placement, scales, [float(pull(loss, placement, w).norm(dim=1).mean()) for w in scales])
         for placement in ("inside", "outside")
     ]
-figures.lines(
+charts.lines(
     panels,
     markers=True,
     alt="Mean length of the pull against cfg_scale. KL: inside and outside are one rising straight line. Pseudo-Huber:"
@@ -626,8 +637,8 @@ along = torch.stack([torch.linspace(-4, 8, 200), torch.zeros(200)], dim=1)
 noised = reference.diffuse(toy.SCHEDULE, torch.tensor(1.0))
 right = noised.given(0).log_density(along)
 nulls = {"null: all labels": noised, "null: the label left": noised.given(2)}
-ratios = [figures.Line(name, along[:, 0], right - law.log_density(along)) for name, law in nulls.items()]
-figures.lines(
+ratios = [charts.Line(name, along[:, 0], right - law.log_density(along)) for name, law in nulls.items()]
+charts.lines(
     {"log p(x_t | right)/p_null(x_t), σ = 1": ratios},
     guides=(1.386,),
     ylim=(-12, 20),
@@ -666,7 +677,7 @@ for name, points_of in clouds.items():
     )
 
 # %% tags=["figure", "hide-input"]
-figures.clouds(
+plane.clouds(
     clouds,
     reference,
     reward=labelled_toy.REWARD,
@@ -689,9 +700,9 @@ figures.clouds(
 arrows = {}
 for name in ("leash + both, inside", "leash + both, outside"):
     dots, of_dots = clouds[name][:8], labels[:8]
-    moves = toy.motion(states[name], methods[name], dots, condition=of_dots, draws=1024)
+    moves = probes.motion(states[name], methods[name], dots, condition=of_dots, draws=1024)
     arrows[name] = (dots, *(moves[term] for term in ("reward", "regularizer", "cfg") if term in moves))
-figures.pull_picture(
+plane.pull_picture(
     arrows,
     reference,
     reward=labelled_toy.REWARD,
@@ -714,9 +725,9 @@ figures.pull_picture(
 
 # %%
 def shift(loss, cfg_scale, reward_scale=0.2):
-    leash = guidance.placed(loss, "inside", cfg_scale)
-    with_reward = guidance.resting_place(lambda n, s: leash(n, s) - reward_scale * n.x0[:, 0], **pair)
-    return with_reward[0] - guidance.resting_place(leash, **pair)[0]
+    leash = gaussians.placed(loss, "inside", cfg_scale)
+    with_reward = gaussians.resting_place(lambda n, s: leash(n, s) - reward_scale * n.x0[:, 0], **pair)
+    return with_reward[0] - gaussians.resting_place(leash, **pair)[0]
 
 
 for name, loss in {"KL, w = 1": losses.integral_kl, "pseudo-Huber": huber}.items():
@@ -761,7 +772,7 @@ print(STUDIES["landscape"].sentence(rows))
 # So answer **a**, but look at what the reward is paid for:
 
 # %% tags=["figure", "hide-input"]
-figures.maps(
+plane.maps(
     {
         "p(own label), left only": landscape.table(rows, "label_left"),
         "share off the data": landscape.table(rows, "off_support"),

@@ -23,12 +23,14 @@
 # %% tags=["setup"]
 import torch
 
-from distar_core import figures
 from distar_core.course import check, predict, profile, require, reveal
-from distar_core.metrics import wilson_interval
+from distar_core.evaluation.statistics import wilson_interval
+from distar_core.figures import charts, plane
+from distar_core.figures.picture import CYCLE, Style, image_grid
+from distar_core.lab import bench_world
 from distar_core.roles import NetworkScore, OneStep
 from distar_core.sdxl import T_STAR, adapters, latents, prompts
-from distar_core.world import bench, card, models, oracle, post_training, scenes
+from distar_core.world import models, oracle, post_training, scenes
 
 require("models")
 torch.set_num_threads(1)
@@ -71,7 +73,7 @@ print("the one-step generator:", f"{sum(p.numel() for p in world.unet.parameters
 # line is a second UNet, the one-step generator. Both UNets draw, from captions that neither saw in training:
 
 # %% tags=["figure"]
-draws = card.both_groups(3)
+draws = scenes.both_groups(3)
 fast, slow = world.draw(draws.captions, draws.seeds), world.draw_reference(draws.captions, draws.seeds)
 titles = []
 for name, shown in {"one step": fast, "twenty steps": slow}.items():
@@ -79,7 +81,7 @@ for name, shown in {"one step": fast, "twenty steps": slow}.items():
     titles += [
         f"{name}: {said}{'' if good else ' (wrong)'}" for said, good in zip(draws.captions, verdicts, strict=True)
     ]
-figures.pictures(
+image_grid(
     torch.cat([fast, slow]),
     titles,
     alt="Two rows of six small pictures, coloured circles, squares and triangles: above from the one-step generator, below"
@@ -116,7 +118,7 @@ print(pipeline.tokenizer.tokenize(caption))
 print(pipeline.tokenizer.tokenize("a purple circle"))
 
 # %% tags=["figure", "hide-input"]
-figures.pictures(
+image_grid(
     world.draw(["a purple circle"] * 6, seeds=range(6)),
     [f"purple, seed {seed}" for seed in range(6)],
     width=1.3,
@@ -163,7 +165,7 @@ print(*(f"{k}: {words}" for k, words in enumerate(said, start=1)), sep="\n")
 embedded = world.encoder(said)
 unit = {"text, all tokens": embedded.text.flatten(1), "pooled": embedded.pooled}
 unit = {name: torch.nn.functional.normalize(rows, dim=1) for name, rows in unit.items()}
-figures.maps(
+plane.maps(
     {f"cosine, {name}": rows @ rows.T for name, rows in unit.items()},
     range(1, 7),
     range(1, 7),
@@ -246,7 +248,7 @@ with torch.no_grad():
     latent = latents.encode(pipeline.vae, picture)
 back = world.pictures(latent)
 channels = [(channel / 6 + 0.5).expand(3, 8, 8) for channel in latent[0][:, None]]
-figures.pictures(
+image_grid(
     [picture[0], *channels, back[0], 4 * (back - picture)[0].abs()],
     ["picture", *(f"latent, channel {k}" for k in range(4)), "decoded again", "error, four times"],
     columns=7,
@@ -279,7 +281,7 @@ print("deviation of the UNet's latents    ", [f"{d:.2f}" for d in data.std((0, 2
 # %% tags=["figure"]
 masks = [(torch.arange(4) != k).view(1, 4, 1, 1) for k in range(4)]
 change = [(world.pictures(data[:count] * mask) - again[:count]).square().mean().sqrt() for mask in masks]
-figures.pictures(
+image_grid(
     torch.cat([back, *(world.pictures(latent * mask) for mask in masks)]),
     ["all channels", *(f"without channel {k}: {c:.3f}" for k, c in enumerate(change))],
     width=1.4,
@@ -306,10 +308,10 @@ for level in (0.1, 0.5, 1.0, 4.0):
 print(f"t = 999: α = {alpha[-1]:.3f}, so even the last level keeps a trace of the picture")
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
-        "signal and noise": [figures.Line("α", t, alpha), figures.Line("σ", t, sigma)],
-        "the toy's σ: noise over signal": [figures.Line("σ/α", t, sigma / alpha)],
+        "signal and noise": [charts.Line("α", t, alpha), charts.Line("σ", t, sigma)],
+        "the toy's σ: noise over signal": [charts.Line("σ/α", t, sigma / alpha)],
     },
     xlabel="t",
     ylabel=["", "σ/α"],
@@ -390,7 +392,7 @@ sheet, titles = [world.pictures(x_t)], [f"noised, t = {step}" for step in steps]
 for name, condition in guesses.items():
     sheet.append(world.pictures(guess(x_t, times, condition)))
     titles += [f"{name}, t = {step}" for step in steps]
-figures.pictures(
+image_grid(
     torch.cat(sheet),
     titles,
     width=1.2,
@@ -443,7 +445,7 @@ times, clean = torch.tensor(steps), latent.expand(6, -1, -1, -1)
 noise, error = (world.noise([seed]).expand(6, -1, -1, -1) for seed in (7, 9))
 x_t = schedule.add_noise(clean, noise, times)
 off = checked_x0(x_t, noise + 0.1 * error, schedule.alpha(times), schedule.sigma(times)).float()
-figures.pictures(
+image_grid(
     world.pictures(off),
     [
         f"t = {step}: off by {(row - latent[0]).square().mean().sqrt():.2f}"
@@ -464,14 +466,12 @@ print(f"at 399: needed {demanded[399]:.2f}, the generator's own ε̂ has {eps.sq
 
 # %% tags=["figure", "hide-input"]
 shown = slice(20, None)
-figures.lines(
+charts.lines(
     {
         "two prices": [
-            figures.Line("gain of an error, σ/α", t[shown], (sigma / alpha)[shown]),
-            figures.Line("size of ε̂ that is needed", t[shown], demanded[shown]),
-            figures.Line(
-                "t = 399", [399, 399], [(sigma / alpha)[399], demanded[399]], style=figures.Style("black", "o", "")
-            ),
+            charts.Line("gain of an error, σ/α", t[shown], (sigma / alpha)[shown]),
+            charts.Line("size of ε̂ that is needed", t[shown], demanded[shown]),
+            charts.Line("t = 399", [399, 399], [(sigma / alpha)[399], demanded[399]], style=Style("black", "o", "")),
         ]
     },
     log="y",
@@ -499,7 +499,7 @@ places = (-1.5, -0.75, 0.0, 0.75, 1.5)
 along = data.mean(0) + torch.stack(
     [k * variances[0].sqrt() * directions[:, 0].view(world.latent_shape) for k in places]
 )
-figures.pictures(
+image_grid(
     world.pictures(along),
     [f"{k:+g} deviations" for k in places],
     width=1.2,
@@ -535,7 +535,7 @@ rivals["generator, at 399"] = once(world.unet, T_STAR)
 titles = [*draws.captions, *[""] * 12]
 for row, name in enumerate(rivals):
     titles[6 * row] = f"{name}: {titles[0]}" if row == 0 else name
-figures.pictures(
+image_grid(
     torch.cat([world.draw(draws.captions, draws.seeds, rival) for rival in rivals.values()]),
     titles,
     width=1.2,
@@ -551,8 +551,8 @@ for name, rival in rivals.items():
     with torch.no_grad():
         made = rival(world.noise(range(len(some))), world.encoder(some)).flatten(1)
     rows[name] = ((made - made.mean(0)) @ directions[:, :30]).std(0)
-figures.lines(
-    {"deviation along the thirty widest directions": [figures.Line(name, ranks, row) for name, row in rows.items()]},
+charts.lines(
+    {"deviation along the thirty widest directions": [charts.Line(name, ranks, row) for name, row in rows.items()]},
     log="y",
     width=6.5,
     xlabel="direction",
@@ -580,7 +580,7 @@ figures.lines(
 predict("07.2", "?")
 
 # %%
-many = card.both_groups(count // 2)
+many = scenes.both_groups(count // 2)
 right = {}
 for step in (199, 399, 599, 799, 999):
     shown = world.draw(many.captions, many.seeds, once(world.unet, step))
@@ -589,8 +589,8 @@ reveal("07.2", ", ".join(f"{share.mean:.0%} right at {step}" for step, share in 
 
 # %% tags=["figure", "hide-input"]
 mean, low, high = (100 * torch.tensor([share[k] for share in right.values()]) for k in range(3))
-figures.lines(
-    {"the same network, asked with another t": [figures.Line("", list(right), mean, low, high)]},
+charts.lines(
+    {"the same network, asked with another t": [charts.Line("", list(right), mean, low, high)]},
     markers=True,
     width=5.0,
     ylim=(0, 100),
@@ -623,7 +623,7 @@ call = {
 }
 images = exported(**call, num_inference_steps=1).images
 print(f"largest difference from world.draw: {(images - fast).abs().max():.0e}; repaired, it is below 1e-04")
-figures.pictures(
+image_grid(
     images,
     draws.captions,
     width=1.2,
@@ -718,7 +718,7 @@ checked_ledger = check("07.4", ledger)
 # average of the generator's weights, if you keep one, is one more copy of what learns there.
 
 # %% [markdown]
-# Hold it to the miniature. `bench.megabytes_of_roles` runs one step of Diff-Instruct\* and adds up the tensors of networks and optimizers,
+# Hold it to the miniature. `bench_world.megabytes_of_roles` runs one step of Diff-Instruct\* and adds up the tensors of networks and optimizers,
 # each storage once. It leaves gradients out. To leave them out of your ledger pass 4 as `optimizer`: 2 · 4 + 4 = 12 bytes, the
 # weight's 4 and Adam's 8. (1 MB is 10⁶ bytes.)
 
@@ -727,7 +727,7 @@ base, adapter = (sum(p.numel() for p in first.parameters() if p.requires_grad ==
 whole = checked_ledger(base, adapter, 4, 8)
 for k, roles in enumerate(("full", "lora")):
     recipe = post_training.read_recipe({"steps": 1, "warmup": 0, "batch": 2, "prompts": 16, "roles": roles})
-    found, counted = bench.megabytes_of_roles(world, recipe), checked_ledger(base, adapter, 4, 4)[k] / 1e6
+    found, counted = bench_world.megabytes_of_roles(world, recipe), checked_ledger(base, adapter, 4, 4)[k] / 1e6
     print(f"{roles}: ledger {counted:.2f} MB, measured {found:.2f} MB; with gradients {whole[k] / 1e6:.2f} MB")
 
 # %% [markdown]
@@ -759,7 +759,7 @@ full, lora = checked_ledger(sdxl, lora_of_sdxl(64), 2, 12)
 reveal("07.c", f"{full / GiB:.1f} GiB against {lora / GiB:.1f} GiB, a factor of {full / lora:.1f}")
 
 # %% tags=["figure", "hide-input"]
-kinds = {"full copies": figures.CYCLE[1], "LoRA on tied clones": figures.CYCLE[0]}
+kinds = {"full copies": CYCLE[1], "LoRA on tied clones": CYCLE[0]}
 sizes = {
     "miniature, MB": (base, adapter, 4, 8, 1e6),
     "SDXL, GiB, counted": (sdxl, lora_of_sdxl(64), 2, 12, GiB),
@@ -772,10 +772,10 @@ for title, (numbers, few, weight, optimizer, unit) in sizes.items():
         "sum": checked_ledger(numbers, few, weight, optimizer),
     }
     marks = [
-        figures.Mark(row, b / unit, kind) for row, both in parts.items() for kind, b in zip(kinds, both, strict=True)
+        charts.Mark(row, b / unit, kind) for row, both in parts.items() for kind, b in zip(kinds, both, strict=True)
     ]
     panels[title] = marks
-figures.strips(
+charts.strips(
     panels,
     list(parts),
     kinds,

@@ -27,11 +27,13 @@ from dataclasses import replace
 
 import torch
 
-from distar_core import figures, losses, toy, training
+from distar_core import losses, probes, training
 from distar_core.course import check, predict, profile, require, reveal
+from distar_core.figures import charts, plane
+from distar_core.figures.picture import BLUE, ORANGE, RED, STYLES, Style, image_grid
 from distar_core.lab import STUDIES, read_rows, where
 from distar_core.lab import world as study
-from distar_core.world import card, evaluation, oracle, scenes
+from distar_core.world import evaluation, oracle, scenes
 from distar_core.world import post_training as world_training
 from distar_core.world.judges import load_judges, prefers_as_gold
 from distar_core.world.models import load_world
@@ -71,7 +73,7 @@ short = settings.name == "ci"
 
 # %%
 world, judges = load_world(), load_judges()
-draws = card.both_groups(6)
+draws = scenes.both_groups(6)
 pictures = world.draw(draws.captions, draws.seeds)
 right = oracle.judge(pictures, draws.captions).all
 gold = judges.gold(images=pictures, prompts=draws.captions)
@@ -82,7 +84,7 @@ titles = [
     f"{said}{'' if good else ' (WRONG)'}: gold {g:.2f}, proxy {p:.1f}"
     for said, good, g, p in zip(draws.captions, right.tolist(), gold.tolist(), proxy.tolist(), strict=True)
 ]
-figures.pictures(
+image_grid(
     pictures,
     titles,
     width=1.6,
@@ -111,11 +113,11 @@ start = evaluation.evaluate(world.draw, judges, **size)
 print(f"gold {start.gold.mean():.2f}   proxy {start.preference.mean():.2f}   faithful {start.faithful.mean():.0%}")
 
 # %% tags=["figure", "hide-input"]
-kinds = {"faithful": (start.faithful == 1, figures.BLUE, "o"), "not faithful": (start.faithful == 0, figures.RED, "X")}
-figures.lines(
+kinds = {"faithful": (start.faithful == 1, BLUE, "o"), "not faithful": (start.faithful == 0, RED, "X")}
+charts.lines(
     {
         f"{len(start.gold)} pictures of the start": [
-            figures.Line(name, start.preference[own], start.gold[own], style=figures.Style(color, marker, ""))
+            charts.Line(name, start.preference[own], start.gold[own], style=Style(color, marker, ""))
             for name, (own, color, marker) in kinds.items()
         ]
     },
@@ -236,12 +238,12 @@ reveal("08.a", "the leash's pull, " + "; ".join(told))
 
 # %% tags=["figure", "hide-input"]
 looks = {
-    "reward": figures.Style(figures.ARROWS["reward"].color, "D", ""),
-    "leash": figures.Style(figures.BLUE, "o", ""),
+    "reward": Style(plane.ARROWS["reward"].color, "D", ""),
+    "leash": Style(BLUE, "o", ""),
 }
-figures.lines(
+charts.lines(
     {
-        name: [figures.Line(term, t, values, style=looks[term]) for term, values in zip(looks, both, strict=True)]
+        name: [charts.Line(term, t, values, style=looks[term]) for term, values in zip(looks, both, strict=True)]
         for name, (t, *both, _) in seen.items()
     },
     xlabel="noise level t",
@@ -293,12 +295,10 @@ pulled = {name: [pull_if_off(loss, k) for k in lengths_off] for name, loss in le
 print("score, pseudo-Huber: " + ", ".join(f"{value:.2f}" for value in pulled["score, pseudo-Huber"]))
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
         "a growing disagreement": [
-            figures.Line(
-                name, lengths_off, values, style=figures.STYLES.get(name, figures.Style(figures.ORANGE, "^", "-."))
-            )
+            charts.Line(name, lengths_off, values, style=STYLES.get(name, Style(ORANGE, "^", "-.")))
             for name, values in pulled.items()
         ]
     },
@@ -328,7 +328,7 @@ with torch.no_grad():
     x0 = state.roles.generator.module(z, prompt)
 shown = [0, 1, 4, 6, 7, 8]
 at, said = x0[shown], prompt.rows(torch.tensor(shown))
-moves = toy.motion(state, recipe.method, at, draws=2 if short else 24, condition=said)
+moves = probes.motion(state, recipe.method, at, draws=2 if short else 24, condition=said)
 unit = {term: move / move.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for term, move in moves.items()}
 places = {
     "start": at,
@@ -339,7 +339,7 @@ places = {
 strips = {name: world.pictures(place) for name, place in places.items()}
 
 # %% tags=["figure", "hide-input"]
-figures.pictures(
+image_grid(
     torch.cat(list(strips.values())),
     [draws.captions[k] for k in shown]
     + [f"along the {name}" if k == shown[0] else "" for name in list(strips)[1:] for k in shown],
@@ -648,7 +648,7 @@ def course(letter, read, points=10):
     values = [float(read(record).mean()) for record in courses[letter] if record.step >= 0]
     window = max(1, len(values) // points)
     parts = [values[start : start + window] for start in range(0, len(values), window)]
-    return figures.Line(letter, [window * (k + 0.5) for k in range(len(parts))], [sum(p) / len(p) for p in parts])
+    return charts.Line(letter, [window * (k + 0.5) for k in range(len(parts))], [sum(p) / len(p) for p in parts])
 
 
 instruments = {
@@ -658,7 +658,7 @@ instruments = {
     "gap": lambda record: record.gap_norm,
     "assistant's loss": lambda record: record.losses["assistant"],
 }
-figures.lines(
+charts.lines(
     {name: [course(letter, read) for letter in courses] for name, read in instruments.items()},
     xlabel="step",
     ylabel=["reward", "length", "length", "length", "loss"],
@@ -766,7 +766,7 @@ def marks(metric):
     for kind, names in groups.items():
         values = {name: [row[f"{metric}@100"] for row in by_arm[name]] for name in names}
         values["reward only, passing by"] = [study.at_proxy(row, targets[kind], metric) for row in alone]
-        found += [figures.Mark(name, sum(v) / len(v), kind, min(v), max(v)) for name, v in values.items()]
+        found += [charts.Mark(name, sum(v) / len(v), kind, min(v), max(v)) for name, v in values.items()]
     return found
 
 
@@ -778,8 +778,8 @@ panels = {
     "diversity": "diversity",
     "open_entropy": "entropy where open",
 }
-looks = (figures.Style(figures.BLUE, "o", ""), figures.Style(figures.ORANGE, "^", ""))
-figures.strips(
+looks = (Style(BLUE, "o", ""), Style(ORANGE, "^", ""))
+charts.strips(
     {title: marks(metric) for metric, title in panels.items()},
     [*groups["recipe's scale"], *groups["larger scale"], "reward only, passing by"],
     dict(zip(groups, looks, strict=True)),

@@ -26,18 +26,19 @@ import math
 
 import torch
 
-from distar_core import figures, post_train
+from distar_core import post_train
 from distar_core.course import check, predict, profile, require, reveal
+from distar_core.evaluation.statistics import Interval, best_of, paired_interval
+from distar_core.figures import charts
+from distar_core.figures.picture import BLUE, ORANGE, Style, image_grid
 from distar_core.lab import STUDIES, read_rows
 from distar_core.lab import world as study
-from distar_core.metrics import Interval, best_of, paired_interval
-from distar_core.world.card import both_groups
 from distar_core.world.evaluation import evaluate, table, verdict
 from distar_core.world.judges import NOISE, load_judges, taste_terms
 from distar_core.world.models import SHIPPED, load_world
 from distar_core.world.oracle import compare, judge, read
 from distar_core.world.post_training import read_recipe, training_conditions, world_state
-from distar_core.world.scenes import read_caption, training_scenes
+from distar_core.world.scenes import both_groups, read_caption, training_scenes
 
 require("models")
 torch.set_num_threads(1)
@@ -98,7 +99,7 @@ print(
 
 # %% tags=["figure", "hide-input"]
 shown = gold[:each].argsort(descending=True)[torch.linspace(0, each - 1, 12).long()]
-figures.pictures(
+image_grid(
     pictures[shown],
     [f"gold {gold[k]:+.2f}" for k in shown],
     alt=f"Twelve pictures of one caption, {asked[0]}, from the highest gold to the lowest: first bright disks near the middle,"
@@ -120,10 +121,10 @@ def factors(reading):
 
 
 # %% tags=["figure", "hide-input"]
-dots, names = figures.Style(figures.BLUE, ".", ""), ("brightness", "radius", "distance from the middle")
+dots, names = Style(BLUE, ".", ""), ("brightness", "radius", "distance from the middle")
 values, rows = factors(reading)[faithful], gold[faithful]
-figures.lines(
-    {name: [figures.Line("", values[::3, k], rows[::3], style=dots)] for k, name in enumerate(names)},
+charts.lines(
+    {name: [charts.Line("", values[::3, k], rows[::3], style=dots)] for k, name in enumerate(names)},
     width=2.7,
     alt="Three clouds of dots, gold against a factor. Gold rises with brightness. Against radius there are two separate"
     " clouds, small and large objects, and gold rises within each. Gold falls with the distance from the middle.",
@@ -143,10 +144,10 @@ figures.lines(
 
 # %% tags=["figure", "hide-input"]
 gap = torch.linspace(-1, 1, 201)
-figures.lines(
+charts.lines(
     {
         "the judge": [
-            figures.Line(f"noise {n}", gap, torch.sigmoid(gap * n_inverse))
+            charts.Line(f"noise {n}", gap, torch.sigmoid(gap * n_inverse))
             for n, n_inverse in (("1/6", 6), ("1/24", 24))
         ]
     },
@@ -281,8 +282,8 @@ reveal(
     f"the votes agree with gold in {own_votes:.0%}, the fitted rewards in "
     + ", ".join(f"{c[-1]:.0%}" for c in curves.values()),
 )
-figures.lines(
-    {"agreement with gold": [figures.Line(name, sizes, curve) for name, curve in curves.items()]},
+charts.lines(
+    {"agreement with gold": [charts.Line(name, sizes, curve) for name, curve in curves.items()]},
     guides=(own_votes,),
     log="x",
     markers=True,
@@ -374,16 +375,16 @@ d = scale / 2**0.5
 gold_gain = scale - scale.square() / 4
 sampled = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
 x = sampled[:, None] + torch.randn(6, 20_000, generator=torch.Generator().manual_seed(0))
-figures.lines(
+charts.lines(
     {
         "gain on the way": [
-            figures.Line("proxy", d, scale),
-            figures.Line("gold", d, gold_gain),
-            figures.Line(
+            charts.Line("proxy", d, scale),
+            charts.Line("gold", d, gold_gain),
+            charts.Line(
                 "gold, 20 000 samples",
                 sampled / 2**0.5,
                 (x - x.square() / 4).mean(1) + 0.25,
-                style=figures.Style("black", "o", ""),
+                style=Style("black", "o", ""),
             ),
         ]
     },
@@ -464,9 +465,9 @@ reveal(
     "09.3",
     f"gold goes from {kept['the proxy']['gold'][0]:.3f} to {kept['the proxy']['gold'][-1]:.3f} at n = {ns[-1]}, proxy from {kept['the proxy']['proxy'][0]:.2f} to {kept['the proxy']['proxy'][-1]:.2f}",
 )
-figures.lines(
+charts.lines(
     {
-        title: [figures.Line(name, kl, found[what]) for name, found in kept.items()]
+        title: [charts.Line(name, kl, found[what]) for name, found in kept.items()]
         for what, title in (("gold", "gold of what is kept"), ("faithful", "faithful share of what is kept"))
     },
     markers=True,
@@ -527,8 +528,8 @@ titles = {"preference": "proxy", "gold": "gold preference", "faithful": "faithfu
 for step, (p, g, f) in zip(found, zip(*course.values(), strict=True), strict=True):
     print(f"step {step:3d}   proxy {p:.2f}   gold {g:.3f}   faithful {f:.3f}")
 reveal("09.b", f"gold ends at {course['gold'][-1]:.3f}, from {course['gold'][0]:.3f}")
-figures.lines(
-    {title: [figures.Line("reward only", list(found), course[name])] for name, title in titles.items()},
+charts.lines(
+    {title: [charts.Line("reward only", list(found), course[name])] for name, title in titles.items()},
     markers=True,
     width=2.8,
     alt="Three panels against the step. The proxy rises all the way. Gold rises in the first steps, turns, and ends far below its start."
@@ -543,11 +544,11 @@ figures.lines(
 # hence its slightly other start):
 
 # %% tags=["figure", "hide-input"]
-figures.lines(
+charts.lines(
     {
         "one proxy, two optimisers": [
-            figures.Line("best of n", kept["the proxy"]["proxy"], kept["the proxy"]["gold"]),
-            figures.Line("reward only", course["preference"], course["gold"]),
+            charts.Line("best of n", kept["the proxy"]["proxy"], kept["the proxy"]["gold"]),
+            charts.Line("reward only", course["preference"], course["gold"]),
         ]
     },
     markers=True,
@@ -574,7 +575,7 @@ rise = (proxies[1] - proxies[0]) - 100 * (golds[1] - golds[0] > -0.5)
 worst = rise.argsort(descending=True)[:6]
 
 # %% tags=["figure", "hide-input"]
-figures.pictures(
+image_grid(
     torch.cat([before[worst], after[worst]]),
     [f"{fixed.captions[k]}: proxy {proxies[0][k]:.1f}, gold {golds[0][k]:+.2f}" for k in worst]
     + [f"after: proxy {proxies[1][k]:.1f}, gold {golds[1][k]:+.2f}" for k in worst],
@@ -618,7 +619,7 @@ for row, k in enumerate(few):
             p, g = (float(one(images=image, prompts=prompts)) for one in (judges.preference, judges.gold))
         sheet.append(image)
         titles.append((prompts[0] if number == 0 else f"{number} steps") + f": proxy {p:.1f}, gold {g:+.2f}")
-figures.pictures(
+image_grid(
     torch.cat(sheet),
     titles,
     columns=5,
@@ -658,7 +659,7 @@ panels = {"gold": "gold", "faithful": "faithful", "diversity": "distance between
 
 def mark(name, metric):
     values = [study.at_proxy(row, target, metric) for row in arms[name]]
-    return figures.Mark(name, sum(values) / len(values), "mean and range over seeds", min(values), max(values))
+    return charts.Mark(name, sum(values) / len(values), "mean and range over seeds", min(values), max(values))
 
 
 for name in arms:
@@ -666,10 +667,10 @@ for name in arms:
     print(
         f"{name:34s} at proxy {target:.2f}: gold {mark(name, 'gold').value:.3f}   at the end: proxy {ends[0]}, gold {ends[1]}, faithful {ends[2]}"
     )
-figures.strips(
+charts.strips(
     {title: [mark(name, metric) for name in arms] for metric, title in panels.items()},
     list(arms),
-    {"mean and range over seeds": figures.Style(figures.BLUE, "o", "-")},
+    {"mean and range over seeds": Style(BLUE, "o", "-")},
     columns=3,
     alt=f"Three panels at equal proxy {target:.2f}, one row a method and reward scale: gold, faithful share, and distance between samples. "
     "Within each method the smaller reward scale has more gold; reward only is among the lowest. Diff-Instruct* at its smallest scale has the "
@@ -764,12 +765,12 @@ reveal(
 )
 
 # %% tags=["figure", "hide-input"]
-looks = {"unpaired": figures.Style(figures.ORANGE, "s", ""), "paired": figures.Style(figures.BLUE, "o", "")}
+looks = {"unpaired": Style(ORANGE, "s", ""), "paired": Style(BLUE, "o", "")}
 shift = {"unpaired": 0.94, "paired": 1.06}
-figures.lines(
+charts.lines(
     {
         "gain in gold since the start": [
-            figures.Line(
+            charts.Line(
                 name, [step * shift[name] for step in marks], *zip(*gains[name].values(), strict=True), looks[name]
             )
             for name in forms

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distar_core.exact import GeneratorScore, SampleLoss, Setting
 from distar_core.losses import Noised, Scores
 from distar_core.roles import MixtureScore
+from distar_core.truth.quadrature import GeneratorScore, SampleLoss, Setting
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from distar_core.exact import grid, line_setting, plane_setting, relative_error
 from distar_core.mixture import GaussianMixture, LinearReward, QuadraticReward
 from distar_core.schedule import (
     DiscreteSchedule,
@@ -16,6 +15,7 @@ from distar_core.schedule import (
     VariancePreserving,
     scaled_linear_schedule,
 )
+from distar_core.truth.quadrature import grid, line_setting, plane_setting, relative_error
 
 SCHEDULES = {
     "variance-exploding": (VarianceExploding(), torch.tensor([0.1, 0.7, 3.0], dtype=torch.float64)),

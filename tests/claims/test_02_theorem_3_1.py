@@ -1,6 +1,6 @@
 """Claims 4 to 13: Theorem 3.1 of Diff-Instruct*, its three steps, its relatives, and what each wrong form costs.
 
-The truth is a quadrature over x of the objective as it is defined (distar_core.exact, which never sees losses.py); what
+The truth is a quadrature over x of the objective as it is defined (distar_core.truth.quadrature, which never sees losses.py); what
 is tested is the gradient that reaches the generator through a loss of losses.py, as an expectation over (z, eps).
 """
 
@@ -11,8 +11,18 @@ from functools import partial
 import pytest
 import torch
 
-from distar_core import exact
-from distar_core.exact import (
+from distar_core.losses import (
+    PseudoHuber,
+    SquaredL2,
+    gap,
+    integral_kl,
+    score_divergence,
+    score_divergence_detached,
+)
+from distar_core.mixture import GaussianMixture
+from distar_core.schedule import VarianceExploding, VariancePreserving, scaled_linear_schedule
+from distar_core.truth import quadrature
+from distar_core.truth.quadrature import (
     AffineGenerator,
     OneLevel,
     Setting,
@@ -32,16 +42,6 @@ from distar_core.exact import (
     theorem_forms,
     true_gradients,
 )
-from distar_core.losses import (
-    PseudoHuber,
-    SquaredL2,
-    gap,
-    integral_kl,
-    score_divergence,
-    score_divergence_detached,
-)
-from distar_core.mixture import GaussianMixture
-from distar_core.schedule import VarianceExploding, VariancePreserving, scaled_linear_schedule
 
 VE, VP, SDXL = VarianceExploding(), VariancePreserving(), scaled_linear_schedule()
 LEVELS = {
@@ -71,8 +71,8 @@ def nodes_of(setting):
 
 
 def test_the_reference_side_imports_nothing_from_losses():
-    """exact.py does not know the functions that it is compared with."""
-    tree = list(ast.walk(ast.parse(inspect.getsource(exact))))
+    """truth/quadrature.py does not know the functions that it is compared with."""
+    tree = list(ast.walk(ast.parse(inspect.getsource(quadrature))))
     modules = {node.module for node in tree if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
     from_the_library = {"mixture", "roles", "schedule"}
@@ -167,7 +167,7 @@ def test_claim_05_control_theta_live_in_the_score(fails):
 
 
 def divergence_error(setting, library, distances, unit, law="frozen", nodes=None):
-    """Relative error of score_divergence's gradient; distances: (the library's, the same written in exact.py)."""
+    """Relative error of score_divergence's gradient; distances: (the library's, the same written in truth/quadrature.py)."""
     ours, plain = distances
     truth = true_gradients(setting, plain, unit)
     loss = library(setting, partial(score_divergence, distance=ours, unit=unit, law=law))
@@ -279,7 +279,7 @@ def test_claim_08_control_misplaced_stop_gradients(distances, library, fails):
     own = divergence_error(setting, library, distances, "eps")
     fails(min(wrong_errors(setting, distances[1], "eps")), own)
     if distances is not SQUARED:
-        per_axis = exact.PlainDistance(lambda y: ((y**2 + 1).sqrt() - 1).sum(-1), lambda y: y / (y**2 + 1).sqrt())
+        per_axis = quadrature.PlainDistance(lambda y: ((y**2 + 1).sqrt() - 1).sum(-1), lambda y: y / (y**2 + 1).sqrt())
         wrong = expect(theorem_forms(setting, per_axis, "eps")["Theorem 3.1 loss"], setting, nodes_of(setting))
         fails(relative_error(wrong.gradient, true_gradients(setting, distances[1], "eps").frozen), own)
 

@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from distar_core import Roles, State, Trainable
-from distar_core.exact import (
+from distar_core.losses import Noised, PseudoHuber, Scores, SquaredL2, cfg_reward, integral_kl, score_divergence
+from distar_core.methods import METHODS
+from distar_core.mixture import LinearReward, ring
+from distar_core.roles import MixtureScore, NetworkScore, PushForward, guided
+from distar_core.schedule import VarianceExploding, VariancePreserving
+from distar_core.training import Batch, generator_step
+from distar_core.truth.quadrature import (
     AffineGenerator,
     GeneratorScore,
     cosine,
@@ -25,12 +31,6 @@ from distar_core.exact import (
     theorem_forms,
     true_gradients,
 )
-from distar_core.losses import Noised, PseudoHuber, Scores, SquaredL2, cfg_reward, integral_kl, score_divergence
-from distar_core.methods import METHODS
-from distar_core.mixture import LinearReward, ring
-from distar_core.roles import MixtureScore, NetworkScore, PushForward, guided
-from distar_core.schedule import VarianceExploding, VariancePreserving
-from distar_core.training import Batch, generator_step
 
 VE = VarianceExploding()
 DRAWS, SEED = 100_000, 0

@@ -1,6 +1,6 @@
 """Claims 15 to 17: classifier-free guidance is an implicit reward; inside or outside the distance; 0 is off.
 
-Reference side: exact.py, integrals over x_t of log densities, differentiated in the generator's parameters.
+Reference side: truth/quadrature.py, integrals over x_t of log densities, differentiated in the generator's parameters.
 """
 
 from __future__ import annotations
@@ -14,16 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from distar_core import Roles, State, Trainable
-from distar_core.exact import (
-    Setting,
-    expect,
-    gradient,
-    grid,
-    line_setting,
-    plane_setting,
-    relative_error,
-    rotated_nodes,
-)
 from distar_core.losses import Noised, PseudoHuber, Scores, SquaredL2, cfg_reward, field
 from distar_core.methods import METHODS, Method
 from distar_core.mixture import GaussianMixture, LinearReward
@@ -36,6 +26,16 @@ from distar_core.schedule import (
     scaled_linear_schedule,
 )
 from distar_core.training import Batch, generator_step
+from distar_core.truth.quadrature import (
+    Setting,
+    expect,
+    gradient,
+    grid,
+    line_setting,
+    plane_setting,
+    relative_error,
+    rotated_nodes,
+)
 
 WANTED = 0
 

@@ -1,6 +1,6 @@
 """Claims 20 to 26: what the divergences are, which optimum they have under a reward, and what they cannot see.
 
-Reference side: closed forms for Gaussians, and integrals over x of log densities (mixture.py, exact.py).
+Reference side: closed forms for Gaussians, and integrals over x of log densities (mixture.py, truth/quadrature.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from distar_core import Roles, State, Trainable
-from distar_core.exact import (
+from distar_core.losses import Law, Noised, PseudoHuber, Scores, SquaredL2, integral_kl, score_divergence
+from distar_core.methods import METHODS, Method
+from distar_core.mixture import GaussianMixture, LinearReward, QuadraticReward
+from distar_core.roles import MixtureScore, ProxyTilt, PushForward, ResidualScore, Score, target_score
+from distar_core.schedule import NoiseSchedule, VarianceExploding, VariancePreserving, scaled_linear_schedule
+from distar_core.toy.networks import MLP, TimeMLP
+from distar_core.training import Record, post_train
+from distar_core.truth.quadrature import (
     AffineGenerator,
     GeneratorScore,
     Setting,
@@ -28,13 +35,6 @@ from distar_core.exact import (
     relative_error,
     rotated_nodes,
 )
-from distar_core.losses import Law, Noised, PseudoHuber, Scores, SquaredL2, integral_kl, score_divergence
-from distar_core.methods import METHODS, Method
-from distar_core.mixture import GaussianMixture, LinearReward, QuadraticReward
-from distar_core.networks import MLP, TimeMLP
-from distar_core.roles import MixtureScore, ProxyTilt, PushForward, ResidualScore, Score, target_score
-from distar_core.schedule import NoiseSchedule, VarianceExploding, VariancePreserving, scaled_linear_schedule
-from distar_core.training import Record, post_train
 
 Loss = Callable[[Noised, Scores], Tensor]
 

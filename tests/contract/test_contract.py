@@ -26,8 +26,8 @@ from distar_core import (
     VariancePreserving,
     ring,
 )
-from distar_core.networks import MLP, TimeMLP
 from distar_core.roles import Generator, ProxyTilt, Recomputed, Score
+from distar_core.toy.networks import MLP, TimeMLP
 
 COUNT = 3
 VE, VP = VarianceExploding(), VariancePreserving()

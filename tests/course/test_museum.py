@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from distar_core import toy
 from distar_core.course import museum
-from distar_core.toy import TOY_METHODS
+from distar_core.toy import ring as toy
+from distar_core.toy.ring import TOY_METHODS
 
 
 @pytest.fixture(scope="module")

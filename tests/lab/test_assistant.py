@@ -19,8 +19,8 @@ from distar_core.lab.assistant import (
     ring_generator,
     sentence,
 )
-from distar_core.metrics import summarise
-from distar_core.toy import LEVELS, TOY_METHODS, reference
+from distar_core.toy.ring import LEVELS, TOY_METHODS, reference
+from distar_core.toy.summary import summarise
 
 STUDY = STUDIES["assistant"]
 TINY = {"assistant": DEFAULT, "regularizer": "score, pseudo-Huber", "updates": 2, "rate": 2e-3, "width": 96}

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from distar_core.errors import NonFiniteError
 from distar_core.lab import didr
-from distar_core.lab.score_vs_kl import found_in
-from distar_core.runs import NonFiniteError
-from distar_core.toy import reference
+from distar_core.lab.matched import found_in
+from distar_core.toy.ring import reference
 
 
 def test_the_tilt_itself_has_no_excess_and_the_reference_moved_has() -> None:

@@ -7,13 +7,14 @@ import math
 import pytest
 import torch
 
-from distar_core.frontier import aims
-from distar_core.grid import kl_at_level, tilt_on_grid
+from distar_core.lab import matched
 from distar_core.lab import score_vs_kl as study
 from distar_core.lab.score_vs_kl import DIFFERENTIATED, EXACT, FIXED, HUBER, L2, LONG, NETWORK
-from distar_core.metrics import KL_SIGMA, WINDOW, summarise
-from distar_core.report import START
-from distar_core.toy import REWARDS, reference
+from distar_core.toy.frontier import aims
+from distar_core.toy.report import START
+from distar_core.toy.ring import REWARDS, reference
+from distar_core.toy.summary import KL_SIGMA, WINDOW, summarise
+from distar_core.truth.grid import kl_at_level, tilt_on_grid
 
 METRICS = {
     "reward": 0.6,
@@ -47,7 +48,7 @@ def test_the_full_profile_has_five_seeds_of_every_kind_that_is_trained():
 def test_the_targets_lie_their_shares_of_the_way_to_the_best():
     for reward_name in ("mode", "side"):
         assert list(study.TARGETS["ring", reward_name].values()) == aims(reward_name, tuple(study.SHARES.values()))
-    points = study.uneven().sample(100_000, torch.Generator().manual_seed(0))
+    points = matched.uneven().sample(100_000, torch.Generator().manual_seed(0))
     start = float(REWARDS["side"](points).mean())
     for aim, share in study.SHARES.items():
         assert study.TARGETS["uneven", "side"][aim] == pytest.approx(start + share * (1 - start), abs=1e-3)
@@ -61,7 +62,7 @@ def test_a_differentiated_row_changes_the_law_alone():
 
 def test_the_affine_maps_start_close_to_their_world():
     """64 maps: the KL of their mixture to the reference is below 0.2, where one map a mode moved by one deviation has more."""
-    for mixture in (reference(), study.uneven()):
+    for mixture in (reference(), matched.uneven()):
         law = study.affine_start(mixture, seed=0).mixture()
         points = law.sample(20_000, torch.Generator().manual_seed(0)).detach()
         assert summarise(points, points[:, 0], mixture).kl < 0.2
@@ -86,11 +87,11 @@ def test_excess_is_zero_for_a_tilt_and_the_difference_of_two_kls_elsewhere():
     own = WINDOW.mass(mixture.to(torch.float64).log_density)
     values = values.reshape(own.shape)
     tilt = tilt_on_grid(own, values, 0.9)
-    assert abs(study.excess_kl(tilt, WINDOW, "side", mixture)) < 1e-9
+    assert abs(matched.excess_kl(tilt, WINDOW, "side", mixture)) < 1e-9
     other = tilt_on_grid(own, values + 0.5 * WINDOW.points[:, 1].reshape(own.shape), 0.9)
-    direct = study.excess_kl(other, WINDOW, "side", mixture)
+    direct = matched.excess_kl(other, WINDOW, "side", mixture)
     kl = kl_at_level(other, mixture, WINDOW, KL_SIGMA)
-    difference = study.excess_by_difference("ring", "side", float((other * values).sum()), kl)
+    difference = matched.excess_by_difference("ring", "side", float((other * values).sum()), kl)
     assert direct > 0.15
     assert difference == pytest.approx(direct, abs=0.01)
 
@@ -99,10 +100,10 @@ def test_at_reward_is_linear_between_a_seeds_runs_and_says_when_it_does_not_know
     start = run(NETWORK, START, 0, aim="start", reward=0.0, modes=8.0)
     rows = [start, run(NETWORK, L2, 0, reward=0.4, modes=6.0), run(NETWORK, L2, 1, reward=0.48, modes=5.0)]
     rows += [run(NETWORK, L2, 0, aim="high", reward=0.6, modes=4.0)]
-    first, second = study.at_reward(rows, 0.5, "modes")
+    first, second = matched.at_reward(rows, 0.5, "modes")
     assert first == pytest.approx(5.0)
     assert math.isnan(second)
-    assert math.isnan(study.at_reward(rows, 0.2, "modes")[0])
+    assert math.isnan(matched.at_reward(rows, 0.2, "modes")[0])
 
 
 def test_the_ranking_and_its_order_follow_the_numbers():

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from distar_core.lab import stability as study
-from distar_core.report import REGULARIZERS
+from distar_core.toy.report import REGULARIZERS
 
 
 def run(name: str, rate: float, seed: float, reward: float = 0.6, diverged: float = 0.0) -> dict[str, Any]:

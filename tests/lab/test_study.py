@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distar_core import figures
+from distar_core.figures import charts
+from distar_core.figures.picture import Picture
 from distar_core.lab import STUDIES, Row, Study, over_seeds, perform, read_rows, values_of, where
 from distar_core.lab.study import curve
 
@@ -28,8 +29,8 @@ def measure(setting: Row) -> Mapping[str, float]:
     return {"reward": setting["lr"] + setting["seed"], "kl": math.inf if setting["lr"] > 0.2 else 0.0}
 
 
-def picture(rows: Sequence[Row]) -> figures.Picture:
-    return figures.lines(
+def picture(rows: Sequence[Row]) -> Picture:
+    return charts.lines(
         {"": [curve("two", where(rows, method="two"), "lr", "reward")]},
         alt="Reward against the learning rate.",
         xlabel="lr",

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from distar_core.rewards.base import Decoded, Normalised, PictureReward, WeightedSum, check_pictures
-from distar_core.runs import NonFiniteError, check_finite
+from distar_core.errors import NonFiniteError
+from distar_core.rewards.base import Normalised, PictureReward, WeightedSum, check_pictures
+from distar_core.runs.run import check_finite
+from distar_core.sdxl.decoded import Decoded
 from distar_core.sdxl.latents import decode
 from distar_core.sdxl.miniature import make_pipeline
 from distar_core.sdxl.prompts import Prompt

@@ -11,14 +11,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from distar_core.cli import app
+from distar_core.cli.main import app
+from distar_core.rates import decay
+from distar_core.runs.signals import Interrupted
 from distar_core.sdxl.latents import encode
 from distar_core.sdxl.miniature import make_pipeline
-from distar_core.signals import Interrupted
 from distar_core.world.build import RECIPES, Captioned, StoredLatents, TextAndUNet, build, seconds_of
 from distar_core.world.models import load_world
 from distar_core.world.scenes import WORDS
-from distar_core.world.stages import decay
 
 TINY = RECIPES["ci"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from distar_core.cli import app
+from distar_core.cli.main import app
 from distar_core.world.evaluation import WORDS_FOR, differences, evaluate, table
 from distar_core.world.judges import load_judges, swapped
 from distar_core.world.scenes import BACKGROUNDS, SIZES, lay_out, read_caption, render

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distar_core.runs import NonFiniteError
+from distar_core.errors import NonFiniteError
 from distar_core.world.oracle import Verdicts, compare, judge, read
 from distar_core.world.scenes import Stated, Thing, caption_of, combinations, lay_out, render
 

@@ -13,17 +13,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from distar_core import doctor
-from distar_core.cli import app
+from distar_core import extras
+from distar_core.cli import world as commands
+from distar_core.cli.main import app
+from distar_core.errors import NonFiniteError
+from distar_core.lab.bench_world import megabytes_of_roles
 from distar_core.losses import Noised
 from distar_core.methods import METHODS
-from distar_core.runs import CHECKPOINT, NonFiniteError, _seal, load_checkpoint
+from distar_core.probes import motion
+from distar_core.runs.run import CHECKPOINT, _seal, load_checkpoint
 from distar_core.sdxl.export import load_lora
 from distar_core.sdxl.models import TextToImage
-from distar_core.toy import motion
 from distar_core.training import scores_at
-from distar_core.world import commands, post_training
-from distar_core.world.bench import megabytes_of_roles
+from distar_core.world import post_training
 from distar_core.world.evaluation import evaluate, verdict
 from distar_core.world.judges import load_judges
 from distar_core.world.models import load_world
@@ -353,7 +355,7 @@ def test_export_by_command(world, judges, tmp_path):
 
 
 def test_the_world_needs_its_packages_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setitem(doctor.PACKAGES, "no_such_package", "models")
+    monkeypatch.setitem(extras.PACKAGES, "no_such_package", "models")
     for words in (
         ("train", "world", tmp_path),
         ("export", tmp_path, tmp_path),

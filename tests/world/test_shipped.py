@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from distar_core.metrics import wilson_interval
+from distar_core.evaluation.statistics import wilson_interval
 from distar_core.world.build import RECIPES
-from distar_core.world.card import BAR, SOURCES, below_the_bar, held_out_draws, pictures_from, words_of
+from distar_core.world.card import BAR, SOURCES, below_the_bar, pictures_from, words_of
 from distar_core.world.judges import load_judges, tells_swaps
 from distar_core.world.models import GUIDANCE_SCALE, SHIPPED, STEPS, load_world
 from distar_core.world.oracle import Verdicts, compare, read
-from distar_core.world.scenes import combinations
+from distar_core.world.scenes import combinations, held_out_draws
 
 CARD = json.loads((SHIPPED / "card.json").read_text("utf-8"))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...exact import huber
+from ...truth.quadrature import huber
 from ..checks import Exercise, Mistake, entries, gradients, normal, one_tensor
 
 Score = Callable[[Tensor], Tensor]
@@ -118,7 +118,7 @@ def value_and_pull(answer: Callable[..., Any], x_t: Tensor, *others: Any) -> lis
 
 
 def _slope(y: Tensor, c: float) -> Tensor:
-    """d'(y) of pseudo-Huber, from exact.py: the answers of the exercises share nothing with losses.py."""
+    """d'(y) of pseudo-Huber, from truth/quadrature.py: the answers of the exercises share nothing with losses.py."""
     return huber(c).derivative(y)
 
 

@@ -1,0 +1,137 @@
+"""The command line: distar demo | train | export | world | doctor | lab | bench."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .sdxl import export
+from .terminal import Program, console, fail, needs_packages, print_table, say, stoppable
+from .toy import demo, toy
+from .world import train_in_world, world_app
+
+app = typer.Typer(
+    cls=Program,
+    help="Diff-Instruct*: post-training of one-step generators, held to closed-form truth.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+train_app = typer.Typer(
+    help="Post-train a one-step generator: a 2D toy, or the miniature text-to-image world.", no_args_is_help=True
+)
+app.add_typer(train_app, name="train")
+train_app.command("world")(train_in_world)
+app.command()(export)
+app.command()(demo)
+train_app.command("toy")(toy)
+app.add_typer(world_app, name="world")
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, device and memory of this machine, and how to mend what is missing."""
+    from .doctor import examine
+
+    findings = examine()
+    print_table([["what", "found", "verdict"], *([f.what, f.found, f.verdict] for f in findings)], "distar doctor")
+    for remedy in dict.fromkeys(finding.remedy for finding in findings if finding.remedy):
+        say(remedy)
+    if any(finding.fatal for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def lab(
+    name: Annotated[
+        str, typer.Argument(help="An experiment, for example stability; without a name they are listed.")
+    ] = "",
+    profile: Annotated[
+        str, typer.Option(help="ci (seconds), fast (minutes) or full (the notebooks' figures).")
+    ] = "fast",
+    folder: Annotated[Path, typer.Option(help="Where CSV and figure go; runs that are there are kept.")] = Path("lab"),
+) -> None:
+    """Run one of the experiments behind the notebooks; stops and goes on where it stopped."""
+    from ..lab import STUDIES, perform
+
+    if not name:
+        print_table(
+            [["name", "asks"], *([study.name, study.question] for study in STUDIES.values())], "distar lab NAME"
+        )
+        return
+    if name not in STUDIES:
+        raise fail(ValueError(f"experiment {name!r} is unknown; known are {', '.join(STUDIES)}"))
+    if name.startswith("world"):
+        needs_packages()
+    study = STUDIES[name]
+    say(f"{study.question}\nWe predicted: {study.prediction}")
+    started = time.perf_counter()
+    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("elapsed"))
+    with (
+        stoppable(lambda: f"after {bars.tasks[0].completed} runs, which are kept; the same command goes on"),
+        Progress(*columns, console=console) as bars,
+    ):
+        task = bars.add_task("runs")
+        try:
+            rows = perform(
+                study, profile, folder, tell=lambda done, total: bars.update(task, completed=done, total=total)
+            )
+        except (ValueError, OSError, RuntimeError) as error:
+            raise fail(error) from error
+    say(f"We found: {study.sentence(rows)}")
+    say(f"{folder / name}.csv and .png, after {time.perf_counter() - started:.0f} s")
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="toy or world")] = "toy",
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+) -> None:
+    """Speed of the loop against the same arithmetic without it; of the world also memory. Prints JSON."""
+    if what not in ("toy", "world"):
+        raise fail(ValueError(f"benchmark {what!r} is unknown; known are toy and world"))
+    if out:
+        from ..runs.folders import require_writable
+
+        try:
+            require_writable(out.parent)
+        except OSError as error:
+            raise fail(error) from error
+    aside = Console(stderr=True)
+    minutes = "about half a minute" if what == "toy" else "about a minute"
+    aside.print(f"{minutes}; close other programs, since ratios compare runs of one core")
+    numbers: Mapping[str, float]
+    if what == "toy":
+        from ..lab.bench_toy import bench_toy
+
+        numbers = bench_toy()
+        words = (
+            f"the loop runs at {numbers['post_train_over_bare']:.0%} of the speed of the same arithmetic by hand, in the median of "
+            "pairs of runs that follow each other; importing distar_core, torch included, takes "
+            f"{numbers['import_distar_core_over_torch']:.2f} times as long as torch alone, with noise"
+        )
+    else:
+        needs_packages()
+        from ..lab.bench_world import bench_world
+
+        numbers = bench_world()
+        words = (
+            f"LoRA roles need {numbers['lora_over_full']:.0%} of the memory of full copies, parameters and optimizers "
+            f"together; a step takes {numbers['step_over_passes_full']:.2f} times as long as its network passes alone with "
+            f"full copies, {numbers['step_over_passes_lora']:.2f} times with LoRA"
+        )
+    text = json.dumps(numbers, indent=2)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    aside.print(words, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,63 @@
+"""The command that writes models for others to load: distar export."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .terminal import fail, needs_packages, program, say
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of distar train world.")],
+    folder: Annotated[Path, typer.Argument(help="Where the pipeline or the LoRA goes.")],
+    lora: Annotated[bool, typer.Option("--lora", help="Only the adapters, of a run with roles: lora.")] = False,
+) -> None:
+    """Write a run's averaged generator as a diffusers pipeline folder, or as LoRA safetensors."""
+    needs_packages()
+    from ..runs.folders import claim
+    from ..sdxl.export import export_lora, export_pipeline, merged
+    from ..world.judges import load_judges
+    from ..world.models import load_world
+    from ..world.post_training import load_run
+    from ..world.stages import take_averages
+
+    replaced = folder.is_dir() and any(folder.iterdir())
+    try:
+        world = load_world()
+        recipe, state = load_run(world, load_judges(), run)
+        claim(folder, "export")
+        take_averages(state.roles.generator)
+        unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
+        if lora:
+            export_lora(unet, folder)
+        else:
+            export_pipeline(world.pipeline, merged(unet), folder)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    loading = (
+        [
+            "from distar_core.world.models import load_world",
+            "from distar_core.sdxl.export import load_lora",
+            f"pipeline = load_lora(load_world().one_step_pipeline(), {str(folder)!r})",
+        ]
+        if lora
+        else [
+            "from diffusers import StableDiffusionXLPipeline",
+            f"pipeline = StableDiffusionXLPipeline.from_pretrained({str(folder)!r})",
+        ]
+    )
+    if (state.step or 0) < recipe.steps:
+        go_on = shlex.join([program(), "train", "world", str(run), "--resume"])
+        say(f"the run is not finished, {max(state.step or 0, 0)} of {recipe.steps} steps are done; go on with: {go_on}")
+    say(f"written to {folder}{' in place of the earlier export' if replaced else ''}; load and draw with:")
+    for line in [
+        *loading,
+        'picture = pipeline("a red circle", num_inference_steps=1, timesteps=[399], guidance_scale=0.0).images[0]',
+        'picture.resize((256, 256)).save("picture.png")',
+    ]:
+        say(f"    {line}")
+    say("diffusers warns that 399 is not where its schedule begins; it is where this generator draws")

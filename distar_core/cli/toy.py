@@ -1,0 +1,288 @@
+"""The commands of the plane: distar demo, distar train toy."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import track
+
+from .terminal import console, fail, print_table, program, say, stages_in_progress, stoppable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..methods import Method
+    from ..toy.ring import ToyGenerator, ToyReward
+
+
+SHORT_HEADS = {"reward scale": "scale", "mean reward": "reward", "off support": "off data", "kl": "KL"}
+KEPT = {
+    "distil": "while distilling; nothing is kept",
+    "post-train": "while post-training, after {done} of {total} runs; none of the runs is kept, only {folder}/01_start.png",
+    "draw": "while drawing; {folder}/runs.csv is kept, but there is no page",
+}
+
+
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the figures, the table and the page go; demo, or demo-PROFILE.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="demo (minutes), full (all rewards, five seeds) or ci (under a minute).")
+    ] = "demo",
+) -> None:
+    """Post-train one generator under a reward with each regularizer; leaves a page that explains the result."""
+    from ..runs.parallel import cores
+    from ..toy.demo import PROFILES, plan, run_demo
+    from ..toy.demo import Progress as Step
+    from ..toy.frontier import read_points
+    from ..toy.report import gap_sentence, ranking, read_runs, result_table, reward_names, sentences
+
+    if profile not in PROFILES:
+        raise fail(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
+    folder = folder or Path("demo" if profile == "demo" else f"demo-{profile}")
+    started = time.perf_counter()
+    runs = len(plan(PROFILES[profile], read_points()))
+    minutes = {"ci": "under a minute", "demo": "about 3 minutes", "full": "about 20 minutes"}[profile]
+    replaced = f"; the demo in {folder} is replaced" if (folder / "runs.csv").exists() else ""
+    say(f"{runs} runs on {min(cores(), runs)} processes, {minutes} on two free cores{replaced}")
+    units = {"distil": "steps/s", "post-train": "runs/min"}
+    tasks: dict[str, Any] = {}
+    latest = Step("distil", 0, 0)
+
+    def kept() -> str:
+        return f"{KEPT[latest.stage].format(folder=folder, **latest._asdict())}; the same command starts over"
+
+    with stoppable(kept), stages_in_progress(10) as bars:
+
+        def tell(step: Step) -> None:
+            nonlocal latest
+            if step.stage == "first picture":
+                seconds = time.perf_counter() - started
+                say(f"first picture after {seconds:.0f} s: {folder / '01_start.png'}")
+                return
+            latest = step
+            if step.stage not in tasks:
+                tasks[step.stage] = (bars.add_task(step.stage, total=step.total, note=""), time.perf_counter())
+            task, since = tasks[step.stage]
+            seconds = time.perf_counter() - since
+            unit = units.get(step.stage)
+            rate = ""
+            if unit and seconds > 2:
+                rate = f"{step.done / seconds * (60 if 'min' in unit else 1):.0f} {unit}"
+            bars.update(task, completed=step.done, note=rate)
+
+        try:
+            page = run_demo(folder, PROFILES[profile], tell)
+        except (OSError, RuntimeError) as error:
+            raise fail(error) from error
+    rows = read_runs(folder / "runs.csv")
+    for name in reward_names(rows):
+        head, *body = result_table(rows, name, compact=True)
+        short = [SHORT_HEADS.get(word, word) for word in head]
+        print_table([short, *body], f"Reward “{name}”, mean over seeds; the page explains the columns")
+    answers = [ranking(rows, name) for name in reward_names(rows)]
+    for line in [*answers, *sentences(rows), gap_sentence(rows, read_points())]:
+        say(f"• {line}")
+    if profile == "ci":
+        say("these runs are too short to learn anything: they check that everything works")
+    say(f"done in {time.perf_counter() - started:.0f} s; open {page}; next: make lab, which opens notebook 00")
+
+
+def command_to_resume(folder: Path, settings: Mapping[str, Any], save_every: int) -> str:
+    """The shell command that goes on with the run in a folder; settings by the names of their options."""
+    from ..methods import ALIASES
+
+    words = [program(), "train", "toy", str(folder)]
+    short = {full: alias for alias, full in ALIASES.items()}
+    settings = {**settings, "method": short.get(settings["method"], settings["method"])}
+    for name, value in {**settings, "save-every": save_every}.items():
+        words += [f"--{name}", str(value)]
+    return shlex.join([*words, "--resume"])
+
+
+def settings_in(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder, by the names of their options; empty where the folder does not tell."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        method = config["method"]
+        return {
+            "method": method["name"],
+            "reward": config["reward"],
+            "reward-scale": method["reward_scale"],
+            "steps": config["steps"],
+            "seed": config["seed"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def refuse_other_settings(folder: Path, here: Mapping[str, Any], save_every: int) -> None:
+    """Raise ValueError if a run is to be resumed with settings that are not its own."""
+    there = settings_in(folder)
+    if (folder / "recipe.yaml").exists():
+        raise ValueError(f"folder {folder} holds a run of distar train world; go on with that command")
+    differing = [name for name in there if there[name] != here[name]]
+    if differing:
+        what = " and ".join(f"--{name} {there[name]}, not {here[name]}" for name in differing)
+        why = " (the learning rate decays over --steps)" if "steps" in differing else ""
+        raise ValueError(
+            f"the run in {folder} has {what}{why}; start a new run in another folder, or go on with this one: "
+            f"{command_to_resume(folder, there, save_every)}"
+        )
+
+
+def toy(
+    folder: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="reward-only, diff-instruct, diff-instruct++ (di++), sim, diff-instruct* (di-star), diff-instruct*-out "
+            "(di-star-out), dmd or didr-proxy (didr needs a reward whose tilt has a closed form). In a shell a name with a star needs quotes, its alias in brackets "
+            "does not."
+        ),
+    ] = "di-star",
+    reward: Annotated[str, typer.Option(help="A toy reward: mode, side, off-data or linear.")] = "mode",
+    reward_scale: Annotated[float, typer.Option(help="Strength of the reward.")] = 0.8,
+    steps: Annotated[int, typer.Option(min=1, help="Generator steps; the learning rate decays over them.")] = 800,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's checkpoint, with the same settings.")
+    ] = False,
+) -> None:
+    """Post-train the distilled 2D generator with one method; stops with Ctrl-C and resumes."""
+    from ..errors import NonFiniteError
+    from ..methods import find_method
+    from ..runs.run import CHECKPOINT
+    from ..runs.signals import Interrupted
+    from ..toy.ring import REWARDS, on_levels
+
+    if reward not in REWARDS:
+        raise fail(f"reward {reward!r} is unknown; known are {', '.join(REWARDS)}")
+    if not 0 <= reward_scale < math.inf:
+        raise fail(f"--reward-scale {reward_scale} is negative or not finite; choose a number from 0 on")
+    try:
+        row = on_levels(find_method(method))
+        if row.reward_at == "every_level":
+            raise ValueError(f"method {row.name} needs a closed-form tilt, which no toy reward has; use didr-proxy")
+        if row.reward_at == "nowhere":
+            say(f"method {row.name} has no reward; --reward and --reward-scale are not used")
+        else:
+            row = replace(row, reward_scale=reward_scale)
+        settings = {
+            "method": row.name,
+            "reward": reward,
+            "reward-scale": row.reward_scale,
+            "steps": steps,
+            "seed": seed,
+        }
+        if resume and (folder / CHECKPOINT).exists():
+            refuse_other_settings(folder, settings, save_every)
+        train_toy(folder, row, REWARDS[reward], steps=steps, seed=seed, save_every=save_every, resume=resume)
+    except Interrupted as stop:
+        command = command_to_resume(folder, settings, save_every)
+        raise fail(f"{stop} with: {command}", 128 + stop.signal) from stop
+    except NonFiniteError as error:
+        raise fail(f"{error} (--resume keeps the settings: choose a lower --reward-scale in a new folder)") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise fail(error) from error
+    say(f"log, checkpoint and a picture of the samples before and after are in {folder}: open {folder / 'samples.png'}")
+
+
+def train_toy(
+    folder: Path, method: Method, reward: ToyReward, *, steps: int, seed: int, save_every: int, resume: bool
+) -> None:
+    """Distil, post-train with checkpoints and draw; or go on from the folder's checkpoint. Raises as runs.run."""
+    import torch
+
+    from ..runs.folders import claim
+    from ..runs.run import CHECKPOINT, run
+    from ..toy.report import START
+    from ..toy.ring import LOOP, new_generator, no_conditions, reference, sample, toy_state
+
+    torch.set_num_threads(1)
+    with stoppable(lambda: "while distilling; nothing is kept, the same command starts over"):
+        if resume:
+            generator = new_generator(reference())  # its weights come from the checkpoint
+        else:
+            if (folder / CHECKPOINT).exists():
+                raise FileExistsError(f"folder {folder} already holds a run; add --resume, or choose another folder")
+            claim(folder, "run")
+            generator = distil_with_progress("distilling a one-step generator")
+    state = toy_state(generator, reference(), reward, seed=seed, steps=steps)
+    options = {"steps": steps, "seed": seed, **LOOP}
+    finished_before = True
+    for record in run(
+        state,
+        method,
+        no_conditions,
+        folder,
+        resume=resume,
+        save_every=save_every,
+        settings={"reward": reward.name},
+        **options,
+    ):
+        finished_before = False
+        if record.step >= 0 and (record.step + 1) % 100 == 0:
+            mean = float(reward(sample(state, 4000)).mean())
+            say(f"step {record.step + 1:5d}   mean reward {mean:.3f}   {1 / record.seconds:.0f} steps/s")
+    if finished_before:
+        say(
+            f"the run in {folder} is finished: all {steps} steps are done; the learning rate decays over --steps, so a "
+            "longer run is a new run in another folder"
+        )
+    with stoppable(lambda: "while drawing; the run is finished, and the same command with --resume draws its picture"):
+        if resume:
+            generator = distil_with_progress("distilling once more, for the picture of before")
+        start = toy_state(generator, reference(), reward, seed=seed, steps=steps)
+        clouds = {START: sample(start, 20_000), method.name: sample(state, 20_000)}
+        drawn = reference().sample(20_000, torch.Generator().manual_seed(seed))
+        draw_samples(folder / "samples.png", clouds, method, reward, steps)
+        print_summaries({"reference": drawn, **clouds}, reward)
+
+
+def distil_with_progress(purpose: str) -> ToyGenerator:
+    """The toy's one-step generator, distilled under a progress bar."""
+    from ..toy.ring import distil, reference
+
+    steps = 2500
+    every_step = distil(reference(), steps=steps)
+    *_, generator = track(every_step, purpose, total=steps, console=console)
+    return generator
+
+
+def print_summaries(clouds: Mapping[str, Tensor], reward: ToyReward) -> None:
+    """What the demo measures, as a table: one row for each cloud of samples [N, 2], by name."""
+    from ..toy.report import METRICS
+    from ..toy.ring import reference
+    from ..toy.summary import summarise
+
+    rows = [["samples of", f"reward “{reward.name}”", *(SHORT_HEADS.get(m.replace("_", " "), m) for m in METRICS)]]
+    for name, points in clouds.items():
+        summary = summarise(points, reward(points), reference())
+        cells = [format(getattr(summary, name), metric.format) for name, metric in METRICS.items()]
+        rows.append([name, f"{summary.reward:.3f}", *cells])
+    print_table(rows, "Before and after; the README explains the columns under its first picture")
+
+
+def draw_samples(path: Path, clouds: Mapping[str, Tensor], method: Method, reward: ToyReward, steps: int) -> None:
+    """The samples [N, 2] of the distilled generator and of the trained one over the reference's modes."""
+    from ..figures import plane
+    from ..toy.ring import reference
+
+    rewarded = method.reward_at != "nowhere"
+    notes = dict(zip(clouds, ("before", f"{steps} steps"), strict=True))
+    alt = f"Samples of the distilled generator before and after {steps} steps of {method.name}, over the reference's modes"
+    if rewarded:
+        notes = {name: f"{note}, reward {float(reward(clouds[name]).mean()):.2f}" for name, note in notes.items()}
+        alt += f"; darker shading is more reward “{reward.name}”; mean rewards: {'; '.join(notes.values())}"
+    plane.clouds(clouds, reference(), reward=reward if rewarded else None, notes=notes, alt=f"{alt}.").save(path)

@@ -1,0 +1,200 @@
+"""The commands of the miniature text-to-image world: distar world build | evaluate, distar train world, distar export."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import track
+
+from .terminal import console, fail, needs_packages, print_table, program, say, stages_in_progress, stoppable
+
+if TYPE_CHECKING:
+    from ..world.post_training import Recipe
+
+
+world_app = typer.Typer(help="The miniature text-to-image world.", no_args_is_help=True)
+
+
+@world_app.command("build")
+def world_build(
+    folder: Annotated[Path, typer.Argument(help="Where the stages, the weights and their card go.")],
+    profile: Annotated[
+        str, typer.Option(help="full (under 90 minutes on two cores) or ci (seconds, learns nothing).")
+    ] = "full",
+) -> None:
+    """Train the world's models from nothing: autoencoder, diffusion, one-step generator; stops and goes on where it stopped."""
+    needs_packages()
+    from ..errors import NonFiniteError
+    from ..runs.signals import Interrupted
+    from ..world.build import RECIPES, build, seconds_of
+    from ..world.build import Progress as Step
+    from ..world.card import below_the_bar, write_card
+    from ..world.scenes import DRAWS
+
+    if profile not in RECIPES:
+        raise fail(f"profile {profile!r} is unknown; known are {', '.join(RECIPES)}")
+    recipe = RECIPES[profile]
+    tasks: dict[str, Any] = {}
+    goes_on = f"what is done is kept in {folder}; the same command goes on"
+    with stoppable(lambda: f"while building; {goes_on}"), stages_in_progress(12) as bars:
+
+        def tell(step: Step) -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = bars.add_task(step.stage, total=step.total, note="")
+            loss = "" if math.isnan(step.loss) else f"loss {step.loss:.4g}"
+            bars.update(tasks[step.stage], completed=step.done, note=loss)
+
+        try:
+            weights = build(folder, recipe, tell)
+            say("measuring the weights on held-out captions")
+            count = DRAWS if profile == "full" else 20
+            measured = write_card(weights, recipe, seconds_of(folder), count=count, tell=say)
+        except Interrupted as stop:
+            raise fail(f"{stop}; {goes_on}", 128 + stop.signal) from stop
+        except (NonFiniteError, ValueError, OSError) as error:
+            raise fail(error) from error
+    for line in below_the_bar(measured):
+        say(f"below the bar: {line}")
+    say(f"weights, card and sample sheets are in {weights}: open {weights / 'README.md'}")
+
+
+@world_app.command("evaluate")
+def world_evaluate(
+    folder: Annotated[Path | None, typer.Argument(help="A folder of weights; the shipped one by default.")] = None,
+    count: Annotated[int, typer.Option(min=2, help="Draws with one object, and as many with two.")] = 250,
+) -> None:
+    """The one-step generator beside its reference: faithfulness, judges, diversity, distance to renders, with intervals."""
+    needs_packages()
+    from ..world.evaluation import Draw, evaluate, table
+    from ..world.judges import load_judges
+    from ..world.models import SHIPPED, load_world
+
+    try:
+        world, judges = load_world(folder or SHIPPED), load_judges(folder or SHIPPED)
+    except (OSError, ValueError) as error:
+        raise fail(f"{error} (without a folder the shipped weights are taken)") from error
+    with stoppable(lambda: "while evaluating; nothing is kept"):
+        who: dict[str, Draw] = {"reference": world.draw_reference, "one step": world.draw}
+        evaluations = {
+            name: evaluate(draw, judges, count=count) for name, draw in track(who.items(), "drawing", console=console)
+        }
+    print_table(
+        table(evaluations), f"{2 * count} draws of held-out captions; means with 95 % bootstrap intervals over captions"
+    )
+
+
+def train_in_world(
+    folder: Annotated[Path, typer.Argument(help="Folder of the run.")] = Path("runs/world"),
+    recipe: Annotated[Path | None, typer.Option(help="A YAML file of settings; options below win over it.")] = None,
+    method: Annotated[str | None, typer.Option(help="As for the toy; di-star by default.")] = None,
+    reward: Annotated[str | None, typer.Option(help="preference or clip.")] = None,
+    reward_scale: Annotated[float | None, typer.Option(help="Strength of the reward.")] = None,
+    cfg_scale: Annotated[float | None, typer.Option(help="Strength of guidance, s_c + w (s_c − s_null).")] = None,
+    roles: Annotated[str | None, typer.Option(help="full (copies of the networks) or lora (adapters).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Generator steps; the learning rate decays over them.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn.")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+    count: Annotated[
+        int, typer.Option(min=2, help="Held-out draws with one object to evaluate on, and as many with two.")
+    ] = 250,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's checkpoint with its own recipe.")
+    ] = False,
+) -> None:
+    """Post-train the world's one-step generator and measure, paired, what it gained and lost; stops and resumes."""
+    needs_packages()
+    from ..errors import NonFiniteError
+    from ..runs.folders import claim
+    from ..runs.run import CHECKPOINT
+    from ..runs.signals import Interrupted
+    from ..world.post_training import RECIPE, load_recipe, read_recipe, training_prompts
+
+    options = {
+        "method": method,
+        "reward": reward,
+        "reward_scale": reward_scale,
+        "cfg_scale": cfg_scale,
+        "roles": roles,
+        "steps": steps,
+        "seed": seed,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        if resume and not (folder / RECIPE).is_file():
+            raise FileNotFoundError(f"there is no run of the world in {folder}; leave out --resume to start one")
+        written = load_recipe(folder / RECIPE) if resume else load_recipe(recipe) if recipe else {}
+        if "cfg_scale" in given:
+            written.pop("guidance_scale", None)
+        settings = read_recipe(written | given)
+        if resume and (recipe or settings != read_recipe(load_recipe(folder / RECIPE))):
+            what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
+            raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
+        training_prompts(settings)  # a prompt file that is missing is told before anything loads
+        if not resume and not (folder / CHECKPOINT).exists():
+            claim(folder, "run")
+        post_train_and_measure(folder, settings, resume=resume, save_every=save_every, count=count)
+    except Interrupted as stop:
+        command = command_to_go_on(folder, save_every, count)
+        raise fail(f"{stop} with: {command}", 128 + stop.signal) from stop
+    except NonFiniteError as error:
+        raise fail(f"{error} (--resume keeps the recipe: choose a lower lr or reward_scale in a new folder)") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise fail(error) from error
+
+
+def command_to_go_on(folder: Path, save_every: int, count: int) -> str:
+    """The shell command that goes on with the run in a folder, or measures it once more."""
+    words = [program(), "train", "world", str(folder)]
+    return shlex.join([*words, "--save-every", str(save_every), "--count", str(count), "--resume"])
+
+
+def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_every: int, count: int) -> None:
+    """Train in a folder, then compare with the start on held-out captions. Raises as runs.run.
+
+    On one thread: numbers do not depend on the number of cores then, and a second thread gains little on networks this
+    small, but waits for every core that is busy.
+    """
+    import torch
+
+    from ..world.evaluation import evaluate, table, verdict, write_table
+    from ..world.judges import load_judges
+    from ..world.models import load_world
+    from ..world.post_training import before_and_after, post_train_world, world_state
+
+    torch.set_num_threads(1)
+    world, judges = load_world(), load_judges()
+    state = world_state(world, judges, recipe)
+    scale = (
+        f", reward_scale {recipe.method.reward_scale:g} on the {recipe.reward} reward"
+        if recipe.method.reward_scale
+        else ", no reward"
+    )
+    say(
+        f"{recipe.method.name}{scale}, cfg_scale {recipe.method.cfg_scale:g}, {recipe.roles} roles, {recipe.steps} steps after "
+        f"{recipe.warmup} of warm-up for the assistant"
+    )
+    with stages_in_progress(12) as bars:
+        task = bars.add_task("post-train", total=recipe.warmup + recipe.steps, note="")
+        for record in post_train_world(world, state, recipe, folder, resume=resume, save_every=save_every):
+            reward = "" if record.reward is None else f"reward {float(record.reward.mean()):.2f}"
+            bars.update(task, completed=record.step + 1 + recipe.warmup, note=reward)
+    if not bars.tasks[0].completed:
+        say(f"the run in {folder} is finished: all {recipe.steps} steps are done; a longer one is a new run elsewhere")
+    trained = state.roles.generator.averaged
+    again = command_to_go_on(folder, save_every, count)
+    with stoppable(lambda: f"while measuring; the run is finished, and this measures it: {again}"):
+        drawers = {"before": world.draw, "after": lambda captions, seeds: world.draw(captions, seeds, trained)}
+        found = {
+            name: evaluate(draw, judges, count=count)
+            for name, draw in track(drawers.items(), "measuring", console=console)
+        }
+        rows = table(found)
+        write_table(rows, folder / "evaluation.csv")
+        before_and_after(world, judges, trained).save(folder / "samples.png")
+        print_table(rows, f"{2 * count} draws of held-out captions; means with 95 % bootstrap intervals over captions")
+    say(verdict(found))
+    say(f"recipe, log, checkpoint, evaluation.csv and samples.png are in {folder}: open {folder / 'samples.png'}")

@@ -1,0 +1,1 @@
+"""Numbers about samples that no reward sees, and their uncertainty."""

@@ -1,0 +1,94 @@
+"""Intervals, entropy and the best of n: statistics that know no kind of sample."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def entropy(shares: Tensor) -> float:
+    """−Σ p log p in nats, [K] -> float."""
+    return float(torch.special.entr(shares).sum())
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: Tensor, *, groups: Tensor | None = None, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap interval of the mean of values [n]; deterministic in seed.
+
+    Args:
+        groups: which group each value belongs to, [n]. Values of one group, such as pictures of one caption, are alike, so
+            whole groups are drawn again, and the interval says what to expect of other groups.
+
+    Raises:
+        ValueError: for fewer than two values or groups, from which no interval follows.
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"an interval needs at least two values in one axis, got {tuple(values.shape)}; add seeds")
+    values = values.double()
+    members = torch.arange(len(values)) if groups is None else groups.unique(return_inverse=True)[1]
+    counts = torch.bincount(members).double()
+    if len(counts) < 2:
+        raise ValueError("an interval needs at least two groups, got one; add others")
+    sums = torch.bincount(members, values)
+    rng = torch.Generator().manual_seed(seed)
+    index = torch.randint(len(counts), (resamples, len(counts)), generator=rng)
+    means = sums[index].sum(1) / counts[index].sum(1)
+    tail = (1 - level) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Interval(float(values.mean()), low, high)
+
+
+def wilson_interval(successes: int, count: int) -> Interval:
+    """Share of successes with its 95 % interval (Wilson 1927), which stays in [0, 1] and has width where the share is 1.
+
+    Raises:
+        ValueError: unless 0 <= successes <= count and count >= 1.
+    """
+    if not 0 <= successes <= count or count < 1:
+        raise ValueError(f"{successes} successes of {count} draws are no share; count the draws again")
+    z, share = 1.959964, successes / count
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return Interval(share, max(middle - reach, 0.0), min(middle + reach, 1.0))
+
+
+def paired_interval(
+    first: Tensor, second: Tensor, *, groups: Tensor | None = None, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Bootstrap interval of mean(first − second) for values that belong together by position, [n] each; groups as in
+    bootstrap_interval.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"paired values must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+    return bootstrap_interval(first - second, groups=groups, level=level, seed=seed)
+
+
+def best_of(proxy: Tensor, values: Tensor, n: int) -> Tensor:
+    """Mean value of the one that a proxy likes best among n, over all ways to choose n of N samples; [P, N] each -> [P].
+
+    A row is a prompt. The sample of rank i from below is the best of C(i − 1, n − 1) of the C(N, n) choices.
+
+    Raises:
+        ValueError: unless 1 <= n <= N and both have one shape.
+    """
+    count = proxy.shape[-1] if proxy.ndim else 0
+    if proxy.ndim != 2 or proxy.shape != values.shape or not 1 <= n <= count:
+        raise ValueError(
+            f"the best of {n} needs proxy and values of one shape [P, N] with N >= {n}, got {tuple(proxy.shape)} and "
+            f"{tuple(values.shape)}; draw more samples a prompt"
+        )
+    shares = [math.comb(rank, n - 1) / math.comb(count, n) for rank in range(count)]
+    ranked = values.double().gather(1, proxy.argsort(dim=1))
+    return ranked @ torch.tensor(shares, dtype=torch.float64)

@@ -1,0 +1,95 @@
+"""Runs compared at equal reward: metrics of networks and tilted optima where the mean rewards match."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evaluation.statistics import Interval
+from ..mixture import GaussianMixture
+from ..toy.frontier import GRID
+from ..toy.report import START
+from ..toy.ring import REWARDS, reference
+from ..toy.summary import KL_SIGMA, WINDOW, summarise
+from ..truth.grid import Grid, kl_between, tilt_of_reward, tilt_on_grid
+from .study import Row, over_seeds
+
+
+def uneven() -> GaussianMixture:
+    """The second reference: five modes of unequal weight and width, two of them close together."""
+    return GaussianMixture.isotropic(
+        torch.tensor([0.30, 0.10, 0.25, 0.15, 0.20]),
+        torch.tensor([[-1.8, 0.9], [-1.3, -1.2], [0.1, 1.9], [1.9, -0.4], [1.3, -1.3]]),
+        torch.tensor([0.35, 0.2, 0.25, 0.3, 0.2]),
+    )
+
+
+WORLDS = {"ring": reference, "uneven": uneven}
+
+
+def excess_kl(mass: Tensor, grid: Grid, reward_name: str, mixture: GaussianMixture) -> float:
+    """KL of a mass to the tilt of equal mean reward, both blurred with KL_SIGMA, in nats."""
+    own = grid.mass(mixture.to(torch.float64).log_density)
+    values = REWARDS[reward_name](grid.points).reshape(own.shape)
+    return kl_between(mass, tilt_of_reward(own, values, float((mass * values).sum())), grid, KL_SIGMA)
+
+
+def found_in(points: Tensor, reward_name: str, mixture: GaussianMixture) -> dict[str, float]:
+    """Summary and excess KL of samples [N, 2]; the excess is infinite once a hundredth left the window."""
+    summary = summarise(points, REWARDS[reward_name](points), mixture)._asdict()
+    mass, outside = WINDOW.histogram(points)
+    excess = excess_kl(mass, WINDOW, reward_name, mixture) if outside < 0.01 else math.inf
+    return summary | {"excess_kl": excess}
+
+
+@lru_cache
+def tilts(world: str, reward_name: str) -> dict[str, list[float]]:
+    """The tilted optima of a world along the scale: reward and the metrics, by rising reward."""
+    mixture, values = WORLDS[world](), REWARDS[reward_name](GRID.points)
+    own = GRID.mass(mixture.to(torch.float64).log_density)
+    rows = []
+    for scale in np.linspace(0, 2.6, 80) ** 2:
+        mass = tilt_on_grid(own, values.reshape(own.shape), float(scale))
+        rows.append(summarise(GRID.points, values, mixture, mass=mass, grid=GRID)._asdict())
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    return columns | {"excess_kl": [0.0] * len(rows)}
+
+
+def excess_by_difference(world: str, reward_name: str, reward: float, kl: float) -> float:
+    """KL to the reference less that of the tilt of equal reward: on clean densities this is KL to that tilt, exactly,
+    since log of tilt over reference is linear in the reward; blurred, nearly."""
+    along = tilts(world, reward_name)
+    return kl - float(np.interp(reward, along["reward"], along["kl"], left=math.nan, right=math.nan))
+
+
+def at_reward(rows: Sequence[Row], target: float, metric: str, reach: float = 0.1, gap: float = 0.3) -> list[float]:
+    """A metric of networks at a mean reward: one value a seed, linear between the start and its runs.
+
+    A seed is not known (nan) there if none of its runs goes so far, or if none is within `reach` of the target and the
+    two to interpolate between are more than `gap` apart.
+    """
+    start = [row for row in rows if row["regularizer"] == START]
+    runs = [row for row in rows if row["regularizer"] != START]
+    values = []
+    for seed in sorted({row["seed"] for row in runs}):
+        own = [row for row in runs if row["seed"] == seed and math.isfinite(row["reward"])]
+        along = sorted(start + own, key=lambda row: row["reward"])
+        below, above = ([row for row in along if (row["reward"] > target) == side] for side in (False, True))
+        near = any(abs(row["reward"] - target) < reach for row in own)
+        if not below or not above or not (near or above[0]["reward"] - below[-1]["reward"] < gap):
+            values.append(math.nan)
+            continue
+        rewards, heights = ([row[key] for row in (below[-1], above[0])] for key in ("reward", metric))
+        values.append(float(np.interp(target, rewards, heights)))
+    return values
+
+
+def interval(values: Iterable[float]) -> Interval | None:
+    """over_seeds of the values that are known, if there are two."""
+    known = [{"value": value} for value in values if math.isfinite(value)]
+    return over_seeds(known, "value") if len(known) > 1 else None

@@ -1,0 +1,157 @@
+"""The pictures of the demo: which data go into which figure, and what each shows in words."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..figures import charts, plane
+from ..figures.picture import STYLES, Picture
+from ..mixture import GaussianMixture
+from .frontier import TILT, Point, curve
+from .report import KNOWN_SPREAD, REGULARIZERS, START, Row, of, reward_names
+from .ring import TOY_METHODS, ToyReward
+
+START_ALT = (
+    "Two panels with eight modes on a ring: samples of the reference, and of the distilled one-step generator, which "
+    "cover the same eight modes; the shading shows where the reward is high."
+)
+AXES = {
+    "modes": "effective number of modes",
+    "kl": "KL to the reference\n(blurred, nats)",
+    "spread": "spread in the fullest mode",
+}
+
+
+def clouds_alt(name: str) -> str:
+    """What the sample clouds under a reward show."""
+    return (
+        f"Sample clouds after post-training under the reward “{name}”, one panel per method over the reference's eight "
+        "modes: without a regularizer all samples gather where the reward is highest, with one they keep several modes."
+    )
+
+
+def pulls_alt(name: str) -> str:
+    """What the pull picture under a reward shows."""
+    return (
+        f"At fourteen samples chosen far apart, per method and under the reward “{name}”: a wide pink arrow for the reward's pull, an "
+        "outlined turquoise one for the regularizer's, a thin black one for their sum; pink points to the reward, turquoise "
+        "mostly against it."
+    )
+
+
+def animation_alt(name: str) -> str:
+    """What the animation under a reward shows."""
+    return (
+        f"Animation of the sample clouds during post-training under the reward “{name}”: all drift towards the reward; "
+        "without a regularizer they leave the modes for wherever it is highest, with one they stay near the modes."
+    )
+
+
+def start(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor) -> None:
+    """The first picture: reference and distilled generator."""
+    panels = {"reference": mixture.sample(1500, torch.Generator().manual_seed(0)), START: points}
+    plane.clouds(panels, mixture, reward=reward, alt=START_ALT).save(folder / "01_start.png")
+
+
+def watched(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor, runs: Mapping[str, Any]) -> None:
+    """Clouds, pulls and the animation under one reward; points of the distilled generator, regularizer -> demo.Run."""
+    name = reward.name
+    notes = {
+        regularizer: f"reward {run.summary.reward:.2f}, {run.summary.modes:.1f} modes"
+        for regularizer, run in runs.items()
+    }
+    last = {regularizer: run.clouds[-1] for regularizer, run in runs.items()}
+    plane.clouds({START: points} | last, mixture, reward=reward, notes=notes, alt=clouds_alt(name)).save(
+        folder / f"02_clouds_{name}.png"
+    )
+    leashed = {regularizer: run for regularizer, run in runs.items() if run.motions}
+    plane.pull_picture(
+        {r: (run.dots, run.motions["reward"], run.motions["regularizer"]) for r, run in leashed.items()},
+        mixture,
+        reward=reward,
+        backgrounds=last,
+        alt=pulls_alt(name),
+    ).save(folder / f"03_pulls_{name}.png")
+    steps = [step for step, _ in next(iter(runs.values())).distances]
+    still = plane.animate(
+        {regularizer: run.clouds for regularizer, run in runs.items()},
+        mixture,
+        folder / f"animation_{name}.gif",
+        reward=reward,
+        captions=[f"step {step}" for step in steps],
+        alt=animation_alt(name),
+    )
+    still.save(folder / f"animation_{name}_still.png")
+
+
+def from_tables(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> dict[str, str]:
+    """The figures that come from CSV files alone; file name -> alternative text."""
+    drawn = {}
+    for name in reward_names(rows):
+        picture = frontier(rows, points, name)
+        picture.save(folder / f"04_frontier_{name}.png")
+        drawn[f"04_frontier_{name}.png"] = picture.alt
+    picture = unbounded(folder / "distances.csv")
+    picture.save(folder / "05_unbounded.png")
+    drawn["05_unbounded.png"] = picture.alt
+    return drawn
+
+
+def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> Picture:
+    """Modes, KL and spread against mean reward: fixed points as lines, runs as markers."""
+    lines = []
+    for label in (TILT, *REGULARIZERS):
+        along = curve(points, name, label)
+        # a line stops where the truth is not known
+        heights = {m: [getattr(p.summary, m) if p.trusted else math.nan for p in along] for m in AXES}
+        lines.append(charts.Curve(label, [p.summary.reward for p in along], heights))
+    dots = [
+        charts.Dot(row.regularizer, row.summary.reward, row.summary._asdict())
+        for label in (START, *TOY_METHODS)
+        for row in of(rows, name, label)
+    ]
+    guide = {"modes": 8.0, "kl": 0.0, "spread": KNOWN_SPREAD}
+    alt = (
+        f"Three panels against mean reward under “{name}”: the number of modes falls and KL to the reference rises for every "
+        "method, fastest for KL with w = σ²/α² in the middle panel; spread in the fullest mode is on the right. Lines are fixed "
+        "points of four regularizers and the tilted optimum, markers trained runs."
+    )
+    tops = {m: 1.2 * max((d.values[m] for d in dots if math.isfinite(d.values[m])), default=1.0) for m in AXES}
+    limits = {"modes": (0.0, 8.4), "kl": (-0.1, tops["kl"]), "spread": (0.0, tops["spread"])}
+    return charts.frontier(lines, dots, AXES, limits=limits, guides=guide, alt=alt)
+
+
+def unbounded(distances: Path) -> Picture:
+    """Mean distance of the samples from the origin over steps, under the linear reward."""
+    runs: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    with open(distances, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            run = runs.setdefault((row["regularizer"], row["reward_scale"], row["seed"]), [])
+            run.append((float(row["step"]), float(row["distance"])))
+    curves = []
+    for (regularizer, scale, _), points in runs.items():
+        style = STYLES[regularizer]._replace(line="-" if float(scale) <= 1 else (0, (4, 2)))
+        steps, reached = zip(*points, strict=True)
+        curves.append(charts.Line(f"{regularizer}, reward scale {float(scale):g}", steps, reached, style=style))
+    farthest = {curve.label: curve for curve in sorted(curves, key=lambda curve: curve.y[-1])}
+    alt = (
+        "Mean distance of the samples from the origin over training steps under a linear reward, logarithmic axis, one line "
+        "a seed: " + "; ".join(f"{label}: from {c.y[0]:.1f} to at most {c.y[-1]:.3g}" for label, c in farthest.items())
+    )
+    return charts.lines(
+        {"linear reward x₁/2": curves},
+        alt=alt,
+        xlabel="generator step",
+        ylabel="mean distance from the origin",
+        log="y",
+        markers=6,
+        width=6.2,
+        height=3.8,
+    )

@@ -1,0 +1,377 @@
+"""From runs.csv to words: comparisons at matched reward, gaps to the known truth, and the page that shows them.
+
+Every number and every verdict on the page and in the README is computed here from the CSV files of a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .frontier import Point, known_reward
+from .ring import REWARDS, TOY_METHODS
+from .summary import Summary
+
+START = "distilled generator"
+UNLEASHED = "reward only"
+STAR = "score, pseudo-Huber"
+TITLE = f"Diff-Instruct* ({STAR})"
+RIVALS = ("KL, w = σ²/α²", "KL, w = 1")
+KNOWN_SPREAD = 0.244
+REGULARIZERS = tuple(name for name in TOY_METHODS if name != UNLEASHED)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of runs.csv; numbers that do not apply are nan."""
+
+    reward_name: str
+    regularizer: str
+    aim: float
+    reward_scale: float
+    seed: float
+    steps: float
+    seconds: float
+    summary: Summary
+
+
+class Metric(NamedTuple):
+    """A column to compare: its name in prose, how to print it, and its cost (lower is better)."""
+
+    words: str
+    format: str
+    cost: str
+
+
+METRICS = {
+    "modes": Metric("effective number of modes", ".1f", "more is better"),
+    "spread": Metric("spread within the fullest mode", ".2f", "closer to the reference's 0.244 is better"),
+    "off_support": Metric("share off the data", ".1%", "less is better"),
+    "kl": Metric("KL to the reference", ".2f", "less is better"),
+}
+
+
+def cost(metric: str, value: float) -> float:
+    """A metric's value as a cost: lower is better."""
+    if metric == "modes":
+        return -value
+    return abs(value - KNOWN_SPREAD) if metric == "spread" else value
+
+
+def read_runs(path: Path | None = None) -> list[Row]:
+    """The rows of runs.csv; without a path, of the full profile's run that ships with the package."""
+    source = path or files("distar_core.toy") / "data" / "runs_full.csv"
+    text = source.read_text(encoding="utf-8")
+    return [
+        Row(
+            row["reward_name"],
+            row["regularizer"],
+            **{key: float(row[key] or "nan") for key in ("aim", "reward_scale", "seed", "steps", "seconds")},
+            summary=Summary.read(row),
+        )
+        for row in csv.DictReader(text.splitlines())
+    ]
+
+
+def of(rows: Iterable[Row], reward_name: str, regularizer: str) -> list[Row]:
+    """The rows of one regularizer under one reward."""
+    return [row for row in rows if (row.reward_name, row.regularizer) == (reward_name, regularizer)]
+
+
+def at_reward(rows: Sequence[Row], reward_name: str, regularizer: str, target: float, metric: str) -> list[float]:
+    """A metric where a regularizer's runs have mean reward `target`: one value a seed, linear between its runs.
+
+    The distilled generator is the first point of every seed's curve. A seed whose runs do not reach the target gives
+    nan: nothing is extrapolated.
+    """
+    start = of(rows, reward_name, START)
+    chosen = of(rows, reward_name, regularizer)
+    values = []
+    for seed in sorted({row.seed for row in chosen}):
+        own = start + [row for row in chosen if row.seed == seed]
+        along = sorted((row.summary for row in own), key=lambda summary: summary.reward)
+        rewards = [summary.reward for summary in along]
+        heights = [getattr(summary, metric) for summary in along]
+        values.append(float(np.interp(target, rewards, heights, left=math.nan, right=math.nan)))
+    return values
+
+
+class Verdict(NamedTuple):
+    """One metric of one regularizer against another at matched reward; values are by seed, nan where not known."""
+
+    metric: str
+    outcome: str
+    first: list[float]
+    second: list[float]
+
+
+def compare(rows: Sequence[Row], reward_name: str, first: str, second: str, target: float) -> list[Verdict]:
+    """For each metric whether `first` is "better" than `second` in every pair of seeds, "worse", or "undecided": the
+    seeds overlap, a value is not known, or no difference is left when both are printed."""
+    verdicts = []
+    for metric in METRICS:
+        a = at_reward(rows, reward_name, first, target, metric)
+        b = at_reward(rows, reward_name, second, target, metric)
+        pairs = [(cost(metric, one), cost(metric, other)) for one in a for other in b]
+        # a comparison with nan is false, so a value that is not known decides nothing
+        if shown(metric, a) == shown(metric, b):
+            outcome = "undecided"
+        elif pairs and all(one < other for one, other in pairs):
+            outcome = "better"
+        elif pairs and all(one > other for one, other in pairs):
+            outcome = "worse"
+        else:
+            outcome = "undecided"
+        verdicts.append(Verdict(metric, outcome, a, b))
+    return verdicts
+
+
+def shown(metric: str, values: Sequence[float]) -> str:
+    """Mean and range over seeds, as text, with the number of seeds whose value is not known (nan)."""
+    style = METRICS[metric].format if metric in METRICS else ".3f"
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "not known"
+    text = f"{sum(known) / len(known):{style}} [{min(known):{style}}, {max(known):{style}}]"
+    missing = len(values) - len(known)
+    return f"{text}, not known for {missing} of {len(values)} seeds" if missing else text
+
+
+def reward_names(rows: Iterable[Row]) -> list[str]:
+    """The bounded rewards of a run, in order."""
+    return [name for name in dict.fromkeys(row.reward_name for row in rows) if REWARDS[name].bounded]
+
+
+def targets(rows: Iterable[Row], reward_name: str) -> list[float]:
+    """The mean rewards that the runs under a reward aimed for."""
+    return sorted({row.aim for row in rows if row.reward_name == reward_name and not math.isnan(row.aim)})
+
+
+def common_targets(rows: Sequence[Row], reward_name: str, *regularizers: str) -> list[float]:
+    """The aims between the lowest and the highest run of every seed of these regularizers, so that each value lies
+    between two of its own runs; an aim beyond is replaced by the nearest end, in hundredths. Empty if there is none.
+    """
+    lows, highs = [], []
+    for regularizer in regularizers:
+        chosen = of(rows, reward_name, regularizer)
+        for seed in {row.seed for row in chosen}:
+            rewards = [row.summary.reward for row in chosen if row.seed == seed]
+            lows.append(min(rewards))
+            highs.append(max(rewards))
+        if not chosen:
+            return []
+    low, high = math.ceil(100 * max(lows) - 1e-9) / 100, math.floor(100 * min(highs) + 1e-9) / 100
+    if low > high:
+        return []
+    return sorted({min(max(aim, low), high) for aim in targets(rows, reward_name)})
+
+
+def ranking(rows: Sequence[Row], reward_name: str) -> str:
+    """Which regularizer keeps most of the reference at the same mean reward, by KL; the middle of the rewards compared."""
+    common = common_targets(rows, reward_name, *REGULARIZERS)
+    if not common:
+        return f"Reward “{reward_name}”: there is no mean reward that every seed of every regularizer reaches."
+    target = common[len(common) // 2]
+    values = {name: at_reward(rows, reward_name, name, target, "kl") for name in REGULARIZERS}
+    order = sorted(values, key=lambda name: float(np.mean(values[name])))
+    least, most = (float(np.mean(values[name])) for name in (order[0], order[-1]))
+    equal = [name for name in order if min(values[name]) <= max(values[order[0]])]
+    closest = f"{order[0]} stays closest to the reference"
+    if len(equal) > 1:
+        closest = f"{', '.join(f'“{name}”' for name in equal)} stay about equally close to the reference"
+    farthest = f" and {order[-1]} ends {most / least:.1f} times as far as the first" if order[-1] not in equal else ""
+    listed = ", ".join(f"{name} {shown('kl', values[name])}" for name in order)
+    return (
+        f"At mean reward {target:.2f} under “{reward_name}”, {closest}{farthest}, by KL; mean over seeds "
+        f"[smallest, largest]: {listed}."
+    )
+
+
+OUTCOMES = {"better": "wins on", "worse": "loses on", "undecided": "undecided on"}
+
+
+def outcomes(rows: Sequence[Row], reward_name: str, rival: str, target: float) -> dict[str, str]:
+    """What Diff-Instruct* wins on, loses on and leaves undecided against a rival at a mean reward, as text."""
+    verdicts = compare(rows, reward_name, STAR, rival, target)
+    return {
+        verb: ", ".join(
+            f"{METRICS[v.metric].words} ({shown(v.metric, v.first)} against {shown(v.metric, v.second)})"
+            for v in verdicts
+            if v.outcome == outcome
+        )
+        for outcome, verb in OUTCOMES.items()
+    }
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """Who wins where: pseudo-Huber Diff-Instruct* against both KL weights, at matched rewards."""
+    lines = []
+    for name in reward_names(rows):
+        for rival in RIVALS:
+            common = common_targets(rows, name, STAR, rival)
+            if not common:
+                lines.append(f"Reward “{name}”: no mean reward that every seed of {STAR} and of {rival} reaches.")
+            for target in common:
+                parts = [f"{verb} {text}" for verb, text in outcomes(rows, name, rival, target).items() if text]
+                lines.append(f"Reward “{name}” at {target:.2f}, {TITLE} against {rival}: {'; '.join(parts)}.")
+    return lines
+
+
+def verdict_table(rows: Sequence[Row], *, highest_only: bool = False) -> list[list[str]]:
+    """The verdicts as a table: reward, mean reward, rival, wins, losses, undecided."""
+    table = [["reward", "at mean reward", "against", *OUTCOMES.values()]]
+    for name in reward_names(rows):
+        for rival in RIVALS:
+            common = common_targets(rows, name, STAR, rival)
+            for target in common[-1:] if highest_only else common:
+                cells = [text or "nothing" for text in outcomes(rows, name, rival, target).values()]
+                table.append([name, f"{target:.2f}", rival, *cells])
+    return table
+
+
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first row its head."""
+    head, *body = cells
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
+
+
+def one_win_one_loss(rows: Sequence[Row], reward_name: str) -> list[str]:
+    """The clearest win and the clearest loss of Diff-Instruct* against a KL weight under a reward, at any mean reward
+    compared."""
+    found: dict[str, tuple[float, str]] = {}
+    for rival in RIVALS:
+        for target in common_targets(rows, reward_name, STAR, rival):
+            for v in compare(rows, reward_name, STAR, rival, target):
+                verb = {"better": "wins", "worse": "loses"}.get(v.outcome)
+                if verb is None:
+                    continue
+                first, second = (float(np.mean([cost(v.metric, x) for x in xs])) for xs in (v.first, v.second))
+                size = abs(first - second) / (abs(first) + abs(second) + 1e-9)
+                if size > found.get(verb, (0.0, ""))[0]:
+                    numbers = f"{shown(v.metric, v.first)} against {shown(v.metric, v.second)}"
+                    where = f"At mean reward {target:.2f} under “{reward_name}”"
+                    found[verb] = (
+                        size,
+                        f"{where} Diff-Instruct* {verb} on {METRICS[v.metric].words} against {rival}: {numbers}.",
+                    )
+    nothing = "At the rewards compared, Diff-Instruct* {} on no metric for every seed."
+    return [found[verb][1] if verb in found else nothing.format(verb) for verb in ("wins", "loses")]
+
+
+class Gap(NamedTuple):
+    """A trained mean reward beside its fixed point's at the same reward scale."""
+
+    reward_name: str
+    regularizer: str
+    reward_scale: float
+    trained: list[float]
+    known: float
+    outside: bool
+
+
+def truth_gaps(rows: Sequence[Row], points: Sequence[Point]) -> list[Gap]:
+    """Trained networks against fixed points: outside means farther from the range over seeds than 0.01.
+
+    known is nan where the table of fixed points does not say.
+    """
+    gaps = []
+    for name in reward_names(rows):
+        for regularizer in REGULARIZERS:
+            chosen = of(rows, name, regularizer)
+            for scale in sorted({row.reward_scale for row in chosen}):
+                known = known_reward(points, name, regularizer, scale)
+                trained = [row.summary.reward for row in chosen if row.reward_scale == scale]
+                outside = known < min(trained) - 0.01 or known > max(trained) + 0.01
+                gaps.append(Gap(name, regularizer, scale, trained, known, outside))
+    return gaps
+
+
+def gap_sentence(rows: Sequence[Row], points: Sequence[Point]) -> str:
+    """How well training reaches what each method asks for."""
+    every = truth_gaps(rows, points)
+    gaps = [gap for gap in every if not math.isnan(gap.known)]
+    unknown = len(every) - len(gaps)
+    outside = sorted((gap for gap in gaps if gap.outside), key=lambda g: -abs(float(np.mean(g.trained)) - g.known))
+    text = (
+        f"In {len(outside)} of {len(gaps)} settings the trained mean reward differs from the known fixed point by more "
+        "than the range over seeds plus 0.01"
+    )
+    if outside:
+        text += "; the largest: " + "; ".join(
+            f"{g.regularizer} under “{g.reward_name}” at scale {g.reward_scale:g}, {shown('', g.trained)} against {g.known:.3f}"
+            for g in outside[:4]
+        )
+    return text + "." + (f" In {unknown} more the fixed point is not known well enough." if unknown else "")
+
+
+def method_table() -> list[list[str]]:
+    """What each regularizer of the demo is: loss, unit, weight, distance, laws."""
+    table = [["in the demo", "loss", "unit of the gap", "distance", "weight w", "sampling law", "noise levels"]]
+    for name, method in TOY_METHODS.items():
+        if method.regularizer is None:
+            table.append([name, "none", "–", "–", "–", "–", "–"])
+            continue
+        table.append(
+            [
+                name,
+                method.regularizer.__name__,
+                method.unit or "score",
+                repr(method.distance) if method.distance else "–",
+                {"weight_x0": "σ²/α²", "weight_one": "1"}[method.weight.__name__],
+                {None: "differentiated (exact)", "frozen": "frozen"}[method.law],
+                f"{len(method.time_law.values)} from {method.time_law.values[0]:g} to {method.time_law.values[-1]:g}",
+            ]
+        )
+    return table
+
+
+def result_table(rows: Sequence[Row], reward_name: str, *, compact: bool = False) -> list[list[str]]:
+    """Mean over seeds of every setting under a reward, with the range; compact leaves out the ranges."""
+
+    def cell(metric: str, values: list[float]) -> str:
+        return shown(metric, values).split(" [")[0] if compact else shown(metric, values)
+
+    heads = list(METRICS) if compact else [metric.words for metric in METRICS.values()]
+    table = [["regularizer", "reward scale", "mean reward", *(head.replace("_", " ") for head in heads)]]
+    for row in of(rows, reward_name, START):
+        cells = [format(getattr(row.summary, metric), METRICS[metric].format) for metric in METRICS]
+        table.append([START, "–", f"{row.summary.reward:.3f}", *cells])
+    for regularizer in TOY_METHODS:
+        chosen = of(rows, reward_name, regularizer)
+        for scale in sorted({row.reward_scale for row in chosen}):
+            seeds = [row.summary for row in chosen if row.reward_scale == scale]
+            cells = [cell(metric, [getattr(seed, metric) for seed in seeds]) for metric in ("reward", *METRICS)]
+            table.append([regularizer, "any" if regularizer == UNLEASHED else f"{scale:g}", *cells])
+    return table
+
+
+def unbounded_sentence(rows: Sequence[Row]) -> str:
+    """What an unbounded reward does to a bounded and to an unbounded pull."""
+    parts = []
+    for regularizer, scale in dict.fromkeys((r.regularizer, r.reward_scale) for r in rows if r.reward_name == "linear"):
+        if regularizer != START:
+            rewards = [row.summary.reward for row in of(rows, "linear", regularizer) if row.reward_scale == scale]
+            away = f"runs away (mean reward above {min(rewards):.0f} when the run ends)"
+            rest = f"ends at mean reward {shown('', rewards)}"
+            parts.append(f"{regularizer} at scale {scale:g} {away if min(rewards) > 100 else rest}")
+    return "Under the linear reward x₁/2, " + "; ".join(parts) + "."
+
+
+def arrivals(rows: Sequence[Row], reward_name: str) -> str:
+    """Where the runs in the pictures were aimed and where each ended: seed 0 of the middle aim."""
+    aims = targets(rows, reward_name)
+    aim = aims[len(aims) // 2]
+    ends = [
+        f"{row.summary.reward:.2f} ({row.regularizer})"
+        for regularizer in REGULARIZERS
+        for row in of(rows, reward_name, regularizer)
+        if (row.seed, row.aim) == (0, aim)
+    ]
+    return f"Each regularizer was aimed at mean reward {aim:.2f}; the runs ended at {', '.join(ends)}."

@@ -1,0 +1,213 @@
+"""From tables to words: every number and verdict comes from the CSV."""
+
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from distar_core.toy import report
+from distar_core.toy.frontier import Point, read_points
+from distar_core.toy.page import write_page
+from distar_core.toy.report import STAR, START, Row
+from distar_core.toy.summary import Summary
+from tools import publish_demo
+
+RIVAL = "KL, w = 1"
+BLANK = Row(
+    "mode", START, *[math.nan] * 5, Summary(reward=0.3, entropy=2.0, modes=8.0, kl=0.0, off_support=0.03, spread=0.25)
+)
+
+
+def run(regularizer, seed, reward, modes, spread=0.25, off_support=0.05, kl=1.0, aim=0.6):
+    summary = Summary(reward, math.log(modes), modes, kl, off_support, spread)
+    return Row("mode", regularizer, aim, reward_scale=1.0, seed=float(seed), steps=10.0, seconds=1.0, summary=summary)
+
+
+def changed(row, **numbers):
+    return replace(row, summary=row.summary._replace(**numbers))
+
+
+ROWS = [
+    BLANK,
+    *[run(STAR, seed, 0.7, modes=6.0 + 0.1 * seed, spread=0.20, kl=1.0) for seed in range(3)],
+    *[run(RIVAL, seed, 0.7, modes=5.0 + 0.1 * seed, spread=0.24, kl=1.05 - 0.05 * seed) for seed in range(3)],
+    *[run("KL, w = σ²/α²", seed, 0.5, modes=4.0) for seed in range(3)],
+]
+
+
+def test_metrics_are_read_off_at_the_same_reward_by_interpolation():
+    values = report.at_reward(ROWS, "mode", STAR, 0.5, "modes")
+    assert values == pytest.approx([7.0, 7.05, 7.1])
+    assert report.at_reward(ROWS, "mode", STAR, 0.3, "modes") == pytest.approx([8.0] * 3)
+    assert all(math.isnan(value) for value in report.at_reward(ROWS, "mode", STAR, 0.71, "modes"))
+
+
+def test_a_verdict_needs_every_seed():
+    verdicts = {v.metric: v.outcome for v in report.compare(ROWS, "mode", STAR, RIVAL, 0.7)}
+    assert verdicts == {"modes": "better", "spread": "worse", "off_support": "undecided", "kl": "undecided"}
+    swapped = {v.metric: v.outcome for v in report.compare(ROWS, "mode", RIVAL, STAR, 0.7)}
+    assert swapped == {"modes": "worse", "spread": "better", "off_support": "undecided", "kl": "undecided"}
+    assert {v.outcome for v in report.compare(ROWS, "mode", STAR, RIVAL, 0.9)} == {"undecided"}
+    assert {v.outcome for v in report.compare(ROWS, "mode", STAR, "no such leash", 0.7)} == {"undecided"}
+
+
+def test_a_value_that_is_not_known_is_undecided_and_said_to_be():
+    """No sample in any mode leaves no spread: for one seed, then for all."""
+    rows = [changed(row, spread=math.nan) if row.regularizer == STAR and row.seed == 0 else row for row in ROWS]
+    verdicts = {v.metric: v.outcome for v in report.compare(rows, "mode", STAR, RIVAL, 0.7)}
+    assert verdicts == {"modes": "better", "spread": "undecided", "off_support": "undecided", "kl": "undecided"}
+    found = report.outcomes(rows, "mode", RIVAL, 0.7)
+    assert found["loses on"] == ""
+    assert (
+        "spread within the fullest mode (0.20 [0.20, 0.20], not known for 1 of 3 seeds against" in found["undecided on"]
+    )
+    rows = [changed(row, spread=math.nan) if row.regularizer == STAR else row for row in ROWS]
+    head, *body = report.verdict_table(rows)
+    (against_rival,) = [dict(zip(head, line, strict=True)) for line in body if RIVAL in line]
+    assert "spread within the fullest mode (not known against 0.24" in against_rival["undecided on"]
+
+
+def test_one_overlapping_seed_undoes_a_win():
+    rows = [*ROWS, run(STAR, 3, 0.7, modes=4.0)]
+    assert {v.metric: v.outcome for v in report.compare(rows, "mode", STAR, RIVAL, 0.7)}["modes"] == "undecided"
+
+
+def test_methods_are_compared_between_runs_that_all_seeds_have():
+    wide = [
+        *ROWS,
+        *[run(name, seed, 0.5 + 0.01 * seed, modes=7.0, aim=0.5) for name in (STAR, RIVAL) for seed in range(3)],
+    ]
+    assert report.common_targets(wide, "mode", STAR, RIVAL) == [0.52, 0.6]
+    # one run a seed encloses a single reward, the distilled generator is no run of theirs
+    assert report.common_targets(ROWS, "mode", STAR, RIVAL) == [0.7]
+    assert report.common_targets(ROWS, "mode", STAR, "KL, w = σ²/α²") == []
+    short = [*wide, run(RIVAL, 3, 0.52, modes=6.0), run(RIVAL, 3, 0.58, modes=6.0)]
+    assert report.common_targets(short, "mode", STAR, RIVAL) == [0.52, 0.58]
+    assert report.common_targets([r for r in ROWS if r.regularizer != RIVAL], "mode", STAR, RIVAL) == []
+
+
+def test_the_ranking_follows_the_kl():
+    rows = [BLANK]
+    for place, name in enumerate(report.REGULARIZERS):
+        rows += [
+            run(name, seed, reward, modes=5.0, kl=place + 0.1 * seed) for seed in range(2) for reward in (0.5, 0.7)
+        ]
+    text = report.ranking(rows, "mode")
+    head = "At mean reward 0.60 under “mode”, KL, w = σ²/α² stays closest to the reference and score, squared L2 ends"
+    assert text.startswith(
+        f"{head} 61.0 times as far as the first, by KL; mean over seeds [smallest, largest]: KL, w = σ²/α² 0.05"
+    )
+    places = [text.index(f"{name} {place}.05") for place, name in enumerate(report.REGULARIZERS)]
+    assert places == sorted(places)
+    assert "no mean reward that every seed" in report.ranking(ROWS, "mode")
+
+
+def test_a_ranking_of_overlapping_seeds_names_no_winner():
+    rows = [BLANK]
+    for place, name in enumerate(report.REGULARIZERS):
+        rows += [
+            run(name, seed, reward, modes=5.0, kl=1 + 0.05 * place + 0.06 * seed + 5 * (place == 3))
+            for seed in range(2)
+            for reward in (0.5, 0.7)
+        ]
+    text = report.ranking(rows, "mode")
+    first, second, third, last = report.REGULARIZERS
+    assert f"under “mode”, “{first}”, “{second}” stay about equally close to the reference and {last} ends 6." in text
+    assert third not in text.partition(" stay ")[0], "its smallest seed lies above the best's largest"
+
+
+def test_sentences_say_what_the_table_says_and_change_with_it():
+    text = " ".join(report.sentences(ROWS))
+    assert "wins on effective number of modes (6.1 [6.0, 6.2] against 5.1 [5.0, 5.2])" in text
+    assert "Diff-Instruct* (score, pseudo-Huber) against KL, w = 1" in text
+    assert "loses on spread within the fullest mode" in text
+    worse = [changed(row, modes=2.0) if row.regularizer == STAR else row for row in ROWS]
+    assert "loses on effective number of modes" in " ".join(report.sentences(worse))
+    win, loss = report.one_win_one_loss(ROWS, "mode")
+    assert "wins on" in win
+    assert "loses on spread" in loss
+    assert (
+        "loses on no metric"
+        in report.one_win_one_loss([row for row in ROWS if row.regularizer in (START, STAR)], "mode")[1]
+    )
+
+
+def point(scale, reward, residual=0.0):
+    return Point("mode", STAR, scale, BLANK.summary._replace(reward=reward), residual)
+
+
+def test_gaps_to_the_truth_are_found_and_the_unknown_is_not_guessed():
+    def gaps(*points):
+        return report.truth_gaps([row for row in ROWS if row.regularizer == STAR], points)
+
+    assert not gaps(point(0.5, 0.6), point(1.0, 0.7), point(2.0, 0.8))[0].outside
+    assert gaps(point(0.5, 0.6), point(1.0, 0.75), point(2.0, 0.8))[0].outside
+    assert math.isnan(gaps(point(0.5, 0.6), point(2.0, 0.8, residual=0.5))[0].known)
+
+
+def shipped():
+    return report.read_runs()
+
+
+def test_the_shipped_run_is_the_full_profile():
+    rows = shipped()
+    assert report.reward_names(rows) == ["mode", "side", "off-data"]
+    assert {row.seed for row in rows if not math.isnan(row.seed)} == {0, 1, 2, 3, 4}
+    for name in report.reward_names(rows):
+        for regularizer in report.REGULARIZERS:
+            assert len(report.of(rows, name, regularizer)) == 15
+
+
+def test_the_readme_says_what_the_shipped_run_says():
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+    results = publish_demo.readme_results(shipped(), read_points())
+    assert publish_demo.with_results(readme, results) == readme, "run python -m tools.publish_demo FOLDER"
+    halved = [changed(row, modes=row.summary.modes / 2) for row in shipped()]
+    assert publish_demo.with_results(readme, publish_demo.readme_results(halved, read_points())) != readme
+    with pytest.raises(ValueError, match="no place for results"):
+        publish_demo.with_results("no marks", results)
+
+
+def test_the_page_says_where_the_runs_in_its_pictures_ended():
+    rows = [*ROWS, run(STAR, 0, 0.4, modes=7.0, aim=0.5), run(STAR, 0, 0.9, modes=2.0, aim=0.8)]
+    ends = "0.50 (KL, w = σ²/α²), 0.70 (KL, w = 1), 0.70 (score, pseudo-Huber)"
+    assert report.arrivals(rows, "mode") == f"Each regularizer was aimed at mean reward 0.60; the runs ended at {ends}."
+
+
+class Images(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.found.append(dict(attributes))
+
+
+def test_the_page_shows_every_picture_with_words(tmp_path):
+    data = Path(report.__file__).parent / "data"
+    for name in ("runs", "distances"):
+        (tmp_path / f"{name}.csv").write_text((data / f"{name}_full.csv").read_text("utf-8"), "utf-8")
+    page = write_page(tmp_path).read_text("utf-8")
+    parser = Images()
+    parser.feed(page)
+    names = [image["src"] for image in parser.found]
+    assert len(names) == 2 + 4 * 3
+    assert all(len(image["alt"]) > 40 for image in parser.found)
+    drawn = [name for name in names if re.match("04|05", name)]
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
+    for row in report.verdict_table(shipped())[1:]:
+        assert row[3].split(" (")[0] in page
+
+
+def test_a_difference_that_is_not_printed_is_no_win():
+    def outcome(first, second):
+        pairs = ((STAR, first), (RIVAL, second))
+        rows = [BLANK, *(run(name, seed, 0.6, modes + 0.001 * seed) for name, modes in pairs for seed in range(2))]
+        return {v.metric: v.outcome for v in report.compare(rows, "mode", STAR, RIVAL, 0.6)}["modes"]
+
+    assert outcome(7.99, 7.98) == "undecided"
+    assert outcome(7.99, 7.5) == "better"

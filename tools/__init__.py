@@ -1,0 +1,1 @@
+"""Maintainers' tools, outside the package; run them in the project's folder."""
