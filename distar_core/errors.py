@@ -1,7 +1,24 @@
-"""What can go wrong in a run."""
+"""What can go wrong for a reason that a person can mend."""
 
 from __future__ import annotations
 
 
-class NonFiniteError(RuntimeError):
+class DistarError(Exception):
+    """An error whose text is one sentence for a person: what is wrong, with which value, and what to do.
+
+    A wrong argument stays a ValueError or TypeError, and trouble with files an OSError. This is the base of what Python
+    has no name for. The command line turns all of them into that sentence.
+
+    Attributes:
+        exit_code: what a command that ends with this error leaves to the shell.
+    """
+
+    exit_code = 1
+
+
+class NonFiniteError(DistarError, RuntimeError):
     """A value of a run became NaN or infinite; the last checkpoint is from before."""
+
+
+class MissingPackagesError(DistarError, ModuleNotFoundError):
+    """Packages that are not part of the plain installation are missing; the text has the command that installs them."""

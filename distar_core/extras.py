@@ -4,39 +4,56 @@ from __future__ import annotations
 
 import shlex
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
-PACKAGES = {
-    "torch": "",
-    "matplotlib": "",
-    "safetensors": "",
-    "jupyterlab": "notebooks",
-    "jupytext": "notebooks",
-    "torchvision": "models",
-    "diffusers": "models",
-    "transformers": "models",
-    "peft": "models",
-    "accelerate": "models",
-    "open_clip_torch": "models",
-    "pyyaml": "models",
-}
-EXTRAS = {"notebooks": "for the notebooks", "models": "for the miniature world"}
+from packaging.requirements import Requirement
+
+from .errors import MissingPackagesError
+
+PURPOSES = {"notebooks": "for the notebooks", "models": "for the miniature world"}
+"""What an extra is for; one that only developers need is not here."""
 
 
-def is_installed(name: str) -> bool:
-    """Whether a distribution of this name is here."""
+def install(extra: str = "") -> str:
+    """The shell command that installs this project from its clone, with an extra or without."""
+    target = f'".[{extra}]"' if extra else "."
+    return f"{shlex.quote(sys.executable)} -m pip install -e {target}"
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """What the installed project requires: an extra's packages, or without a name those that every installation needs.
+
+    Raises:
+        MissingPackagesError: if the project is on the path, but was never installed.
+    """
     try:
-        version(name)
+        lines = requires("distar-core") or []
     except PackageNotFoundError:
-        return False
-    return True
+        raise MissingPackagesError(f"distar-core itself is not installed; in its clone run: {install()}") from None
+    every = [Requirement(line) for line in lines]
+    always = [one for one in every if one.marker is None or one.marker.evaluate({"extra": ""})]
+    if not extra:
+        return always
+    return [one for one in every if one not in always and one.marker and one.marker.evaluate({"extra": extra})]
 
 
-def missing_packages(extra: str) -> str:
-    """One sentence about what is missing of an extra and how to install it; empty if nothing is."""
-    missing = [name for name, of in PACKAGES.items() if of == extra and not is_installed(name)]
-    if not missing:
-        return ""
-    is_not = "is not installed" if len(missing) == 1 else "are not installed"
-    remedy = f'{shlex.quote(sys.executable)} -m pip install -e ".[{extra}]"'
-    return f"{', '.join(missing)} {is_not}, but needed {EXTRAS[extra]}: {remedy}"
+def installed_version(name: str) -> str | None:
+    """The version of a distribution, or None if it is not here."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def require(extra: str) -> None:
+    """Nothing if the packages of an extra of this project ("models", say) are installed.
+
+    Raises:
+        MissingPackagesError: one sentence with the packages that are missing and the command that installs them.
+    """
+    missing = [one.name for one in requirements(extra) if installed_version(one.name) is None]
+    if missing:
+        is_not = "is not installed" if len(missing) == 1 else "are not installed"
+        raise MissingPackagesError(
+            f"{', '.join(missing)} {is_not}, but needed {PURPOSES.get(extra, f'for the extra {extra}')}: {install(extra)}"
+        )

@@ -6,11 +6,13 @@ import os
 import platform
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..extras import EXTRAS, PACKAGES
+from ..extras import PURPOSES, install, installed_version, requirements
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 
 class Finding(NamedTuple):
@@ -36,16 +38,8 @@ def examine() -> list[Finding]:
     good = sys.version_info >= (3, 11)
     verdict = "fine" if good else "install Python 3.11 or newer"
     findings = [Finding("Python", platform.python_version(), verdict, fatal=not good)]
-    for name, extra in PACKAGES.items():
-        try:
-            findings.append(Finding(name, version(name), "fine"))
-        except PackageNotFoundError:
-            install = f"{sys.executable} -m pip install -e"
-            if extra:
-                remedy = f'{EXTRAS[extra]}: {install} ".[{extra}]"'
-                findings.append(Finding(name, "not installed", "not needed yet", remedy=remedy))
-            else:
-                findings.append(Finding(name, "missing", "needed", fatal=True, remedy=f"to run anything: {install} ."))
+    for extra in ("", *PURPOSES):
+        findings += [_package(requirement, extra) for requirement in requirements(extra)]
     findings.append(_torchvision())
     memory = memory_gib()
     if memory is not None:
@@ -54,6 +48,19 @@ def examine() -> list[Finding]:
     findings.append(Finding("free disk here", f"{free:.0f} GiB", "fine" if free >= 1 else "make room: 1 GiB"))
     findings.append(_accelerator())
     return findings
+
+
+def _package(requirement: Requirement, extra: str) -> Finding:
+    name, here = requirement.name, installed_version(requirement.name)
+    fatal = here is None and not extra
+    if here is not None and requirement.specifier.contains(here, prereleases=True):
+        return Finding(name, here, "fine")
+    remedy = f"{PURPOSES[extra] if extra else 'to run anything'}: {install(extra)}"
+    if here is not None:
+        return Finding(name, here, f"wanted: {requirement.specifier}", remedy=remedy)
+    return Finding(
+        name, "missing" if fatal else "not installed", "needed" if fatal else "not needed yet", fatal, remedy
+    )
 
 
 def _torchvision() -> Finding:

@@ -10,16 +10,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..extras import require
 from .sdxl import export
-from .terminal import Program, console, fail, needs_packages, print_table, say, stoppable
+from .terminal import TRACEBACK, Program, Shown, look_up, print_table, say, stoppable
 from .toy import demo, toy
 from .world import train_in_world, world_app
 
 app = typer.Typer(
     cls=Program,
     help="Diff-Instruct*: post-training of one-step generators, held to closed-form truth.",
+    epilog=f"{TRACEBACK}=1 in the environment shows where an error arose.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
@@ -57,7 +58,7 @@ def lab(
     ] = "fast",
     folder: Annotated[Path, typer.Option(help="Where CSV and figure go; runs that are there are kept.")] = Path("lab"),
 ) -> None:
-    """Run one of the experiments behind the notebooks; stops and goes on where it stopped."""
+    """Run one of the experiments behind the notebooks; stopped, the same command continues."""
     from ..lab import STUDIES, perform
 
     if not name:
@@ -65,25 +66,18 @@ def lab(
             [["name", "asks"], *([study.name, study.question] for study in STUDIES.values())], "distar lab NAME"
         )
         return
-    if name not in STUDIES:
-        raise fail(ValueError(f"experiment {name!r} is unknown; known are {', '.join(STUDIES)}"))
+    study = look_up("experiment", name, STUDIES)
     if name.startswith("world"):
-        needs_packages()
-    study = STUDIES[name]
+        require("models")
     say(f"{study.question}\nWe predicted: {study.prediction}")
     started = time.perf_counter()
-    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("elapsed"))
-    with (
-        stoppable(lambda: f"after {bars.tasks[0].completed} runs, which are kept; the same command goes on"),
-        Progress(*columns, console=console) as bars,
-    ):
-        task = bars.add_task("runs")
-        try:
-            rows = perform(
-                study, profile, folder, tell=lambda done, total: bars.update(task, completed=done, total=total)
-            )
-        except (ValueError, OSError, RuntimeError) as error:
-            raise fail(error) from error
+
+    def kept() -> str:
+        done = shown.latest.done if shown.latest else 0
+        return f"after {done} runs, which are kept; run the same command to continue"
+
+    with Shown() as shown, stoppable(kept):
+        rows = perform(study, profile, folder, tell=shown)
     say(f"We found: {study.sentence(rows)}")
     say(f"{folder / name}.csv and .png, after {time.perf_counter() - started:.0f} s")
 
@@ -94,17 +88,12 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
 ) -> None:
     """Speed of the loop against the same arithmetic without it; of the world also memory. Prints JSON."""
-    if what not in ("toy", "world"):
-        raise fail(ValueError(f"benchmark {what!r} is unknown; known are toy and world"))
+    minutes = look_up("benchmark", what, {"toy": "about half a minute", "world": "about a minute"})
     if out:
         from ..runs.folders import require_writable
 
-        try:
-            require_writable(out.parent)
-        except OSError as error:
-            raise fail(error) from error
+        require_writable(out.parent)
     aside = Console(stderr=True)
-    minutes = "about half a minute" if what == "toy" else "about a minute"
     aside.print(f"{minutes}; close other programs, since ratios compare runs of one core")
     numbers: Mapping[str, float]
     if what == "toy":
@@ -117,7 +106,7 @@ def bench(
             f"{numbers['import_distar_core_over_torch']:.2f} times as long as torch alone, with noise"
         )
     else:
-        needs_packages()
+        require("models")
         from ..lab.bench_world import bench_world
 
         numbers = bench_world()

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import fail, needs_packages, program, say
+from ..extras import require
+from .terminal import program, say
 
 
 def export(
@@ -17,7 +18,7 @@ def export(
     lora: Annotated[bool, typer.Option("--lora", help="Only the adapters, of a run with roles: lora.")] = False,
 ) -> None:
     """Write a run's averaged generator as a diffusers pipeline folder, or as LoRA safetensors."""
-    needs_packages()
+    require("models")
     from ..runs.folders import claim
     from ..sdxl.export import export_lora, export_pipeline, merged
     from ..world.judges import load_judges
@@ -26,18 +27,15 @@ def export(
     from ..world.stages import take_averages
 
     replaced = folder.is_dir() and any(folder.iterdir())
-    try:
-        world = load_world()
-        recipe, state = load_run(world, load_judges(), run)
-        claim(folder, "export")
-        take_averages(state.roles.generator)
-        unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
-        if lora:
-            export_lora(unet, folder)
-        else:
-            export_pipeline(world.pipeline, merged(unet), folder)
-    except (ValueError, OSError) as error:
-        raise fail(error) from error
+    world = load_world()
+    recipe, state = load_run(world, load_judges(), run)
+    claim(folder, "export")
+    take_averages(state.roles.generator)
+    unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
+    if lora:
+        export_lora(unet, folder)
+    else:
+        export_pipeline(world.pipeline, merged(unet), folder)
     loading = (
         [
             "from distar_core.world.models import load_world",

@@ -1,29 +1,60 @@
-"""What the commands share: how they speak, refuse, stop and show progress."""
+"""What the commands share: how they speak, refuse, stop and show progress.
+
+Commands raise. `Program` is the one place that turns an error into a sentence on the standard error and an exit code.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from ..extras import missing_packages
+from ..errors import DistarError
+from ..runs.progress import Progress
+
+Item = TypeVar("Item")
+Known = TypeVar("Known")
+
+PACKAGE = Path(__file__).resolve().parent.parent
+TRACEBACK = "DISTAR_TRACEBACK"
+LINES_PER_STAGE = 10
 
 console = Console()
 
 
+class Stopped(DistarError):
+    """A command was asked to stop outside of a run that keeps itself (that one raises Interrupted)."""
+
+    def __init__(self, received: signal.Signals, rest: str) -> None:
+        super().__init__(f"stopped by {received.name} {rest}")
+        self.exit_code = 128 + received
+
+
 class Program(TyperGroup):
-    """The commands; a character that the terminal, file or pipe cannot encode comes out as a question mark."""
+    """The commands, inside one boundary for errors, warnings and characters.
+
+    An error that a person can mend (see `is_refusal`) becomes one sentence and an exit code; any other is a bug and keeps
+    its traceback. With DISTAR_TRACEBACK=1 in the environment every error does. A warning becomes a sentence, said once.
+    A character that the terminal, file or pipe cannot encode comes out as a question mark.
+    """
 
     def main(self, *args: Any, **options: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -31,11 +62,74 @@ class Program(TyperGroup):
                 stream.reconfigure(errors="replace")
         return super().main(*args, **options)
 
+    def invoke(self, ctx: Any) -> Any:
+        with warnings_as_sentences():
+            try:
+                return super().invoke(ctx)
+            except Exception as error:
+                if os.environ.get(TRACEBACK) == "1" or not is_refusal(error):
+                    raise
+                complain(" ".join([sentence_of(error), *getattr(error, "__notes__", ())]))
+                raise typer.Exit(getattr(error, "exit_code", 1)) from error
 
-def fail(message: object, code: int = 1) -> typer.Exit:
-    """Print one sentence about what went wrong and give the exit to raise."""
-    Console(stderr=True).print(f"distar: {message}", highlight=False, markup=False, soft_wrap=True)
-    return typer.Exit(code)
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the error tells a person what to mend, and is no bug.
+
+    That is a DistarError, trouble with files, or a ValueError, TypeError or RuntimeError that a `raise` statement of this
+    package wrote. What Python or another library raises, such as int("x"), is a bug of ours that nobody has foreseen. A
+    reader who has closed the pipe is neither: typer ends the program quietly then.
+    """
+    if isinstance(error, (DistarError, OSError)):
+        return not isinstance(error, BrokenPipeError)
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
+    written = ours and (frames[-1].line or "raise").startswith("raise")
+    return written and isinstance(error, (ValueError, TypeError, RuntimeError))
+
+
+def sentence_of(error: Exception) -> str:
+    """The error's text; the file and the reason where the operating system raised it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def complain(sentence: str) -> None:
+    """Print one sentence on the standard error."""
+    Console(stderr=True).print(f"distar: {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def warnings_as_sentences() -> Iterator[None]:
+    """Inside, a warning is one sentence on the standard error, without file and line, and the same one is said once."""
+    known: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if (text := str(message)) not in known:
+            known.add(text)
+            complain(f"warning: {text}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def hint(kind: type[Exception], words: Callable[[], str]) -> Iterator[None]:
+    """Errors of a kind leave with some more words, about what only the command knows: its options, and how to resume it."""
+    try:
+        yield
+    except kind as error:
+        error.add_note(words())
+        raise
+
+
+def look_up(what: str, name: str, known: Mapping[str, Known]) -> Known:
+    """The entry of that name. Raises ValueError with the names that are known."""
+    if name not in known:
+        raise ValueError(f"{what} {name!r} is unknown; known are {', '.join(known)}")
+    return known[name]
 
 
 def program() -> str:
@@ -50,7 +144,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def stoppable(describe: Callable[[], str]) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM end with one sentence, "stopped by SIGINT" and what `describe` adds, and exit code 130 or 143.
+    """Ctrl-C and SIGTERM raise Stopped, whose text ends with what `describe` says.
 
     What is under way is unwound first; a second signal does not cut that short.
     """
@@ -66,8 +160,7 @@ def stoppable(describe: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as caught:
-        number = signal.Signals(*(caught.args or (signal.SIGINT,)))
-        raise fail(f"stopped by {number.name} {describe()}", 128 + number) from None
+        raise Stopped(signal.Signals(*(caught.args or (signal.SIGINT,))), describe()) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -83,22 +176,60 @@ def print_table(rows: list[list[str]], title: str) -> None:
     console.print(table)
 
 
-def stages_in_progress(width: int) -> Progress:
-    """Bars with a name of `width` characters, a note (the field `note` of a task), and the time gone and left."""
-    return Progress(
-        TextColumn("{task.description:>" + str(width) + "}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]:>12}"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-        console=console,
-    )
+class Shown:
+    """Shows the progress that it is called with, inside `with`: in a terminal a bar for each stage with the time gone and
+    left, in a file or pipe a line at each tenth of a stage.
 
+    Attributes:
+        latest: the last event, None before the first.
+    """
 
-def needs_packages() -> None:
-    """Raise the exit with one sentence unless the extra "models" is installed."""
-    if missing := missing_packages("models"):
-        raise fail(missing)
+    def __init__(self) -> None:
+        self.latest: Progress | None = None
+        self._started = time.perf_counter()
+        self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, int] = {}
+        self._bars = RichProgress(
+            TextColumn("{task.description}", justify="right", table_column=Column(min_width=12, no_wrap=True)),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]:>12}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Shown:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Progress) -> None:
+        self.latest = event
+        seconds = time.perf_counter() - self._started
+        if event.made:
+            say(f"after {seconds:.0f} s there is something to look at: {event.made}")
+        elif console.is_terminal:
+            if event.stage not in self._tasks:
+                self._tasks[event.stage] = self._bars.add_task(event.stage, total=event.total, note="")
+            self._bars.update(self._tasks[event.stage], completed=event.done, note=event.note)
+        else:
+            tenth = LINES_PER_STAGE * event.done // max(event.total, 1)
+            if tenth > self._tenths.get(event.stage, 0):
+                self._tenths[event.stage] = tenth
+                note = f", {event.note}" if event.note else ""
+                say(f"{event.stage}: {event.done} of {event.total}{note}, after {seconds:.0f} s")
+
+    def each(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
+        """The items, of which there are `total`, one by one; each counts as done when the next is asked for."""
+        self(Progress(stage, 0, total))
+        for done, item in enumerate(items, start=1):
+            yield item
+            self(Progress(stage, done, total))

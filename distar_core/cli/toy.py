@@ -12,23 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import track
 
-from .terminal import console, fail, print_table, program, say, stages_in_progress, stoppable
+from .terminal import Shown, hint, look_up, print_table, program, say, stoppable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..methods import Method
+    from ..runs.progress import Progress
     from ..toy.ring import ToyGenerator, ToyReward
 
 
 SHORT_HEADS = {"reward scale": "scale", "mean reward": "reward", "off support": "off data", "kl": "KL"}
-KEPT = {
-    "distil": "while distilling; nothing is kept",
-    "post-train": "while post-training, after {done} of {total} runs; none of the runs is kept, only {folder}/01_start.png",
-    "draw": "while drawing; {folder}/runs.csv is kept, but there is no page",
-}
 
 
 def demo(
@@ -42,48 +37,18 @@ def demo(
     """Post-train one generator under a reward with each regularizer; leaves a page that explains the result."""
     from ..runs.parallel import cores
     from ..toy.demo import PROFILES, plan, run_demo
-    from ..toy.demo import Progress as Step
     from ..toy.frontier import read_points
     from ..toy.report import gap_sentence, ranking, read_runs, result_table, reward_names, sentences
 
-    if profile not in PROFILES:
-        raise fail(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
+    work = look_up("profile", profile, PROFILES)
     folder = folder or Path("demo" if profile == "demo" else f"demo-{profile}")
     started = time.perf_counter()
-    runs = len(plan(PROFILES[profile], read_points()))
+    runs = len(plan(work, read_points()))
     minutes = {"ci": "under a minute", "demo": "about 3 minutes", "full": "about 20 minutes"}[profile]
     replaced = f"; the demo in {folder} is replaced" if (folder / "runs.csv").exists() else ""
     say(f"{runs} runs on {min(cores(), runs)} processes, {minutes} on two free cores{replaced}")
-    units = {"distil": "steps/s", "post-train": "runs/min"}
-    tasks: dict[str, Any] = {}
-    latest = Step("distil", 0, 0)
-
-    def kept() -> str:
-        return f"{KEPT[latest.stage].format(folder=folder, **latest._asdict())}; the same command starts over"
-
-    with stoppable(kept), stages_in_progress(10) as bars:
-
-        def tell(step: Step) -> None:
-            nonlocal latest
-            if step.stage == "first picture":
-                seconds = time.perf_counter() - started
-                say(f"first picture after {seconds:.0f} s: {folder / '01_start.png'}")
-                return
-            latest = step
-            if step.stage not in tasks:
-                tasks[step.stage] = (bars.add_task(step.stage, total=step.total, note=""), time.perf_counter())
-            task, since = tasks[step.stage]
-            seconds = time.perf_counter() - since
-            unit = units.get(step.stage)
-            rate = ""
-            if unit and seconds > 2:
-                rate = f"{step.done / seconds * (60 if 'min' in unit else 1):.0f} {unit}"
-            bars.update(task, completed=step.done, note=rate)
-
-        try:
-            page = run_demo(folder, PROFILES[profile], tell)
-        except (OSError, RuntimeError) as error:
-            raise fail(error) from error
+    with Shown() as shown, stoppable(lambda: kept_of_demo(folder, shown.latest)):
+        page = run_demo(folder, work, shown)
     rows = read_runs(folder / "runs.csv")
     for name in reward_names(rows):
         head, *body = result_table(rows, name, compact=True)
@@ -95,6 +60,21 @@ def demo(
     if profile == "ci":
         say("these runs are too short to learn anything: they check that everything works")
     say(f"done in {time.perf_counter() - started:.0f} s; open {page}; next: make lab, which opens notebook 00")
+
+
+def kept_of_demo(folder: Path, latest: Progress | None) -> str:
+    """What is left of a demo that stops after this event, and how to get the rest."""
+    stage = latest.stage if latest else "distil"
+    if latest and stage == "post-train":
+        kept = (
+            f"while post-training, after {latest.done} of {latest.total} runs; none of the runs is kept, only "
+            f"{folder / '01_start.png'}"
+        )
+    elif stage == "draw":
+        kept = f"while drawing; {folder / 'runs.csv'} is kept, but there is no page"
+    else:
+        kept = "while distilling; nothing is kept"
+    return f"{kept}; the same command starts over"
 
 
 def command_to_resume(folder: Path, settings: Mapping[str, Any], save_every: int) -> str:
@@ -166,35 +146,31 @@ def toy(
     from ..runs.signals import Interrupted
     from ..toy.ring import REWARDS, on_levels
 
-    if reward not in REWARDS:
-        raise fail(f"reward {reward!r} is unknown; known are {', '.join(REWARDS)}")
+    judge = look_up("reward", reward, REWARDS)
     if not 0 <= reward_scale < math.inf:
-        raise fail(f"--reward-scale {reward_scale} is negative or not finite; choose a number from 0 on")
-    try:
-        row = on_levels(find_method(method))
-        if row.reward_at == "every_level":
-            raise ValueError(f"method {row.name} needs a closed-form tilt, which no toy reward has; use didr-proxy")
-        if row.reward_at == "nowhere":
-            say(f"method {row.name} has no reward; --reward and --reward-scale are not used")
-        else:
-            row = replace(row, reward_scale=reward_scale)
-        settings = {
-            "method": row.name,
-            "reward": reward,
-            "reward-scale": row.reward_scale,
-            "steps": steps,
-            "seed": seed,
-        }
-        if resume and (folder / CHECKPOINT).exists():
-            refuse_other_settings(folder, settings, save_every)
-        train_toy(folder, row, REWARDS[reward], steps=steps, seed=seed, save_every=save_every, resume=resume)
-    except Interrupted as stop:
-        command = command_to_resume(folder, settings, save_every)
-        raise fail(f"{stop} with: {command}", 128 + stop.signal) from stop
-    except NonFiniteError as error:
-        raise fail(f"{error} (--resume keeps the settings: choose a lower --reward-scale in a new folder)") from error
-    except (ValueError, TypeError, OSError) as error:
-        raise fail(error) from error
+        raise ValueError(f"--reward-scale {reward_scale} is negative or not finite; choose a number from 0 on")
+    row = on_levels(find_method(method))
+    if row.reward_at == "every_level":
+        raise ValueError(f"method {row.name} needs a closed-form tilt, which no toy reward has; use didr-proxy")
+    if row.reward_at == "nowhere":
+        say(f"method {row.name} has no reward; --reward and --reward-scale are not used")
+    else:
+        row = replace(row, reward_scale=reward_scale)
+    settings = {
+        "method": row.name,
+        "reward": reward,
+        "reward-scale": row.reward_scale,
+        "steps": steps,
+        "seed": seed,
+    }
+    if resume and (folder / CHECKPOINT).exists():
+        refuse_other_settings(folder, settings, save_every)
+    lower = "(--resume keeps the settings: choose a lower --reward-scale in a new folder)"
+    with (
+        hint(Interrupted, lambda: f"with: {command_to_resume(folder, settings, save_every)}"),
+        hint(NonFiniteError, lambda: lower),
+    ):
+        train_toy(folder, row, judge, steps=steps, seed=seed, save_every=save_every, resume=resume)
     say(f"log, checkpoint and a picture of the samples before and after are in {folder}: open {folder / 'samples.png'}")
 
 
@@ -217,7 +193,7 @@ def train_toy(
             if (folder / CHECKPOINT).exists():
                 raise FileExistsError(f"folder {folder} already holds a run; add --resume, or choose another folder")
             claim(folder, "run")
-            generator = distil_with_progress("distilling a one-step generator")
+            generator = distil_with_progress()
     state = toy_state(generator, reference(), reward, seed=seed, steps=steps)
     options = {"steps": steps, "seed": seed, **LOOP}
     finished_before = True
@@ -242,7 +218,8 @@ def train_toy(
         )
     with stoppable(lambda: "while drawing; the run is finished, and the same command with --resume draws its picture"):
         if resume:
-            generator = distil_with_progress("distilling once more, for the picture of before")
+            say("distilling once more, for the picture of before")
+            generator = distil_with_progress()
         start = toy_state(generator, reference(), reward, seed=seed, steps=steps)
         clouds = {START: sample(start, 20_000), method.name: sample(state, 20_000)}
         drawn = reference().sample(20_000, torch.Generator().manual_seed(seed))
@@ -250,13 +227,14 @@ def train_toy(
         print_summaries({"reference": drawn, **clouds}, reward)
 
 
-def distil_with_progress(purpose: str) -> ToyGenerator:
+def distil_with_progress() -> ToyGenerator:
     """The toy's one-step generator, distilled under a progress bar."""
     from ..toy.ring import distil, reference
 
     steps = 2500
     every_step = distil(reference(), steps=steps)
-    *_, generator = track(every_step, purpose, total=steps, console=console)
+    with Shown() as shown:
+        *_, generator = shown.each(every_step, "distil", steps)
     return generator
 
 

@@ -1,16 +1,15 @@
-"""The commands of the miniature text-to-image world: distar world build | evaluate, distar train world, distar export."""
+"""The commands of the miniature text-to-image world: distar world build | evaluate, distar train world."""
 
 from __future__ import annotations
 
-import math
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import track
 
-from .terminal import console, fail, needs_packages, print_table, program, say, stages_in_progress, stoppable
+from ..extras import require
+from .terminal import Shown, hint, look_up, print_table, program, say, stoppable
 
 if TYPE_CHECKING:
     from ..world.post_training import Recipe
@@ -26,37 +25,20 @@ def world_build(
         str, typer.Option(help="full (under 90 minutes on two cores) or ci (seconds, learns nothing).")
     ] = "full",
 ) -> None:
-    """Train the world's models from nothing: autoencoder, diffusion, one-step generator; stops and goes on where it stopped."""
-    needs_packages()
-    from ..errors import NonFiniteError
+    """Train the world's models from nothing: autoencoder, diffusion, one-step generator; stopped, the same command continues."""
+    require("models")
     from ..runs.signals import Interrupted
     from ..world.build import RECIPES, build, seconds_of
-    from ..world.build import Progress as Step
     from ..world.card import below_the_bar, write_card
     from ..world.scenes import DRAWS
 
-    if profile not in RECIPES:
-        raise fail(f"profile {profile!r} is unknown; known are {', '.join(RECIPES)}")
-    recipe = RECIPES[profile]
-    tasks: dict[str, Any] = {}
-    goes_on = f"what is done is kept in {folder}; the same command goes on"
-    with stoppable(lambda: f"while building; {goes_on}"), stages_in_progress(12) as bars:
-
-        def tell(step: Step) -> None:
-            if step.stage not in tasks:
-                tasks[step.stage] = bars.add_task(step.stage, total=step.total, note="")
-            loss = "" if math.isnan(step.loss) else f"loss {step.loss:.4g}"
-            bars.update(tasks[step.stage], completed=step.done, note=loss)
-
-        try:
-            weights = build(folder, recipe, tell)
-            say("measuring the weights on held-out captions")
-            count = DRAWS if profile == "full" else 20
-            measured = write_card(weights, recipe, seconds_of(folder), count=count, tell=say)
-        except Interrupted as stop:
-            raise fail(f"{stop}; {goes_on}", 128 + stop.signal) from stop
-        except (NonFiniteError, ValueError, OSError) as error:
-            raise fail(error) from error
+    recipe = look_up("profile", profile, RECIPES)
+    kept = f"what is done is kept in {folder}; run the same command to continue"
+    with stoppable(lambda: f"while building; {kept}"), hint(Interrupted, lambda: f"({kept})"), Shown() as shown:
+        weights = build(folder, recipe, shown)
+        say("measuring the weights on held-out captions")
+        count = DRAWS if profile == "full" else 20
+        measured = write_card(weights, recipe, seconds_of(folder), count=count, tell=say)
     for line in below_the_bar(measured):
         say(f"below the bar: {line}")
     say(f"weights, card and sample sheets are in {weights}: open {weights / 'README.md'}")
@@ -68,19 +50,17 @@ def world_evaluate(
     count: Annotated[int, typer.Option(min=2, help="Draws with one object, and as many with two.")] = 250,
 ) -> None:
     """The one-step generator beside its reference: faithfulness, judges, diversity, distance to renders, with intervals."""
-    needs_packages()
+    require("models")
     from ..world.evaluation import Draw, evaluate, table
     from ..world.judges import load_judges
     from ..world.models import SHIPPED, load_world
 
-    try:
+    with hint(OSError, lambda: "(without a folder the shipped weights are taken)"):
         world, judges = load_world(folder or SHIPPED), load_judges(folder or SHIPPED)
-    except (OSError, ValueError) as error:
-        raise fail(f"{error} (without a folder the shipped weights are taken)") from error
-    with stoppable(lambda: "while evaluating; nothing is kept"):
+    with stoppable(lambda: "while evaluating; nothing is kept"), Shown() as shown:
         who: dict[str, Draw] = {"reference": world.draw_reference, "one step": world.draw}
         evaluations = {
-            name: evaluate(draw, judges, count=count) for name, draw in track(who.items(), "drawing", console=console)
+            name: evaluate(draw, judges, count=count) for name, draw in shown.each(who.items(), "evaluate", len(who))
         }
     print_table(
         table(evaluations), f"{2 * count} draws of held-out captions; means with 95 % bootstrap intervals over captions"
@@ -106,7 +86,7 @@ def train_in_world(
     ] = False,
 ) -> None:
     """Post-train the world's one-step generator and measure, paired, what it gained and lost; stops and resumes."""
-    needs_packages()
+    require("models")
     from ..errors import NonFiniteError
     from ..runs.folders import claim
     from ..runs.run import CHECKPOINT
@@ -123,27 +103,24 @@ def train_in_world(
         "seed": seed,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    try:
-        if resume and not (folder / RECIPE).is_file():
-            raise FileNotFoundError(f"there is no run of the world in {folder}; leave out --resume to start one")
-        written = load_recipe(folder / RECIPE) if resume else load_recipe(recipe) if recipe else {}
-        if "cfg_scale" in given:
-            written.pop("guidance_scale", None)
-        settings = read_recipe(written | given)
-        if resume and (recipe or settings != read_recipe(load_recipe(folder / RECIPE))):
-            what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
-            raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
-        training_prompts(settings)  # a prompt file that is missing is told before anything loads
-        if not resume and not (folder / CHECKPOINT).exists():
-            claim(folder, "run")
+    if resume and not (folder / RECIPE).is_file():
+        raise FileNotFoundError(f"there is no run of the world in {folder}; leave out --resume to start one")
+    written = load_recipe(folder / RECIPE) if resume else load_recipe(recipe) if recipe else {}
+    if "cfg_scale" in given:
+        written.pop("guidance_scale", None)
+    settings = read_recipe(written | given)
+    if resume and (recipe or settings != read_recipe(load_recipe(folder / RECIPE))):
+        what = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["recipe"] if recipe else [])])
+        raise ValueError(f"--resume goes on with {folder / RECIPE}; leave out {what}, or start in another folder")
+    training_prompts(settings)  # a prompt file that is missing is told before anything loads
+    if not resume and not (folder / CHECKPOINT).exists():
+        claim(folder, "run")
+    lower = "(--resume keeps the recipe: choose a lower lr or reward_scale in a new folder)"
+    with (
+        hint(Interrupted, lambda: f"with: {command_to_go_on(folder, save_every, count)}"),
+        hint(NonFiniteError, lambda: lower),
+    ):
         post_train_and_measure(folder, settings, resume=resume, save_every=save_every, count=count)
-    except Interrupted as stop:
-        command = command_to_go_on(folder, save_every, count)
-        raise fail(f"{stop} with: {command}", 128 + stop.signal) from stop
-    except NonFiniteError as error:
-        raise fail(f"{error} (--resume keeps the recipe: choose a lower lr or reward_scale in a new folder)") from error
-    except (ValueError, TypeError, OSError) as error:
-        raise fail(error) from error
 
 
 def command_to_go_on(folder: Path, save_every: int, count: int) -> str:
@@ -160,6 +137,7 @@ def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_e
     """
     import torch
 
+    from ..runs.progress import Progress
     from ..world.evaluation import evaluate, table, verdict, write_table
     from ..world.judges import load_judges
     from ..world.models import load_world
@@ -177,20 +155,20 @@ def post_train_and_measure(folder: Path, recipe: Recipe, *, resume: bool, save_e
         f"{recipe.method.name}{scale}, cfg_scale {recipe.method.cfg_scale:g}, {recipe.roles} roles, {recipe.steps} steps after "
         f"{recipe.warmup} of warm-up for the assistant"
     )
-    with stages_in_progress(12) as bars:
-        task = bars.add_task("post-train", total=recipe.warmup + recipe.steps, note="")
+    with Shown() as shown:
         for record in post_train_world(world, state, recipe, folder, resume=resume, save_every=save_every):
             reward = "" if record.reward is None else f"reward {float(record.reward.mean()):.2f}"
-            bars.update(task, completed=record.step + 1 + recipe.warmup, note=reward)
-    if not bars.tasks[0].completed:
+            done = record.step + 1 + recipe.warmup
+            shown(Progress("post-train", done, recipe.warmup + recipe.steps, reward))
+    if shown.latest is None:
         say(f"the run in {folder} is finished: all {recipe.steps} steps are done; a longer one is a new run elsewhere")
     trained = state.roles.generator.averaged
     again = command_to_go_on(folder, save_every, count)
-    with stoppable(lambda: f"while measuring; the run is finished, and this measures it: {again}"):
+    with stoppable(lambda: f"while measuring; the run is finished, and this measures it: {again}"), Shown() as shown:
         drawers = {"before": world.draw, "after": lambda captions, seeds: world.draw(captions, seeds, trained)}
         found = {
             name: evaluate(draw, judges, count=count)
-            for name, draw in track(drawers.items(), "measuring", console=console)
+            for name, draw in shown.each(drawers.items(), "measure", len(drawers))
         }
         rows = table(found)
         write_table(rows, folder / "evaluation.csv")

@@ -1,13 +1,9 @@
-"""What a notebook settles in its first cell: how long its runs take (the environment variable DISTAR_PROFILE), and what
-has to be installed for it.
-"""
+"""How long a notebook's runs take: the environment variable DISTAR_PROFILE."""
 
 from __future__ import annotations
 
 import os
 from typing import NamedTuple
-
-from ..extras import missing_packages
 
 
 class Profile(NamedTuple):
@@ -48,13 +44,3 @@ def profile() -> Profile:
     if name == "ci":
         print(TOO_SHORT)
     return PROFILES[name]
-
-
-def require(extra: str) -> None:
-    """Nothing if the packages of an extra of this project ("models", say) are installed.
-
-    Raises:
-        ModuleNotFoundError: one sentence with the packages that are missing and the command that installs them.
-    """
-    if missing := missing_packages(extra):
-        raise ModuleNotFoundError(missing)

@@ -19,6 +19,7 @@ from ..figures.charts import Line
 from ..figures.picture import Picture, Style
 from ..runs.folders import at_work, require_writable
 from ..runs.parallel import in_parallel
+from ..runs.progress import Progress, Tell, silent
 
 Row = dict[str, Any]
 """One line of a CSV: text stays text, everything else is a float."""
@@ -89,13 +90,11 @@ def _measured(measure: Callable[[Row], Mapping[str, float]], setting: Row) -> tu
     return setting, found | {"seconds": time.process_time() - started}
 
 
-def perform(
-    study: Study, profile: str, folder: Path, *, tell: Callable[[int, int], None] = lambda done, total: None
-) -> list[Row]:
+def perform(study: Study, profile: str, folder: Path, *, tell: Tell = silent) -> list[Row]:
     """Run what folder/NAME.csv still lacks of a profile, appending each run as it ends; then draw folder/NAME.png.
 
     Args:
-        tell: called with the number of finished runs and of all.
+        tell: called with the number of finished runs and of all, at the start and after every run.
 
     Raises:
         ValueError: for an unknown profile, or a CSV with other columns.
@@ -114,7 +113,7 @@ def perform(
     have = [{key: row[key] for key in keys} for row in rows]
     missing = [setting for setting in wanted if setting not in have]
     kept = len(wanted) - len(missing)
-    tell(kept, len(wanted))
+    tell(Progress("runs", kept, len(wanted)))
     with at_work(folder, study.name), closing(in_parallel(partial(_measured, study.measure), missing)) as finished:
         for done, (setting, found) in enumerate(finished, start=kept + 1):
             row = setting | found
@@ -123,7 +122,7 @@ def perform(
                 if file.tell() == 0:
                     writer.writeheader()
                 writer.writerow({key: _text(value) for key, value in row.items()})
-            tell(done, len(wanted))
+            tell(Progress("runs", done, len(wanted)))
         rows = read_rows(study.name, path)
         of_profile = [row for setting in wanted for row in rows if {key: row[key] for key in keys} == setting]
         _write_rows(path, of_profile + [row for row in rows if row not in of_profile])

@@ -1,4 +1,4 @@
-"""Folders that commands and runs write to: whose they are, and that one process at a time works in them."""
+"""Output folders: ownership markers and an inter-process lock."""
 
 from __future__ import annotations
 

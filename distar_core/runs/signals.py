@@ -7,17 +7,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..errors import DistarError
 
-class Interrupted(RuntimeError):
+
+class Interrupted(DistarError):
     """A run was asked to stop and left a checkpoint.
 
     Attributes:
         signal: which signal asked.
+        exit_code: as shells have it, 128 and the signal's number.
     """
 
     def __init__(self, received: signal.Signals, rest: str) -> None:
         super().__init__(f"stopped by {received.name} {rest}")
         self.signal = received
+        self.exit_code = 128 + received
 
 
 @contextmanager

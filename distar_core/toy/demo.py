@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..probes import motion
 from ..runs.folders import claim
 from ..runs.parallel import in_parallel
+from ..runs.progress import Progress, Tell, silent
 from ..runs.run import check_finite
 from ..training import post_train
 from .frontier import AIMS, Point, aims, read_points, scale_for
@@ -172,15 +173,7 @@ def _rounded(values: dict[str, float]) -> dict[str, str]:
     return {key: f"{value:.6g}" for key, value in values.items()}
 
 
-class Progress(NamedTuple):
-    """What the demo tells while it works: a stage ("distil", "first picture", "post-train", "draw") and how far it is."""
-
-    stage: str
-    done: int
-    total: int
-
-
-def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = lambda _: None) -> Path:
+def run_demo(folder: Path, profile: Profile, tell: Tell = silent) -> Path:
     """Distil, post-train, measure, draw; returns the page.
 
     Starts processes that import the calling script: there, call it below `if __name__ == "__main__":`. Sets torch to one
@@ -188,7 +181,8 @@ def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = 
 
     Args:
         folder: where everything goes; created if need be, files of an earlier demo are replaced.
-        tell: called at the start of every stage, and after every distillation step, run and set of pictures.
+        tell: called at the start of each stage ("distil", "post-train", "draw"), after every distillation step, run and
+            set of pictures, and when the first picture, of the distilled generator, can be opened.
 
     Raises:
         FileExistsError: if the folder holds files of others.
@@ -208,7 +202,7 @@ def run_demo(folder: Path, profile: Profile, tell: Callable[[Progress], None] = 
     with torch.no_grad():
         points = generator(z, None)
     pictures.start(folder, mixture, REWARDS[profile.rewards[0]], points)
-    tell(Progress("first picture", 1, 1))
+    tell(Progress("distil", profile.distil_steps, profile.distil_steps, made=folder / "01_start.png"))
     start = {name: summarise(points, REWARDS[name](points), mixture) for name in (*profile.rewards, "linear")}
     jobs = plan(profile, read_points())
     runs: list[Run] = []

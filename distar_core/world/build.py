@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from ..methods import METHODS, Method
 from ..rates import cosine_decay, decay
 from ..roles import NetworkScore, Roles, Trainable
 from ..runs.folders import at_work, claim, require_writable
+from ..runs.progress import Progress, Tell, silent
 from ..runs.run import CHECKPOINT, run
 from ..schedule import TimeLaw
 from ..sdxl.latents import encode
@@ -33,7 +33,7 @@ from ..training import State, draw
 from .judges import PREFERENCE, train_clip, train_preference
 from .models import load_world
 from .scenes import PIXELS, WORDS, render, training_scenes
-from .stages import Progress, Seconds, Tell, fit, nothing, take_averages
+from .stages import Seconds, fit, nothing, take_averages
 
 ALL_TIMES = TimeLaw.levels(range(1000))
 MIDDLE_TIMES = TimeLaw.levels(range(20, 980))
@@ -147,7 +147,7 @@ def store_latents(path: Path, vae: Any, recipe: Recipe, tell: Tell) -> tuple[Ten
         scenes, said = training_scenes(min(500, recipe.stored - len(captions)), rng)
         parts.append(encode(vae, render(scenes)).half().contiguous())
         captions += said
-        tell(Progress("latents", len(captions), recipe.stored, math.nan))
+        tell(Progress("latents", len(captions), recipe.stored))
     captions_path.write_text(json.dumps(captions), "utf-8")
     latents = torch.cat(parts)
     partial = path.with_suffix(".partial")
@@ -259,7 +259,7 @@ def _run_stage(
         for record in records:
             clock.tick()
             loss = float(record.losses["assistant"].mean())
-            tell(Progress(stage, record.step + 1 + options["warmup"], total, loss))
+            tell(Progress(stage, record.step + 1 + options["warmup"], total, f"loss {loss:.4g}"))
 
 
 def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> Any:
@@ -302,7 +302,7 @@ def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
     return generator.network.unet
 
 
-def build(folder: Path, recipe: Recipe, tell: Tell = lambda _: None) -> Path:
+def build(folder: Path, recipe: Recipe, tell: Tell = silent) -> Path:
     """All stages; returns the folder of weights, with reference/ (a StableDiffusionXLPipeline), generator/ (a
     UNet2DConditionModel to be used once at t = 399), clip/ (for open_clip) and preference.safetensors.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..extras import missing_packages
+from ..extras import require
 from ..sdxl.models import TextToImage, load_text_to_image
 from .scenes import WORDS
 
@@ -23,10 +23,9 @@ def load_world(
     Raises:
         FileNotFoundError: if a part is missing; the message names it.
         ValueError: if a file is damaged or does not fit.
-        ModuleNotFoundError: if the extra “models” is not installed.
+        MissingPackagesError: if the extra “models” is not installed.
     """
-    if missing := missing_packages("models"):
-        raise ModuleNotFoundError(missing)
+    require("models")
     folder = Path(folder)
     if not (folder / "generator" / "config.json").is_file():
         raise FileNotFoundError(

@@ -1,33 +1,22 @@
-"""What the stages of the world's build share: rates, progress, and a loop that stops and goes on where it stopped."""
+"""What the stages of the world's build share: seconds, averages, and a loop that stops and goes on where it stopped."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..roles import Roles, Trainable
 from ..runs.folders import require_writable
+from ..runs.progress import Progress, Tell
 from ..runs.run import CHECKPOINT, load_checkpoint, save_checkpoint
 from ..runs.signals import Interrupted, stop_requests
 from ..schedule import VariancePreserving
 from ..training import State
-
-
-class Progress(NamedTuple):
-    """What the build tells after every update: the stage, how far it is, and a loss."""
-
-    stage: str
-    done: int
-    total: int
-    loss: float
-
-
-Tell = Callable[[Progress], None]
 
 
 def nothing(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
@@ -97,7 +86,7 @@ def fit(
             learner.update(state.step)
             state.step += 1
             clock.tick()
-            tell(Progress(stage, steps + state.step, steps, loss.item()))
+            tell(Progress(stage, steps + state.step, steps, f"loss {loss.item():.4g}"))
             if stops or state.step % 200 == 0:
                 save_checkpoint(state, folder, config)
             if stops:

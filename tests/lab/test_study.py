@@ -12,6 +12,7 @@ from distar_core.figures import charts
 from distar_core.figures.picture import Picture
 from distar_core.lab import STUDIES, Row, Study, over_seeds, perform, read_rows, values_of, where
 from distar_core.lab.study import curve
+from distar_core.runs.progress import Progress
 
 
 def settings(profile: str) -> list[Row]:
@@ -54,9 +55,9 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_study_leaves_csv_and_figure_and_runs_nothing_twice(tmp_path, counted) -> None:
     told = []
-    rows = perform(STUDY, "fast", tmp_path, tell=lambda done, total: told.append((done, total)))
+    rows = perform(STUDY, "fast", tmp_path, tell=told.append)
     assert (tmp_path / "small.png").read_bytes()[:4] == b"\x89PNG"
-    assert told == [(done, 12) for done in range(13)]
+    assert told == [Progress("runs", done, 12) for done in range(13)]
     assert len(rows) == counted() == 12
     assert read_rows("small", tmp_path / "small.csv") == rows
     assert perform(STUDY, "fast", tmp_path) == rows

@@ -103,7 +103,8 @@ def test_the_profile_whose_runs_are_too_short_announces_itself(name, announced, 
 def test_a_missing_extra_is_one_sentence_with_the_command(monkeypatch):
     require("models")
     missing = {"diffusers", "peft"}
-    monkeypatch.setattr(extras, "is_installed", lambda name: name not in missing)
+    whole = extras.installed_version
+    monkeypatch.setattr(extras, "installed_version", lambda name: None if name in missing else whole(name))
     with pytest.raises(
         ModuleNotFoundError, match=r'(?s)^diffusers, peft are not installed.*pip install.*"\.\[models\]"$'
     ) as found:

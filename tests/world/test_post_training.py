@@ -355,7 +355,7 @@ def test_export_by_command(world, judges, tmp_path):
 
 
 def test_the_world_needs_its_packages_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setitem(extras.PACKAGES, "no_such_package", "models")
+    monkeypatch.setattr(extras, "requires", lambda _: ['no_such_package>=1; extra == "models"'])
     for words in (
         ("train", "world", tmp_path),
         ("export", tmp_path, tmp_path),
