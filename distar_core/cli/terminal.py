@@ -36,6 +36,7 @@ Known = TypeVar("Known")
 PACKAGE = Path(__file__).resolve().parent.parent
 TRACEBACK = "DISTAR_TRACEBACK"
 LINES_PER_STAGE = 10
+SECONDS_PER_LINE = 5.0
 
 console = Console()
 
@@ -178,7 +179,7 @@ def print_table(rows: list[list[str]], title: str) -> None:
 
 class Shown:
     """Shows the progress that it is called with, inside `with`: in a terminal a bar for each stage with the time gone and
-    left, in a file or pipe a line at each tenth of a stage.
+    left; in a file or pipe a line at the end of each stage and, in slow ones, at each tenth.
 
     Attributes:
         latest: the last event, None before the first.
@@ -189,6 +190,7 @@ class Shown:
         self._started = time.perf_counter()
         self._tasks: dict[str, TaskID] = {}
         self._tenths: dict[str, int] = {}
+        self._spoke = self._started
         self._bars = RichProgress(
             TextColumn("{task.description}", justify="right", table_column=Column(min_width=12, no_wrap=True)),
             BarColumn(bar_width=12),
@@ -213,17 +215,19 @@ class Shown:
 
     def __call__(self, event: Progress) -> None:
         self.latest = event
-        seconds = time.perf_counter() - self._started
+        now = time.perf_counter()
+        seconds = now - self._started
         if event.made:
-            say(f"after {seconds:.0f} s there is something to look at: {event.made}")
+            say(f"ready after {seconds:.0f} s: {event.made}")
         elif console.is_terminal:
             if event.stage not in self._tasks:
                 self._tasks[event.stage] = self._bars.add_task(event.stage, total=event.total, note="")
             self._bars.update(self._tasks[event.stage], completed=event.done, note=event.note)
         else:
             tenth = LINES_PER_STAGE * event.done // max(event.total, 1)
-            if tenth > self._tenths.get(event.stage, 0):
-                self._tenths[event.stage] = tenth
+            due = event.done == event.total or now - self._spoke >= SECONDS_PER_LINE
+            if due and tenth > self._tenths.get(event.stage, 0):
+                self._tenths[event.stage], self._spoke = tenth, now
                 note = f", {event.note}" if event.note else ""
                 say(f"{event.stage}: {event.done} of {event.total}{note}, after {seconds:.0f} s")
 

@@ -1,6 +1,7 @@
 """The boundary of the command line: errors, warnings, characters; and how progress is shown."""
 
 import io
+import math
 import os
 import signal
 import sys
@@ -130,14 +131,16 @@ def events(shown):
         list(shown.each("abc", "draw", 3))
 
 
-def test_progress_in_a_pipe_is_a_few_plain_lines(monkeypatch):
+@pytest.mark.parametrize(("seconds", "builds", "draws"), [(0.0, 10, 3), (math.inf, 1, 1)])
+def test_progress_in_a_pipe_is_a_few_plain_lines(monkeypatch, seconds, builds, draws):
     written = io.StringIO()
     monkeypatch.setattr(terminal, "console", Console(file=written, width=40))
+    monkeypatch.setattr(terminal, "SECONDS_PER_LINE", seconds)
     events(Shown())
     lines = written.getvalue().splitlines()
-    assert len(lines) == 10 + 1 + 3
-    assert lines[0].startswith("build: 10 of 100, loss 0.5, after ")
-    assert lines[10].endswith("first.png")
+    assert len(lines) == builds + 1 + draws
+    assert lines[builds - 1].startswith("build: 100 of 100, loss 0.5, after ")
+    assert lines[builds].endswith("first.png")
     assert lines[-1].startswith("draw: 3 of 3, after ")
     assert "\x1b" not in written.getvalue()
 
