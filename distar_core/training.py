@@ -7,16 +7,15 @@ gets a single backward pass with alpha_t · pull_t + pull_0.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .draws import draw, share_of
 from .losses import Noised, Scores, as_constants, cfg_reward, denoising, differentiate, gap, one_per_sample
 from .methods import Method
 from .roles import Roles, evaluate_reward, guided, target_score
@@ -105,28 +104,6 @@ class Record(NamedTuple):
     assistant_t: Tensor | None
     gap_norm: Tensor | None
     seconds: float
-
-
-def draw(seed: int, step: int, stream: str, shape: tuple[int, ...], rows: slice, *, uniform: bool = False) -> Tensor:
-    """Random numbers by position: the same (seed, step, stream) gives the same global batch, in every process.
-
-    Args:
-        shape: shape of the global batch, [B, ...].
-        rows: this process's share of it.
-        uniform: instead of normal numbers, one stratified number in [0, 1) a row, in random order; shape is [B] then.
-    """
-    return _batch(seed, step, stream, shape, uniform, torch.get_default_dtype())[rows].clone()
-
-
-@lru_cache(maxsize=16)
-def _batch(seed: int, step: int, stream: str, shape: tuple[int, ...], uniform: bool, dtype: torch.dtype) -> Tensor:
-    """The whole batch; remembered, so that micro-batches do not draw it again each."""
-    key = hashlib.blake2b(f"{seed}/{step}/{stream}".encode(), digest_size=8).digest()
-    source = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
-    if not uniform:
-        return torch.randn(shape, generator=source, dtype=dtype)
-    strata = torch.randperm(shape[0], generator=source) + torch.rand(shape[0], generator=source, dtype=dtype)
-    return (strata / shape[0]).clamp(max=1 - 2**-24)
 
 
 def make_batch(
@@ -276,9 +253,7 @@ def post_train(
             schedule, guidance without conditions, a method with a term whose role is missing, or a term that would be
             differentiated in half or not at all (see generator_step).
     """
-    mine = range(batch)[rows or slice(None)]
-    if not mine or mine.step != 1 or (rows and rows.stop and rows.stop > batch):
-        raise ValueError(f"rows {rows} are not a part of a batch of {batch}; choose neighbouring rows within it")
+    mine = share_of(batch, rows or slice(None))
     size = len(mine) if micro_batch is None else micro_batch
     if size <= 0 or len(mine) % size:
         raise ValueError(f"micro_batch {size} does not divide the {len(mine)} rows at hand; choose a divisor")

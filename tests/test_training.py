@@ -1,4 +1,4 @@
-"""The loop: draws by position, micro-batches, updates, averages, and what it refuses. Resume from disk: test_runs."""
+"""The loop: micro-batches, updates, averages, and what it refuses. Resume from disk: test_runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from distar_core.losses import Noised, PseudoHuber, Scores, inner, score_diverge
 from distar_core.roles import PushForward, Recomputed
 from distar_core.schedule import scaled_linear_schedule
 from distar_core.toy.networks import TimeMLP
-from distar_core.training import assistant_step, draw, generator_step, make_batch
+from distar_core.training import assistant_step, generator_step, make_batch
 
 METHOD = replace(METHODS["diff-instruct*"], cfg_scale=1.5)
 BATCH = 8
@@ -77,59 +77,6 @@ def same_record(a: Record, b: Record) -> bool:
         key == other and (torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y)
         for (key, x), (other, y) in pairs
     )
-
-
-# Draws by position.
-
-
-@pytest.mark.parametrize("uniform", [False, True], ids=["normal", "uniform"])
-@pytest.mark.parametrize("split", [[8], [4, 4], [2, 5, 1], [1] * 8])
-def test_a_draw_does_not_depend_on_the_split_over_processes(split: list[int], uniform: bool) -> None:
-    shape = (8,) if uniform else (8, 3)
-    whole = draw(3, 5, "stream", shape, slice(0, 8), uniform=uniform)
-    ends = [sum(split[: k + 1]) for k in range(len(split))]
-    parts = [draw(3, 5, "stream", shape, slice(e - n, e), uniform=uniform) for e, n in zip(ends, split, strict=True)]
-    assert torch.equal(torch.cat(parts), whole)
-    assert whole.shape == shape
-
-
-@pytest.mark.parametrize("uniform", [False, True], ids=["normal", "uniform"])
-def test_another_seed_step_or_stream_is_another_draw(uniform: bool) -> None:
-    keys = [(3, 5, "a"), (4, 5, "a"), (3, 6, "a"), (3, -5, "a"), (3, 5, "b"), (35, 5, "a"), (3, 55, "a")]
-    draws = [draw(*key, (16,), slice(0, 16), uniform=uniform) for key in keys]
-    assert len({tuple(one.tolist()) for one in draws}) == len(keys)
-    assert torch.equal(draw(3, 5, "a", (16,), slice(0, 16), uniform=uniform), draws[0])
-
-
-def test_a_draw_leaves_the_global_source_alone() -> None:
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    draw(0, 0, "a", (4,), slice(0, 4))
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_uniform_draws_are_stratified_in_random_order() -> None:
-    u = draw(0, 0, "t", (64,), slice(0, 64), uniform=True)
-    strata = (u * 64).long()
-    assert torch.equal(strata.sort().values, torch.arange(64))
-    assert not torch.equal(strata, torch.arange(64))
-    # Control: independent uniform numbers leave strata empty.
-    independent = torch.rand(64, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal((independent * 64).long().sort().values, torch.arange(64))
-
-
-def test_uniform_draws_stay_below_one() -> None:
-    # 4095 + rand rounds to 4096 for one in some ten thousand draws: about 4 of these 20,000 steps.
-    largest = max(float(draw(0, step, "x", (4096,), slice(0, 4096), uniform=True).max()) for step in range(20_000))
-    assert largest < 1
-
-
-def test_normal_draws_have_the_moments_of_a_standard_normal() -> None:
-    x = draw(0, 0, "z", (10_000, 2), slice(0, 10_000)).double()
-    # Four standard errors with n = 20,000.
-    assert abs(float(x.mean())) < 4 / 20_000**0.5
-    assert abs(float(x.square().mean()) - 1) < 4 * (2 / 20_000) ** 0.5
 
 
 def test_assistant_and_generator_see_different_samples(toy: SimpleNamespace) -> None:
@@ -1054,10 +1001,3 @@ def test_with_no_generator_steps_the_warm_up_learns_the_score_of_data() -> None:
     roles = state.roles._replace(generator=Trainable(generator, torch.optim.Adam(frozen.parameters())))
     with pytest.raises(ValueError, match="the generator's optimizer holds only frozen parameters"):
         next(post_train(State(roles, state.schedule), method, lambda step, rows: None, steps=1, seed=0, batch=256))
-
-
-def test_what_is_drawn_may_be_changed_in_place() -> None:
-    first = draw(0, 1, "z", (4, 2), slice(0, 4))
-    kept = first.clone()
-    first.zero_()
-    assert torch.equal(draw(0, 1, "z", (4, 2), slice(0, 4)), kept)

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..draws import draw
 from ..methods import METHODS, Method
 from ..rates import cosine_decay, decay
 from ..roles import NetworkScore, Roles, Trainable
@@ -29,7 +30,7 @@ from ..sdxl.loading import diffusion_of, quiet
 from ..sdxl.miniature import make_pipeline
 from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
-from ..training import State, draw
+from ..training import State
 from .judges import PREFERENCE, train_clip, train_preference
 from .models import load_world
 from .scenes import PIXELS, WORDS, render, training_scenes

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from ..draws import draw
 from ..figures.picture import Picture, image_grid
 from ..losses import PseudoHuber
 from ..methods import Method, find_method
@@ -24,7 +25,7 @@ from ..sdxl.decoded import Decoded
 from ..sdxl.export import fingerprint
 from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt, read_prompts
-from ..training import Conditions, Record, State, draw
+from ..training import Conditions, Record, State
 from .build import MIDDLE_TIMES
 from .judges import Judges
 from .scenes import both_groups, training_scenes

@@ -30,11 +30,11 @@ from torch import nn
 
 from distar_core import VarianceExploding, post_train, probes
 from distar_core.course import check, predict, profile, reveal
+from distar_core.draws import draw
 from distar_core.figures import charts, plane
 from distar_core.figures.charts import Line
 from distar_core.figures.picture import CYCLE, TRUTH, Style
 from distar_core.toy import ring as toy
-from distar_core.training import draw
 from distar_core.truth import quadrature
 
 torch.set_num_threads(1)

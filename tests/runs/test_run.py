@@ -29,6 +29,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from distar_core import METHODS, Method, PushForward, Record, State, Trainable, post_train
+from distar_core.draws import draw
 from distar_core.errors import NonFiniteError
 from distar_core.losses import integral_kl
 from distar_core.runs import folders
@@ -38,7 +39,6 @@ from distar_core.runs.run import CHECKPOINT, load_checkpoint, run, save_checkpoi
 from distar_core.runs.signals import Interrupted
 from distar_core.toy import ring as toy
 from distar_core.toy.networks import MLP
-from distar_core.training import draw
 
 METHOD = replace(toy.TOY_METHODS["score, pseudo-Huber"], reward_scale=0.8)
 WARMUP, STEPS = 3, 6
