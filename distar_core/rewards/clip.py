@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
+from ..runs.weights import check_weights, in_one_line, read_json, read_weights, reading, refuse_misfits
 from .base import check_pictures
 
 PICKSCORE = "yuvalkirstain/PickScore_v1"
@@ -129,7 +127,6 @@ class ClipScore(nn.Module):
                 damaged or do not fit the model.
         """
         import open_clip
-        from open_clip.factory import load_state_dict
 
         if name.startswith(LOCAL):
             folder = Path(name.removeprefix(LOCAL))
@@ -148,12 +145,11 @@ class ClipScore(nn.Module):
                 )
             tokenizer = open_clip.get_tokenizer(name)
         if name.startswith(LOCAL):
-            with _reading(weights):
-                state = load_state_dict(str(weights))
+            state = read_weights(weights)
             check_weights(weights, state, model.state_dict())
             model.load_state_dict(state)
         else:
-            with _reading(weights):
+            with reading(weights):
                 open_clip.load_checkpoint(model, str(weights), strict=True)
         return cls.of(model, tokenizer, vocabulary=vocabulary)
 
@@ -235,14 +231,14 @@ class ClipScore(nn.Module):
                 )
         finally:
             transformers.utils.logging.set_verbosity(shown)
-        _refuse(
+        refuse_misfits(
             folder,
             missing=found["missing_keys"],
             unexpected=found["unexpected_keys"],
             misshapen=[name for name, *_ in found["mismatched_keys"]],
         )
         said = local / "preprocessor_config.json"
-        return cls.of_transformers(model, tokenizer, _json(said) if said.is_file() else None)
+        return cls.of_transformers(model, tokenizer, read_json(said) if said.is_file() else None)
 
     @classmethod
     def of_transformers(cls, model: Any, tokenizer: Any, processor: Mapping[str, Any] | None = None) -> ClipScore:
@@ -329,32 +325,6 @@ class ClipScore(nn.Module):
         return (self.features(images) * self.words(prompts)).sum(-1)
 
 
-def check_weights(source: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless these are the weights of a model, by name and shape; the message counts and names what is
-    missing, unexpected and misshapen.
-    """
-    _refuse(
-        source,
-        missing=expected.keys() - found.keys(),
-        unexpected=found.keys() - expected.keys(),
-        misshapen=[name for name in found.keys() & expected.keys() if found[name].shape != expected[name].shape],
-    )
-
-
-def _refuse(source: Path | str, **wrong: Iterable[str]) -> None:
-    told = []
-    for kind, names in wrong.items():
-        listed = sorted(names)
-        if listed:
-            more = ", ..." if len(listed) > 3 else ""
-            told.append(f"{len(listed)} {kind} ({', '.join(listed[:3])}{more})")
-    if told:
-        raise ValueError(
-            f"{source} does not hold this model's weights, of which {', '.join(told)}; copy it again, whole, or take the "
-            "one that belongs to the model"
-        )
-
-
 def _refuse_a_string(prompts: Sequence[str]) -> None:
     if isinstance(prompts, str):
         raise TypeError(f"prompts is a list, one prompt an image, got the string {prompts!r}; put it in brackets")
@@ -379,18 +349,11 @@ def _check_tokenizer_files(folder: Path) -> None:
             )
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({str(error)[:100]}); copy it again") from error
-
-
 def _folder(folder: Path) -> tuple[dict[str, Any], Path]:
     """The preprocessing that an open_clip folder states, and where its weights are."""
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}; name an open_clip folder, or copy it again, whole")
-    config = _json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     stated = config.get("preprocess_cfg", {})
     lacks = [key for key in ("mean", "std") if not stated.get(key)]
     if lacks:
@@ -480,28 +443,13 @@ def _without_weights() -> Iterator[None]:
         root.removeFilter(other)
 
 
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what loaders raise for damaged weights into one sentence."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} is damaged or of another model ({_in_one_line(error)}); copy it again, whole"
-        ) from error
-
-
 @contextmanager
 def _fetching(source: str, what: str, licence: str, key: str) -> Iterator[None]:
     """Turn what loaders raise without a network, or for a damaged copy, into one sentence."""
     try:
         yield
     except (OSError, RuntimeError, TypeError, KeyError) as error:
-        why = _in_one_line(error)
+        why = in_one_line(error)
         if Path(source.removeprefix(LOCAL)).is_dir():
             raise ValueError(f"{source} is damaged or of another model ({why}); copy it again, whole") from error
         size = f"{SIZES[key]:g} GB" if key in SIZES else "of unknown size"

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
+from ..runs.weights import check_weights, read_json, read_weights, reading, refuse_misfits, refuse_pointer
 from ..schedule import DiscreteSchedule, Prediction, scaled_linear_schedule
 
 if TYPE_CHECKING:
@@ -68,59 +64,6 @@ def quiet() -> Iterator[None]:
             log.set_verbosity(verbosity)
             if shown:
                 log.enable_progress_bar()
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what loaders raise for a damaged file below `path` into one ValueError that names it."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, and loading it could run code; ask for a .safetensors file"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0][:100]
-        raise ValueError(f"{path} is damaged or of another model ({why}); copy it again, whole") from error
-
-
-def refuse_pointer(path: Path) -> None:
-    """Raise ValueError for a Git LFS pointer, the few lines that stand in a clone where a large file was not fetched."""
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise ValueError(f"{path} is a Git LFS pointer and no weights; fetch them with: git lfs pull")
-
-
-def refuse_half(path: Path, missing: Collection[str], unexpected: Collection[str], misshapen: Collection[str]) -> None:
-    """Raise ValueError, with their number and first names, if weights are missing, left over, or of another shape."""
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    told = [
-        f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})"
-        for kind, names in kinds.items()
-        if names
-    ]
-    if not told:
-        return
-    remedy = "use the file that was saved from this kind of network"
-    first = min(missing, default="")
-    for prefix in {key.removesuffix(first) for key in unexpected if key.endswith("." + first)}:
-        if {prefix + key for key in missing} == set(unexpected):
-            remedy = f"every name begins with {prefix!r}: remove that from the names"
-    raise ValueError(f"the weights in {path} do not fit the network: {', '.join(told)}; {remedy}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of keys and values. Raises FileNotFoundError, or ValueError if it is something else."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; copy the folder again, whole")
-    refuse_pointer(path)
-    with reading(path):
-        found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds {type(found).__name__}")
-    return found
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -382,8 +325,12 @@ def _load_network(kind: Any, folder: Path, stems: Collection[str], dtype: torch.
             ignore_mismatched_sizes=True,  # so that they are told by name
             **options,
         )
-    misshapen = [name for name, *_ in found["mismatched_keys"]]
-    refuse_half(folder, found["missing_keys"], found["unexpected_keys"], misshapen)
+    refuse_misfits(
+        folder,
+        missing=found["missing_keys"],
+        unexpected=found["unexpected_keys"],
+        misshapen=[name for name, *_ in found["mismatched_keys"]],
+    )
     return network.requires_grad_(False).eval()
 
 
@@ -436,29 +383,6 @@ def load_pipeline(
         return pipeline.to(device)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors file, or one of torch.save's, whose other contents are refused unread.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, a Git LFS pointer, or holds anything but tensors by name.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; name a file of weights, or a folder with config.json")
-    refuse_pointer(path)
-    with reading(path):
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    others = (
-        [key for key, value in found.items() if not isinstance(value, Tensor)] if isinstance(found, dict) else [found]
-    )
-    if others:
-        told = ", ".join(str(other)[:40] for other in others[:3])
-        raise ValueError(f"{path} does not hold tensors by name but {told}; save the network's own state_dict")
-    return found
-
-
 def load_unet(
     path: Path | str,
     *,
@@ -490,13 +414,7 @@ def load_unet(
     written = read_json(_unet_folder(Path(config_of)) / "config.json")
     with quiet(), torch.device("meta"):  # nothing is drawn at random, and no memory taken twice
         unet = UNet2DConditionModel.from_config(written)
-    own = unet.state_dict()
-    refuse_half(
-        path,
-        own.keys() - weights.keys(),
-        weights.keys() - own.keys(),
-        [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape],
-    )
+    check_weights(path, weights, unet.state_dict())
     with reading(path):
         unet.load_state_dict(weights, strict=True, assign=True)
     with quiet():

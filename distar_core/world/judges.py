@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from ..rates import decay
 from ..rewards.base import PictureReward
-from ..rewards.clip import ClipScore, check_weights
+from ..rewards.clip import ClipScore
 from ..roles import Trainable
-from ..sdxl.loading import reading
+from ..runs.weights import check_weights, read_weights
 from ..sdxl.miniature import TOKENS
 from ..sdxl.models import TextToImage
 from .models import SHIPPED
@@ -244,8 +244,7 @@ def load_preference(path: Path, clip: ClipScore) -> PreferenceReward:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; build it with: distar world build")
     reward = PreferenceReward(clip)
-    with reading(path):
-        found = load_file(path)
+    found = read_weights(path)
     kept = {f"clip.{name}": value for name, value in clip.state_dict().items()}
     check_weights(path, found, {name: value for name, value in reward.state_dict().items() if name not in kept})
     reward.load_state_dict(found | kept)

@@ -289,3 +289,23 @@ def test_other_files_are_refused_in_a_sentence(folder, tmp_path):
         load_unet(tmp_path / "nowhere.bin", config_of=folder)
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         load_unet(folder / UNET, config_of=tmp_path)
+
+
+@pytest.mark.parametrize("part", NETWORKS)
+def test_a_pickle_that_would_run_code_is_told_from_a_damaged_one(copied, part):
+    copy = copied()
+    weights = copy / NETWORKS[part]
+    pickled = weights.with_name("diffusion_pytorch_model.bin" if "diffusion" in weights.name else "pytorch_model.bin")
+    state = load_file(weights)
+    weights.unlink()
+    torch.save(state | {next(iter(state)): Evil()}, pickled)
+    with pytest.raises(ValueError, match="could run code") as told:
+        load_pipeline(copy)
+    assert part in str(told.value)
+    torch.save(state, pickled)
+    pickled.write_bytes(pickled.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="damaged") as told:
+        load_pipeline(copy)
+    assert "run code" not in str(told.value)
+    torch.save(state, pickled)
+    load_pipeline(copy)  # control: whole and of tensors alone

@@ -1,0 +1,139 @@
+"""Files of weights: read whole or refused, and held by name and shape to the network that they are for."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+CODE_IN_A_PICKLE = ("unsupported global", "unrecognized function")
+"""How torch.load words its refusal of a file whose loading would run code, in contrast to a damaged one."""
+
+
+def in_one_line(error: BaseException, length: int = 300) -> str:
+    """The message of an error without line breaks, cut; its type where it has none."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what loaders raise for a file below `path` into one ValueError that names it: a damaged file, or a pickle that
+    would run code, also where a library wraps that refusal in an error of its own.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
+        if _would_run_code(error):
+            raise ValueError(
+                f"{path} holds more than tensors, and loading it could run code; ask for a .safetensors file"
+            ) from error
+        raise ValueError(
+            f"{path} is damaged or of another model ({in_one_line(error)}); copy it again, whole"
+        ) from error
+
+
+def _would_run_code(error: BaseException | None) -> bool:
+    while error is not None:
+        told = str(error).lower()
+        if isinstance(error, pickle.UnpicklingError) and any(phrase in told for phrase in CODE_IN_A_PICKLE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise ValueError for a Git LFS pointer, the few lines that stand in a clone where a large file was not fetched."""
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path} is a Git LFS pointer and no weights; fetch them with: git lfs pull")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of keys and values. Raises FileNotFoundError, or ValueError if it is something else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; copy the folder again, whole")
+    refuse_pointer(path)
+    with reading(path):
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}")
+    return found
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors file, or one of torch.save's, whose other contents are refused unread.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, a Git LFS pointer, or holds anything but tensors by name.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; name a file of weights")
+    refuse_pointer(path)
+    with reading(path):
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    others = (
+        [key for key, value in found.items() if not isinstance(value, Tensor)] if isinstance(found, dict) else [found]
+    )
+    if others:
+        told = ", ".join(str(other)[:40] for other in others[:3])
+        raise ValueError(f"{path} does not hold tensors by name but {told}; save the network's own state_dict")
+    return found
+
+
+def check_weights(source: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, as `refuse_misfits`, unless these are the weights of a network, by name and shape."""
+    refuse_misfits(
+        source,
+        missing=expected.keys() - found.keys(),
+        unexpected=found.keys() - expected.keys(),
+        misshapen=[name for name in found.keys() & expected.keys() if found[name].shape != expected[name].shape],
+    )
+
+
+def refuse_misfits(
+    source: Path | str, *, missing: Collection[str], unexpected: Collection[str], misshapen: Collection[str]
+) -> None:
+    """Raise ValueError, with their number and first names, if any weights are missing, unexpected or of another shape."""
+    kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    told = [
+        f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if told:
+        prefix = _common_prefix(missing, unexpected)
+        remedy = f"remove {prefix!r}, with which every name begins" if prefix else "copy the model's own again, whole"
+        raise ValueError(f"{source} does not hold this model's weights: {', '.join(told)}; {remedy}")
+
+
+def _common_prefix(missing: Collection[str], unexpected: Collection[str]) -> str | None:
+    """What stands before every expected name, as a wrapper around the saved network leaves it."""
+    first = min(missing, default="")
+    for name in unexpected:
+        prefix = name.removesuffix(first)
+        if name.endswith(f".{first}") and {prefix + other for other in missing} == set(unexpected):
+            return prefix
+    return None
