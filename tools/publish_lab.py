@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from distar_core.figures.picture import Picture
 from distar_core.lab import STUDIES
 from distar_core.lab.study import Row, read_rows, values_of
 
@@ -26,8 +27,8 @@ def figure_name(name: str) -> str:
     return f"lab_{name.replace('-', '_')}.png"
 
 
-def page(records: Mapping[str, Sequence[Row]]) -> str:
-    """EXPERIMENTS.md for the given studies: name -> rows."""
+def page(records: Mapping[str, Sequence[Row]], pictures: Mapping[str, Picture]) -> str:
+    """EXPERIMENTS.md for the given studies: name -> rows, and name -> the figure."""
     parts = [HEAD]
     for name, rows in records.items():
         study = STUDIES[name]
@@ -35,11 +36,9 @@ def page(records: Mapping[str, Sequence[Row]]) -> str:
         minutes = sum(row["seconds"] for row in rows) / 60
         total = len(study.settings("full"))
         count = f"{len(rows)} runs" if len(rows) == total else f"{len(rows)} of {total} runs so far"
-        # a figure's words end with the sentence, which stands below it
-        alt = study.picture(rows).alt.replace(study.sentence(rows), "").strip()
         parts.append(
             f"## {name}\n\n{study.question}\n\n`distar lab {name} --profile full` ({count}, {seeds} seeds, about "
-            f"{minutes:.0f} core-minutes on a shared machine)\n\n![{alt}](figures/{figure_name(name)})\n\n"
+            f"{minutes:.0f} core-minutes on a shared machine)\n\n![{pictures[name].alt}](figures/{figure_name(name)})\n\n"
             f"**Predicted.** {study.prediction}\n\n**Found.** {study.sentence(rows)}\n"
         )
         if study.details:
@@ -55,9 +54,10 @@ def publish(root: Path, folder: Path | None = None, names: Sequence[str] = ()) -
         text = (folder / f"{name}.csv").read_text(encoding="utf-8")
         (data / f"{name}.csv").write_text(text, encoding="utf-8", newline="\n")
     records = {name: read_rows(name, data / f"{name}.csv") for name in STUDIES if (data / f"{name}.csv").exists()}
-    for name, rows in records.items():
-        STUDIES[name].picture(rows).save(root / "notebooks" / "figures" / figure_name(name))
-    (root / "notebooks" / "EXPERIMENTS.md").write_text(page(records), encoding="utf-8", newline="\n")
+    pictures = {name: STUDIES[name].picture(rows) for name, rows in records.items()}
+    for name, picture in pictures.items():
+        picture.save(root / "notebooks" / "figures" / figure_name(name))
+    (root / "notebooks" / "EXPERIMENTS.md").write_text(page(records, pictures), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

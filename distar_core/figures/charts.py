@@ -1,93 +1,48 @@
-"""Charts: lines, bars, strips and the frontier of reward against a metric."""
+"""Charts, composed of small drawers: lines, bars, dot plots and the frontier of reward against a metric."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
-from .picture import BLUE, CYCLE, STYLES, Picture, Style, new_figure, new_panels
+from .picture import BLUE, CYCLE, GUIDE, STYLES, Picture, Style, new_panels, shared_legend
+
+PLAIN = (
+    Style("#46464b", "o", "-"),
+    Style("#b9ac70", "s", (0, (5, 1))),
+    Style("#9c9ca1", "^", (0, (3, 1, 1, 1))),
+)
+"""For what is no method, in charts where the methods' own colours mean the methods."""
 
 
-class Curve(NamedTuple):
-    """A line of the frontier: the known truth of a method over reward scales."""
+@dataclass(frozen=True)
+class Axis:
+    """An axis that is more than its label.
 
-    name: str
-    reward: Sequence[float]
-    values: Mapping[str, Sequence[float]]
-
-
-class Dot(NamedTuple):
-    """A trained run on the frontier."""
-
-    name: str
-    reward: float
-    values: Mapping[str, float]
-
-
-def frontier(
-    curves: Sequence[Curve],
-    dots: Sequence[Dot],
-    labels: Mapping[str, str],
-    *,
-    alt: str,
-    limits: Mapping[str, tuple[float, float]] | None = None,
-    guides: Mapping[str, float] | None = None,
-) -> Picture:
-    """Metrics against mean reward: lines are fixed points, markers are trained runs.
-
-    Args:
-        labels: metric -> label of its axis; one panel each.
-        limits: metric -> limits of its axis; runs outside are drawn at the edge as open markers.
-        guides: metric -> value of the reference, a thin horizontal line.
+    Attributes:
+        log: whether it is logarithmic.
+        limits: its lower and upper end; by default they follow the data.
+        guides: values to compare with, each a thin line across the panel.
     """
-    figure, grid = new_figure(len(labels), width=2.5, height=3.5)
-    for axes, (metric, label) in zip(grid.flat, labels.items(), strict=True):
-        low, high = (limits or {}).get(metric, (None, None))
-        if guides and metric in guides:
-            axes.axhline(guides[metric], color="#8a8a90", linewidth=0.8)
-        for curve in curves:
-            style = STYLES[curve.name]
-            axes.plot(curve.reward, curve.values[metric], color=style.color, linestyle=style.line, linewidth=1.6)
-        for dot in dots:
-            style = STYLES[dot.name]
-            value = dot.values[metric]
-            below = low is not None and value < low
-            clipped = below or not np.isfinite(value) or (high is not None and value > high)
-            height = (low if below else high) if clipped else value
-            if height is None:
-                continue
-            axes.plot(
-                dot.reward,
-                height,
-                style.marker,
-                color=style.color,
-                markerfacecolor="none" if clipped else style.color,
-                markersize=5.5,
-                markeredgewidth=0.9,
-                markeredgecolor=style.color if clipped else "white",
-                clip_on=False,
-                zorder=3,
-            )
-        axes.set(xlabel="mean reward", ylabel=label)
-        if high is not None:
-            axes.set_ylim(low, high)
-    names = dict.fromkeys([curve.name for curve in curves] + [dot.name for dot in dots])
-    for name in names:
-        style = STYLES[name]
-        line = style.line if any(curve.name == name for curve in curves) else ""
-        grid.flat[0].plot([], [], color=style.color, marker=style.marker, linestyle=line, label=name)
-    handles, texts = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
-    return Picture(figure, alt)
+
+    label: str
+    log: bool = False
+    limits: tuple[float, float] | None = None
+    guides: Sequence[float] = ()
 
 
 class Line(NamedTuple):
     """A curve, or separate markers if its style has no line: x and y, [N] each, with an optional interval about y.
 
-    Lines of one label share a style and one entry in the legend; an empty label has none.
+    Lines with the same label share a style and one entry in the legend; an empty label has none.
     """
 
     label: str
@@ -98,92 +53,204 @@ class Line(NamedTuple):
     style: Style | None = None
 
 
-PLAIN = (
-    Style("#46464b", "o", "-"),
-    Style("#b9ac70", "s", (0, (5, 1))),
-    Style("#9c9ca1", "^", (0, (3, 1, 1, 1))),
-)
-"""For what is no method, in charts where the methods' own colours mean the methods."""
+def reference_line(axes: Axes, value: float, letter: str = "y") -> None:
+    """A thin line across a panel where its "x" or "y" has this value."""
+    across = axes.axhline if letter == "y" else axes.axvline
+    across(value, color=GUIDE, linewidth=0.8, zorder=0)
+
+
+def log_axis(axes: Axes, letter: str) -> None:
+    """Make the "x" or "y" axis logarithmic; less than a decade keeps plain numbers."""
+    axes.set(**{f"{letter}scale": "log"})
+    axis = axes.xaxis if letter == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    if high < 10 * low:
+        # matplotlib would write 1.8 × 10⁰ here
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(ScalarFormatter())
+
+
+def set_axis(axes: Axes, letter: str, wanted: str | Axis) -> None:
+    """Give the "x" or "y" axis its label and whatever else is wanted; the data must be there already."""
+    wanted = Axis(wanted) if isinstance(wanted, str) else wanted
+    axes.set(**{f"{letter}label": wanted.label})
+    for value in wanted.guides:
+        reference_line(axes, value, letter)
+    if wanted.log:
+        log_axis(axes, letter)
+    if wanted.limits is not None:
+        axes.set(**{f"{letter}lim": wanted.limits})
+
+
+def same_heights(axes: Sequence[Axes]) -> None:
+    """Give panels the y limits that hold what each of them holds."""
+    limits = [panel.get_ylim() for panel in axes]
+    for panel in axes:
+        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def draw_line(axes: Axes, line: Line, style: Style, *, every: int = 0, markersize: float = 5) -> None:
+    """A line with the band of its interval, or markers with bars.
+
+    Args:
+        every: draw a marker at every so many points of a line; 0 for none.
+    """
+    dots = style.line == ""
+    axes.plot(
+        line.x,
+        line.y,
+        color=style.color,
+        linestyle=style.line,
+        marker=style.marker if every or dots else "",
+        markevery=max(every, 1),
+        linewidth=1.6,
+        markersize=markersize,
+        label=line.label,
+    )
+    if line.low is not None and dots:
+        axes.vlines(line.x, line.low, line.high, color=style.color, linewidth=1.2)
+    elif line.low is not None:
+        axes.fill_between(line.x, line.low, line.high, color=style.color, alpha=0.18, linewidth=0)
+
+
+def draw_run(axes: Axes, x: float, y: float, style: Style, limits: tuple[float, float] | None) -> None:
+    """A filled marker; beyond the limits of y, or without a value, an open one at their edge, or none without limits."""
+    low, high = limits or (math.nan, math.nan)
+    known = math.isfinite(y) and not y < low and not y > high
+    height = y if known else low if y < low else high
+    if not math.isfinite(height):
+        return
+    axes.plot(
+        x,
+        height,
+        style.marker,
+        color=style.color,
+        markerfacecolor=style.color if known else "none",
+        markersize=5.5,
+        markeredgewidth=0.9,
+        markeredgecolor="white" if known else style.color,
+        clip_on=False,
+        zorder=3,
+    )
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Sorted heights moved as little as need be, in the least squares, to have at least a gap between neighbours.
+
+    Heights that touch form a block about the mean of what they wish for, and blocks that touch merge.
+    """
+    blocks: list[list[float]] = []  # of each height less its place in the block times the gap
+    for height in heights:
+        blocks.append([height])
+        while len(blocks) > 1 and fmean(blocks[-1]) - fmean(blocks[-2]) < gap * len(blocks[-2]):
+            last = blocks.pop()
+            blocks[-1] += [wish - gap * len(blocks[-1]) for wish in last]
+    return [fmean(block) + gap * place for block in blocks for place in range(len(block))]
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, Any]], *, fontsize: float = 9) -> None:
+    """Name lines at their ends instead of in a legend: (text, x, y, colour) of each, in one column right of the panel.
+
+    The texts keep the order of the ends and move apart until none covers another; a thin line leads to each.
+    """
+    low, high = axes.get_ylim()
+    ends = sorted(ends, key=lambda end: end[2])
+    heights = apart(
+        [(end[2] - low) / (high - low) for end in ends], 1.3 * fontsize / axes.bbox.height * axes.figure.dpi / 72
+    )
+    for (text, x, y, color), height in zip(ends, heights, strict=True):
+        line = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3}
+        axes.annotate(
+            text,
+            (x, y),
+            (1.03, height),
+            textcoords="axes fraction",
+            color=color,
+            fontsize=fontsize,
+            va="center",
+            arrowprops=line,
+        )
+
+
+def _for_each(wanted: str | Axis | Sequence[str | Axis], count: int) -> Sequence[str | Axis]:
+    return [wanted] * count if isinstance(wanted, (str, Axis)) else wanted
 
 
 def lines(
     panels: Mapping[str, Sequence[Line]],
     *,
     alt: str,
-    xlabel: str | Sequence[str],
-    ylabel: str | Sequence[str],
-    log: str | Sequence[str] = "",
-    ylim: tuple[float, float] | None = None,
-    guides: Sequence[float] = (),
+    xlabel: str | Axis | Sequence[str | Axis],
+    ylabel: str | Axis | Sequence[str | Axis],
     markers: bool | int = False,
     columns: int = 6,
     width: float = 3.3,
     height: float = 3.1,
 ) -> Picture:
-    """Curves in panels side by side, title -> lines, on equal axes where `ylabel` is one string for all.
+    """Curves in panels side by side, title -> lines, with equal heights where `ylabel` is one for all.
 
     A line without a style takes the style that `STYLES` has for its label, or the next of `CYCLE`, the same in every
     panel. Intervals are drawn as bands around lines and as bars at markers.
 
     Args:
-        xlabel, ylabel: one label for all panels, or one a panel.
-        log: axes that are logarithmic, "", "x", "y" or "xy", for all panels or one a panel.
-        guides: heights of thin horizontal lines.
+        xlabel, ylabel: one label or `Axis` for all panels, or one per panel.
         markers: draw a marker at every point of every line, or at every so many.
         columns: panels in a row at most.
+        width, height: inches per panel.
     """
-    figure, grid = new_panels(len(panels), columns, width=width, height=height)
+    figure, grid = new_panels(list(panels), columns, width=width, height=height)
     labels = dict.fromkeys(line.label for content in panels.values() for line in content)
     fresh = iter(CYCLE * 4)
     styles = {label: STYLES[label] if label in STYLES else next(fresh) for label in labels}
-    xlabels, ylabels, logs = ([s] * len(panels) if isinstance(s, str) else s for s in (xlabel, ylabel, log))
-    handles: dict[str, Any] = {}
-    for axes, (title, content), name, below, scale in zip(
-        grid.flat[: len(panels)], panels.items(), ylabels, xlabels, logs, strict=True
-    ):
-        for guide in guides:
-            axes.axhline(guide, color="#8a8a90", linewidth=0.8, zorder=0)
-        for x, y, low, high, style, label in (
-            (*line[1:5], line.style or styles[line.label], line.label) for line in content
-        ):
-            dots = style.marker if markers or style.line == "" else ""
-            (handle,) = axes.plot(
-                x,
-                y,
-                color=style.color,
-                linestyle=style.line,
-                marker=dots,
-                markevery=max(markers, 1),
-                linewidth=1.6,
-                markersize=5,
-            )
-            if low is not None and style.line != "":
-                axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
-            elif low is not None:
-                axes.vlines(x, low, high, color=style.color, linewidth=1.2)
-            if label:
-                handles.setdefault(label, handle)
-        axes.set(xlabel=below, ylabel=name, title=title)
-        for letter in scale:
-            getattr(axes, f"set_{letter}scale")("log")
-            axis = getattr(axes, f"{letter}axis")
-            low, high = axis.get_view_interval()
-            if high < 10 * low:
-                # matplotlib would write 1.8 × 10⁰ here
-                axis.set_major_formatter(ScalarFormatter())
-                axis.set_minor_formatter(ScalarFormatter())
-        if ylim is not None:
-            axes.set_ylim(ylim)
-    if isinstance(ylabel, str) and ylim is None:
-        shown = grid.flat[: len(panels)]
-        limits = [axes.get_ylim() for axes in shown]
-        for axes in shown:
-            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    if handles:
-        # about eleven characters fit into an inch, and a sample of the line takes six
-        widest = max(map(len, handles)) + 6
-        fitting = max(1, min(len(handles), int(11 * width * min(len(panels), columns) / widest)))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=fitting, frameon=False)
+    xlabels, ylabels = _for_each(xlabel, len(panels)), _for_each(ylabel, len(panels))
+    for axes, content, x, y in zip(grid, panels.values(), xlabels, ylabels, strict=True):
+        for line in content:
+            draw_line(axes, line, line.style or styles[line.label], every=int(markers))
+        set_axis(axes, "x", x)
+        set_axis(axes, "y", y)
+    if isinstance(ylabel, (str, Axis)):
+        same_heights(grid)
+    shared_legend(figure)
+    return Picture(figure, alt)
+
+
+class Curve(NamedTuple):
+    """A line of the frontier: the known truth of a method over reward scales, metric -> values."""
+
+    name: str
+    reward: Sequence[float]
+    values: Mapping[str, Sequence[float]]
+
+
+class Dot(NamedTuple):
+    """A trained run on the frontier, metric -> value."""
+
+    name: str
+    reward: float
+    values: Mapping[str, float]
+
+
+def frontier(curves: Sequence[Curve], dots: Sequence[Dot], metrics: Mapping[str, str | Axis], *, alt: str) -> Picture:
+    """Metrics against mean reward: lines are fixed points, markers are trained runs.
+
+    Args:
+        metrics: metric -> its axis; one panel each. Runs beyond the limits are drawn at the edge as open markers.
+    """
+    figure, grid = new_panels([""] * len(metrics), width=2.5, height=3.5)
+    for axes, (metric, wanted) in zip(grid, metrics.items(), strict=True):
+        for curve in curves:
+            draw_line(axes, Line("", curve.reward, curve.values[metric]), STYLES[curve.name])
+        for dot in dots:
+            limits = wanted.limits if isinstance(wanted, Axis) else None
+            draw_run(axes, dot.reward, dot.values[metric], STYLES[dot.name], limits)
+        set_axis(axes, "x", "mean reward")
+        set_axis(axes, "y", wanted)
+    known = {curve.name for curve in curves}
+    for name in dict.fromkeys([*(curve.name for curve in curves), *(dot.name for dot in dots)]):
+        style = STYLES[name]
+        line = style.line if name in known else ""
+        grid[0].plot([], [], color=style.color, marker=style.marker, linestyle=line, label=name)
+    shared_legend(figure)
     return Picture(figure, alt)
 
 
@@ -198,24 +265,21 @@ def bars(
     columns: int = 2,
 ) -> Picture:
     """One value per tick as hatched bars, title -> values, with the truth as a black dash over each; equal axes."""
-    figure, grid = new_panels(len(panels), columns, width=3.4, height=2.4)
-    places = range(len(ticks))
-    for axes, (title, values) in zip(grid.flat, panels.items(), strict=False):
-        look = {"color": "#cfe0fd", "edgecolor": BLUE, "hatch": "////", "width": 0.6}
-        drawn = axes.bar(places, values, label="this form", **look)
-        dashes = axes.hlines(
-            truth, [k - 0.42 for k in places], [k + 0.42 for k in places], color="black", linewidth=2.2
-        )
-        axes.axhline(0, color="#8a8a90", linewidth=0.8, zorder=0)
+    figure, grid = new_panels(list(panels), columns, width=3.4, height=2.4)
+    places = np.arange(len(ticks))
+    for axes, values in zip(grid, panels.values(), strict=True):
+        drawn = axes.bar(places, values, width=0.6, color="#cfe0fd", edgecolor=BLUE, hatch="////", label="this form")
+        dashes = axes.hlines(truth, places - 0.42, places + 0.42, color="black", linewidth=2.2, label="truth")
         axes.set_xticks(places, ticks)
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-        axes.sharey(grid.flat[0])
-    figure.legend([drawn, dashes], ["this form", "truth"], loc="outside lower center", ncols=2, frameon=False)
+        set_axis(axes, "x", xlabel)
+        set_axis(axes, "y", Axis(ylabel, guides=(0.0,)))
+        axes.sharey(grid[0])
+    shared_legend(figure, [drawn, dashes])
     return Picture(figure, alt)
 
 
 class Mark(NamedTuple):
-    """A value on the line of a row in a `strips` panel, its kind, and an optional interval about it."""
+    """A value in the row of a `dot_plot`, its kind, and an optional interval about it."""
 
     row: str
     value: float
@@ -224,8 +288,27 @@ class Mark(NamedTuple):
     high: float | None = None
 
 
-def strips(
-    panels: Mapping[str, Sequence[Mark]],
+def draw_marks(axes: Axes, places: Sequence[float], marks: Sequence[Mark], style: Style) -> Artist:
+    """Marks of one kind at the heights `places`, with intervals as bars."""
+    bar = style.marker == "|"
+    (drawn,) = axes.plot(
+        [mark.value for mark in marks],
+        places,
+        color=style.color,
+        marker=style.marker,
+        markersize=13 if bar else 5,
+        markeredgewidth=2 if bar else 0.5,
+        linestyle="",
+        zorder=3,
+    )
+    for place, mark in zip(places, marks, strict=True):
+        if mark.low is not None and mark.high is not None:
+            axes.hlines(place, mark.low, mark.high, color=style.color, linewidth=1.3, zorder=2)
+    return drawn
+
+
+def dot_plot(
+    panels: Sequence[tuple[str, Sequence[Mark]]],
     rows: Sequence[str],
     kinds: Mapping[str, Style],
     *,
@@ -234,45 +317,31 @@ def strips(
     width: float = 1.75,
     row_height: float = 0.27,
 ) -> Picture:
-    """Rows by name from top to bottom, panels side by side: title -> marks, with intervals as bars.
+    """Rows by name from top to bottom, panels side by side: (title, marks) of each, with intervals as bars.
 
     Marks of one row and panel that differ in kind are drawn a little apart, in the order of `kinds`.
 
     Args:
         kinds: kind -> colour and marker; a kind without a mark is not in the legend.
         columns: panels side by side; further ones go below.
+        width, row_height: inches, of a panel and of a row.
     """
-    height = row_height * len(rows) + 1.0
-    figure, grid = new_figure(columns, -(-len(panels) // columns), width=width, height=height)
+    titles = [title for title, _ in panels]
+    figure, grid = new_panels(titles, columns, width=width, height=row_height * len(rows) + 1.0)
     figure.set_figwidth(figure.get_figwidth() + 2.2)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    handles: dict[str, Any] = {}
-    for index, (axes, (title, marks)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
+    for index, (axes, (_, marks)) in enumerate(zip(grid, panels, strict=True)):
         for place in range(len(rows)):
             axes.axhline(place, color="#e3e3e8", linewidth=0.8, zorder=0)
-        for kind, style in kinds.items():
+        for order, (kind, style) in enumerate(kinds.items()):
             own = [mark for mark in marks if mark.kind == kind and np.isfinite(mark.value)]
-            apart = 0.0 if style.marker == "|" else 0.16 * (list(kinds).index(kind) - len(kinds) / 2)
-            places = [rows.index(mark.row) + apart for mark in own]
-            size = 13 if style.marker == "|" else 5
-            look = {
-                "color": style.color,
-                "linestyle": "",
-                "markersize": size,
-                "markeredgewidth": 2 if size > 5 else 0.5,
-            }
-            (handle,) = axes.plot([mark.value for mark in own], places, marker=style.marker, zorder=3, **look)
-            for mark, level in zip(own, places, strict=True):
-                if mark.low is not None:
-                    axes.hlines(level, mark.low, mark.high, color=style.color, linewidth=1.3, zorder=2)
-            if own:
-                handles.setdefault(kind, handle)
-        axes.set_title(title, fontsize=9)
+            apart = 0.0 if style.marker == "|" else 0.16 * (order - len(kinds) / 2)
+            drawn = draw_marks(axes, [rows.index(mark.row) + apart for mark in own], own, style)
+            drawn.set_label(kind if own else "")
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_yticks(range(len(rows)), rows if index % columns == 0 else [""] * len(rows))
         axes.tick_params(axis="y", length=0)
         axes.tick_params(labelsize=9)
+        axes.title.set_fontsize(9)
         axes.locator_params(axis="x", nbins=4)
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=max(1, len(handles)), frameon=False)
+    shared_legend(figure)
     return Picture(figure, alt)

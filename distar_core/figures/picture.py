@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
@@ -24,6 +30,7 @@ class Style(NamedTuple):
 
 
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
+GUIDE = "#8a8a90"
 STYLES = {
     "reward only": Style("#5c5c62", "X", (0, (1, 1))),
     "KL, w = σ²/α²": Style(RED, "s", (0, (5, 1))),
@@ -33,7 +40,7 @@ STYLES = {
     "distilled generator": Style(GREY, "P", "-"),
     "tilted optimum": Style("black", "", (0, (2, 1.5))),
 }
-RC: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
+RC: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
 class Picture:
@@ -66,24 +73,63 @@ class Picture:
         return {"text/html": page, "image/png": data, "text/plain": self.alt}
 
 
-def new_figure(columns: int, rows: int = 1, *, width: float = 2.9, height: float = 2.9) -> tuple[Figure, Any]:
-    """A figure with rows x columns axes; width and height are inches per panel. Axes come as a 2D array."""
-    import matplotlib as mpl
-
+def new_panels(
+    titles: Sequence[str], columns: int = 6, *, width: float = 2.9, height: float = 2.9
+) -> tuple[Figure, list[Axes]]:
+    """A figure with one panel per title, in rows of at most `columns`; width and height are inches per panel."""
+    columns = min(columns, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    figure = _new_figure(width * columns, height * rows)
     with mpl.rc_context(RC):
-        # square axes leave too little room for their titles with the default padding
-        layout = ConstrainedLayoutEngine(h_pad=0.1)
-        figure = Figure(figsize=(width * columns, height * rows), dpi=144, layout=layout)
-        return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def new_panels(count: int, columns: int, *, width: float = 2.9, height: float = 2.9) -> tuple[Figure, Any]:
-    """A figure with `count` visible axes in rows of at most `columns`; otherwise as new_figure."""
-    columns = min(columns, count)
-    figure, grid = new_figure(columns, -(-count // columns), width=width, height=height)
-    for axes in grid.flat[count:]:
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, title in zip(grid, titles, strict=False):
+        axes.set_title(title)
+    for axes in grid[len(titles) :]:
         axes.set_visible(False)
-    return figure, grid
+    return figure, grid[: len(titles)]
+
+
+def new_mosaic(
+    rows: Sequence[Sequence[str]], heights: Sequence[float], *, width: float, height: float
+) -> tuple[Figure, list[Axes]]:
+    """A figure whose panels differ in size: rows of names, a panel wherever one name stands; width and height of the
+    figure in inches, and how high the rows are to each other. The panels come in the order of their names."""
+    figure = _new_figure(width, height)
+    with mpl.rc_context(RC):
+        named = figure.subplot_mosaic([list(row) for row in rows], height_ratios=list(heights))
+    return figure, [named[name] for name in dict.fromkeys(name for row in rows for name in row)]
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    # square axes leave too little room for their titles with the default padding
+    return Figure(figsize=(width, height), dpi=144, layout=ConstrainedLayoutEngine(h_pad=0.1))
+
+
+def labelled(axes: Sequence[Axes]) -> list[Artist]:
+    """What stands for each label of these panels in a legend: the first artist that has it."""
+    found: dict[str, Artist] = {}
+    for panel in axes:
+        for artist, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, artist)
+    return list(found.values())
+
+
+def shared_legend(figure: Figure, handles: Sequence[Artist | Container] | None = None) -> None:
+    """One legend below all panels, in as few and as even rows as fit; the figure grows by its height.
+
+    Args:
+        handles: artists with their labels; by default one for each label in the figure.
+    """
+    handles = labelled(figure.axes) if handles is None else handles
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for rows in range(1, len(handles) + 1):
+        columns = math.ceil(len(handles) / rows)
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+        box = legend.get_window_extent(renderer)
+        if box.width <= figure.bbox.width or columns == 1:
+            figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
+            break
+        legend.remove()
 
 
 CYCLE = tuple(
@@ -100,9 +146,9 @@ TRUTH = STYLES["tilted optimum"]
 
 def image_grid(images: Tensor, titles: Sequence[str], *, alt: str, columns: int = 6, width: float = 1.5) -> Picture:
     """A sheet of pictures [B, 3, H, W] in [0, 1], a title above each."""
-    figure, grid = new_panels(len(images), columns, width=width, height=1.3 * width)
-    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+    figure, grid = new_panels([textwrap.fill(title, 22) for title in titles], columns, width=width, height=1.3 * width)
+    for axes, image in zip(grid, images, strict=True):
         axes.axis("off")
         axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
-        axes.set_title(textwrap.fill(title, 22), fontsize=7)
+        axes.title.set_fontsize(7)
     return Picture(figure, alt)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from ..mixture import GaussianMixture
 from ..roles import Reward
-from .picture import BLUE, CYCLE, STYLES, Picture, new_figure, new_panels
+from .picture import BLUE, CYCLE, STYLES, Picture, labelled, new_panels, shared_legend
 
 
 class Arrow(NamedTuple):
@@ -54,16 +53,15 @@ def _lattice(half_width: float, count: int = 160) -> tuple[np.ndarray, Tensor]:
 SHADES = colormaps["YlOrBr"]
 
 
-def _legend(figure: Figure, reward: Reward | None, handles: Sequence[Artist] = ()) -> None:
-    if reward is not None:
-        handles = [*handles, Patch(color=SHADES(0.5), alpha=0.35, label="shading: reward")]
-    if handles:
-        columns = min(len(handles), max(1, int(figure.get_figwidth() / 1.3)))  # an entry is about 1.3 inches wide
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-        figure.set_figheight(figure.get_figheight() + 0.15 + 0.25 * math.ceil(len(handles) / columns))
+def _legend(figure: Figure, reward: Reward | None, handles: Sequence[Artist] | None = None) -> None:
+    """The shared legend, which ends with what the shading is."""
+    shading = [] if reward is None else [Patch(color=SHADES(0.5), alpha=0.35, label="shading: reward")]
+    shared_legend(figure, [*(labelled(figure.axes) if handles is None else handles), *shading])
 
 
-def draw_world(axes: Axes, mixture: GaussianMixture, reward: Reward | None = None, *, half_width: float = 3.4) -> None:
+def draw_reference(
+    axes: Axes, mixture: GaussianMixture, reward: Reward | None = None, *, half_width: float = 3.4
+) -> None:
     """The reference as grey contours and, if given, the reward as shading (darker is better)."""
     axis, points = _lattice(half_width)
     shape = (len(axis), len(axis))
@@ -92,9 +90,10 @@ def clouds(
         groups: name -> which of the points belong to it, [N] true or false for every panel; each group has a colour and
             a marker of its own, and fewer points are drawn.
     """
-    figure, grid = new_panels(len(panels), columns)
-    for axes, (title, points) in zip(grid.flat, panels.items(), strict=False):
-        draw_world(axes, mixture, reward, half_width=half_width)
+    titles = [title + (f"\n{notes[title]}" if notes and title in notes else "") for title in panels]
+    figure, grid = new_panels(titles, columns)
+    for axes, (title, points) in zip(grid, panels.items(), strict=True):
+        draw_reference(axes, mixture, reward, half_width=half_width)
         style = STYLES.get(title, STYLES["distilled generator"])
         shown = points[:1500]
         if groups is None:
@@ -110,14 +109,13 @@ def clouds(
                 zorder=2,
                 label=name,
             )
-        axes.set_title(title + (f"\n{notes[title]}" if notes and title in notes else ""))
         outside = float((points.abs() > half_width).any(1).double().mean())
         if outside > 0.005:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
             axes.text(
                 0, 0.15 - half_width, f"{outside:.0%} are outside", ha="center", va="bottom", fontsize=9, bbox=box
             )
-    _legend(figure, reward, grid.flat[0].get_legend_handles_labels()[0])
+    _legend(figure, reward)
     return Picture(figure, alt)
 
 
@@ -138,7 +136,7 @@ def pull_picture(
         backgrounds: title -> cloud of samples [M, 2] drawn faintly.
         half_width: of the window, which grows until it holds every arrow.
     """
-    figure, grid = new_panels(len(panels), 3 if len(panels) < 4 else 2, width=3.4, height=3.7)
+    figure, grid = new_panels(list(panels), 3 if len(panels) < 4 else 2, width=3.4, height=3.7)
     moves = {
         title: dict(zip(("reward", "regularizer", "guidance"), motions, strict=False))
         | {"sum": torch.stack(motions).sum(0)}
@@ -148,8 +146,8 @@ def pull_picture(
     scale = longest / 1.3
     heads = [panels[title][0] + move / scale for title, parts in moves.items() for move in parts.values()]
     half_width = max(half_width, 1.05 * float(torch.cat(heads + [dots for dots, *_ in panels.values()]).abs().max()))
-    for axes, (title, (dots, *_)) in zip(grid.flat, panels.items(), strict=False):
-        draw_world(axes, mixture, reward, half_width=half_width)
+    for axes, (title, (dots, *_)) in zip(grid, panels.items(), strict=True):
+        draw_reference(axes, mixture, reward, half_width=half_width)
         if backgrounds and title in backgrounds:
             cloud = backgrounds[title][:800]
             axes.plot(cloud[:, 0], cloud[:, 1], ".", color="#b9b9be", markersize=1.5, zorder=1)
@@ -169,9 +167,8 @@ def pull_picture(
                 zorder=3,
             )
         axes.plot(*dots.T, "o", color="white", markeredgecolor="black", markersize=3.5, zorder=4)
-        axes.set_title(title)
-    most = max(grid.flat, key=lambda axes: len(axes.get_legend_handles_labels()[0]))
-    _legend(figure, reward, most.get_legend_handles_labels()[0])
+    # only some panels may have guidance, and its place is before the sum
+    _legend(figure, reward, max((labelled([axes]) for axes in grid), key=len))
     return Picture(figure, alt)
 
 
@@ -189,14 +186,13 @@ def animate(
 
     It rests two seconds on the last frame before it starts anew.
     """
-    figure, grid = new_figure(len(frames), width=2.3, height=2.75)
+    figure, grid = new_panels(list(frames), width=2.3, height=2.75)
     figure.set_dpi(80)
     movers = []
-    for axes, (title, sequence) in zip(grid.flat, frames.items(), strict=True):
-        draw_world(axes, mixture, reward, half_width=half_width)
+    for axes, (title, sequence) in zip(grid, frames.items(), strict=True):
+        draw_reference(axes, mixture, reward, half_width=half_width)
         style = STYLES.get(title, STYLES["distilled generator"])
         (mover,) = axes.plot(*sequence[0][:500].T, ".", color=style.color, markersize=2.2, alpha=0.6, zorder=2)
-        axes.set_title(title)
         movers.append((mover, sequence))
     _legend(figure, reward)
     length = min(len(sequence) for sequence in frames.values())
@@ -235,15 +231,16 @@ def arrows(
         dots: title -> samples [M, 2] drawn faintly.
         longest: length of the longest arrow in the units of the axes.
     """
-    figure, grid = new_figure(len(panels), width=3.1, height=3.3)
+    figure, grid = new_panels(list(panels), width=3.1, height=3.3)
     largest = max(1e-12, *(float(vectors.norm(dim=1).max()) for _, vectors in panels.values()))
-    for axes, (title, (points, vectors)) in zip(grid.flat, panels.items(), strict=True):
-        draw_world(axes, mixture, half_width=half_width)
+    for axes, (title, (points, vectors)) in zip(grid, panels.items(), strict=True):
+        draw_reference(axes, mixture, half_width=half_width)
         if dots and title in dots:
             axes.plot(*dots[title][:800].T, ".", color="#b9b9be", markersize=1.5, zorder=1)
-        scaled = {"angles": "xy", "scale_units": "xy", "scale": largest / longest}
-        axes.quiver(*points.T, *vectors.T, color=BLUE, width=0.006, zorder=3, **scaled)
-        axes.set_title(title)
+        scale = largest / longest
+        axes.quiver(
+            *points.T, *vectors.T, color=BLUE, angles="xy", scale_units="xy", scale=scale, width=0.006, zorder=3
+        )
     return Picture(figure, alt)
 
 
@@ -264,8 +261,8 @@ def maps(
         signed: a diverging map with its light centre at 0.
         digits: write the values into the cells with so many digits after the point.
     """
-    figure, grid = new_figure(len(panels), width=3.6, height=3.1)
-    for axes, (title, values) in zip(grid.flat, panels.items(), strict=True):
+    figure, grid = new_panels(list(panels), width=3.6, height=3.1)
+    for axes, (title, values) in zip(grid, panels.items(), strict=True):
         field = values.double().numpy()
         limit = float(np.nanmax(np.abs(field)))
         bounds = {"vmin": -limit, "vmax": limit, "cmap": "PuOr_r"} if signed else {"cmap": "cividis"}
@@ -296,19 +293,26 @@ def paths(
     Args:
         marks: label -> index along the way; each gets a marker of its own.
     """
-    figure, grid = new_figure(len(panels), width=4.2, height=4.5)
-    for axes, (title, positions) in zip(grid.flat, panels.items(), strict=True):
-        draw_world(axes, mixture, half_width=half_width)
+    figure, grid = new_panels(list(panels), width=4.2, height=4.5)
+    for axes, positions in zip(grid, panels.values(), strict=True):
+        draw_reference(axes, mixture, half_width=half_width)
         axes.plot(positions[..., 0], positions[..., 1], color="#5c5c62", linewidth=0.9, zorder=2)
         for (label, index), style in zip((marks or {}).items(), CYCLE, strict=False):
-            look = {"color": style.color, "markeredgecolor": "black", "markeredgewidth": 0.5, "markersize": 5}
-            axes.plot(*positions[index].T, style.marker, label=label, zorder=3, **look)
-        axes.set_title(title)
-    _legend(figure, None, grid.flat[0].get_legend_handles_labels()[0])
+            axes.plot(
+                *positions[index].T,
+                style.marker,
+                color=style.color,
+                markeredgecolor="black",
+                markeredgewidth=0.5,
+                markersize=5,
+                label=label,
+                zorder=3,
+            )
+    _legend(figure, None)
     return Picture(figure, alt)
 
 
-def carried(
+def mapped(
     panels: Mapping[str, tuple[Tensor, Tensor]],
     *,
     alt: str,
@@ -320,15 +324,14 @@ def carried(
     Args:
         mixtures: title -> a mixture whose contours are drawn behind.
     """
-    figure, grid = new_figure(len(panels), width=3.3, height=3.5)
-    for axes, (title, (curves, points)) in zip(grid.flat, panels.items(), strict=True):
+    figure, grid = new_panels(list(panels), width=3.3, height=3.5)
+    for axes, (title, (curves, points)) in zip(grid, panels.items(), strict=True):
         if mixtures and title in mixtures:
-            draw_world(axes, mixtures[title], half_width=half_width)
+            draw_reference(axes, mixtures[title], half_width=half_width)
         else:
             _window(axes, half_width)
         axes.plot(*curves.permute(2, 1, 0), color=BLUE, linewidth=0.8, zorder=2)
-        for number, point in enumerate(points.tolist(), start=1):
+        for number, (x, y) in enumerate(points.tolist(), start=1):
             box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "black", "linewidth": 0.6}
-            axes.text(*point, str(number), ha="center", va="center", fontsize=8, bbox=box, zorder=4)
-        axes.set_title(title)
+            axes.text(x, y, str(number), ha="center", va="center", fontsize=8, bbox=box, zorder=4)
     return Picture(figure, alt)

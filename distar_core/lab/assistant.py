@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import NonFiniteError
 from ..evaluation.statistics import Interval
-from ..figures.charts import Line, lines
+from ..figures.charts import Axis, Line, lines
 from ..figures.picture import CYCLE, Picture, Style
 from ..losses import gap
 from ..methods import Method
@@ -281,19 +281,16 @@ def picture(rows: Sequence[Row]) -> Picture:
         f"{count} panels of the cosine between the regularizer's gradient with the assistant and with the exact score "
         f"against the noise level, half-way through the runs, one line per assistant, bands over "
         f"{len(values_of(rows, 'seed'))} seeds; and a panel of KL to the reference against mean reward at the end, one "
-        f"marker per assistant. {sentence(rows)}"
+        f"marker per assistant."
     )
-    drawn = lines(
+    level, cosine = Axis("noise level σ", log=True), Axis("cosine with exact gradient", limits=(-0.55, 1.05))
+    return lines(
         panels,
         alt=alt,
-        xlabel=[*["noise level σ"] * count, "mean reward"],
-        ylabel=[*["cosine with exact gradient"] * count, "KL to the reference"],
-        log=[*["x"] * count, ""],
+        xlabel=[*[level] * count, "mean reward"],
+        ylabel=[*[cosine] * count, "KL to the reference"],
         markers=True,
     )
-    for axes in drawn.figure.axes[:count]:
-        axes.set_ylim(-0.55, 1.05)
-    return drawn
 
 
 def _finite(rows: Sequence[Row], key: str) -> list[Row]:

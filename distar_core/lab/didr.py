@@ -84,10 +84,14 @@ def picture(rows: Sequence[Row]) -> Picture:
     alt = (
         f"KL to the tilted optimum of equal mean reward against mean reward, logarithmic height, one panel per reward, one "
         f"marker per method and strength, with intervals over {len(values_of(rows, 'seed'))} seeds; a thin line at the "
-        f"distance of the generator that all runs start from. {sentence(rows)}"
+        f"distance of the generator that all runs start from."
     )
     return charts.lines(
-        panels, alt=alt, xlabel="mean reward", ylabel="excess KL (nats)", log="y", width=3.6, guides=(start_kl(),)
+        panels,
+        alt=alt,
+        xlabel="mean reward",
+        ylabel=charts.Axis("excess KL (nats)", log=True, guides=(start_kl(),)),
+        width=3.6,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from ..evaluation.statistics import Interval
-from ..figures.charts import PLAIN, Line, lines
+from ..figures.charts import PLAIN, Axis, Line, lines
 from ..figures.picture import Picture
 from ..losses import PseudoHuber
 from ..toy.report import START, of, read_runs
@@ -123,9 +123,11 @@ def picture(rows: Sequence[Row]) -> Picture:
     alt = (
         f"Four panels against pseudo-Huber's constant c, {len(values_of(rows, 'seed'))} seeds: effective modes, spread and "
         "excess KL at matched mean reward under the bounded reward, and the share of runaways under the linear one, one "
-        f"line per strength. {sentence(rows)}"
+        f"line per strength."
     )
-    return lines(panels, alt=alt, xlabel="c in eps-units", ylabel=[""] * len(panels), log="x", markers=True, width=2.5)
+    return lines(
+        panels, alt=alt, xlabel=Axis("c in eps-units", log=True), ylabel=[""] * len(panels), markers=True, width=2.5
+    )
 
 
 def _trend(found: Sequence[Interval]) -> str:

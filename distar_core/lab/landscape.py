@@ -102,7 +102,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         values_of(inside, "reward_scale"),
         alt="Three maps over cfg_scale (across) and reward_scale (up), Diff-Instruct* with guidance inside, means over "
         f"{len(values_of(inside, 'seed'))} seeds: the probability of the own label, the mean reward, and the spread "
-        f"within a label; the values are written into the cells. {sentence(rows)}",
+        f"within a label; the values are written into the cells.",
         xlabel="cfg_scale",
         ylabel="reward_scale",
         digits=2,
@@ -123,7 +123,7 @@ def fair_picture(rows: Sequence[Row]) -> Picture:
     alt = (
         "Two panels against the mean reward that was reached, one line for each cfg_scale with a marker for each "
         f"reward_scale, {len(values_of(inside, 'seed'))} seeds: the probability of the own label, and the spread within "
-        f"a label. {matched(rows)}"
+        f"a label."
     )
     return lines(panels, alt=alt, xlabel="mean reward", ylabel=list(panels), markers=True)
 

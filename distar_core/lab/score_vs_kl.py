@@ -13,7 +13,7 @@ import torch
 
 from ..errors import NonFiniteError
 from ..evaluation.statistics import Interval
-from ..figures.charts import PLAIN, Mark, strips
+from ..figures.charts import PLAIN, Mark, dot_plot
 from ..figures.picture import Picture, Style
 from ..methods import Method
 from ..mixture import GaussianMixture
@@ -330,19 +330,19 @@ def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Ma
 def picture(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGETS)) -> Picture:
     """One band a world and reward: rewards at equal scale, and four metrics at equal reward, for every row and kind."""
     everything = with_recorded(rows)
-    panels: dict[str, list[Mark]] = {}
-    for number, (world, reward_name) in enumerate(bands):
-        for title, marks in band(everything, world, reward_name).items():
-            # panels go by title, so that equal titles need a difference that is not seen
-            panels[title + "\u200b" * number] = [mark._replace(kind=SHOWN.get(mark.kind, mark.kind)) for mark in marks]
-    text = sentence(rows, bands)
+    panels = [
+        (title, [mark._replace(kind=SHOWN.get(mark.kind, mark.kind)) for mark in marks])
+        for world, reward_name in bands
+        for title, marks in band(everything, world, reward_name).items()
+    ]
+    names = ", ".join(f"{world} “{reward_name}”" for world, reward_name in bands)
     alt = (
-        f"{len(bands)} row{'s' * (len(bands) > 1)} of five panels; in each, one line per regularizer from the tilted optimum down to KL with σ²/α², "
+        f"Five panels per world and reward ({names}); in each, one line per regularizer from the tilted optimum down to KL with σ²/α², "
         "black bars for fixed points, dots for networks, squares for exact assistants, triangles for runs of four times "
-        f"the steps, with intervals over seeds. {text}"
+        f"the steps, with intervals over seeds."
     )
     kinds = {SHOWN.get(kind, kind): style for kind, style in KINDS.items()}
-    return strips(panels, (TILT, *ROWS), kinds, alt=alt, columns=1 + len(HEADS))
+    return dot_plot(panels, (TILT, *ROWS), kinds, alt=alt, columns=1 + len(HEADS))
 
 
 def ranking(rows: Sequence[Row], world: str, reward_name: str) -> str:

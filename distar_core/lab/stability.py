@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..figures.charts import lines
+from ..figures.charts import Axis, lines
 from ..figures.picture import Picture
 from ..toy.report import REGULARIZERS
 from ..toy.ring import TOY_METHODS
@@ -48,9 +48,11 @@ def picture(rows: Sequence[Row]) -> Picture:
     }
     alt = (
         f"Three panels against the generator's learning rate, {len(values_of(rows, 'seed'))} seeds: mean reward, effective "
-        f"number of modes and share of diverged runs, one line per regularizer. {sentence(rows)}"
+        f"number of modes and share of diverged runs, one line per regularizer."
     )
-    return lines(panels, alt=alt, xlabel="learning rate of the generator", ylabel=list(panels), log="x", markers=True)
+    return lines(
+        panels, alt=alt, xlabel=Axis("learning rate of the generator", log=True), ylabel=list(panels), markers=True
+    )
 
 
 def sentence(rows: Sequence[Row]) -> str:

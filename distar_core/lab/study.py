@@ -39,7 +39,7 @@ class Study:
             column, in the same order for all. The values are text and numbers.
         measure: one setting -> what was found, numbers by column. Called in a process of its own, so it must be
             importable by name.
-        picture: rows -> the figure.
+        picture: rows -> the figure; its alternative text says what is drawn, not what was found.
         sentence: rows -> what was found, in words and numbers computed from the rows.
         details: rows -> Markdown for the page, below the sentence; None for a study that needs none.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -12,8 +13,8 @@ import numpy as np
 import torch
 
 from ..evaluation.statistics import Interval
-from ..figures.charts import lines
-from ..figures.picture import BLUE, GREY, ORANGE, PURPLE, RED, VIOLET, Picture, Style
+from ..figures.charts import draw_line, label_ends, set_axis
+from ..figures.picture import BLUE, GREY, ORANGE, PURPLE, RED, VIOLET, Picture, Style, new_mosaic
 from ..losses import weight_sigma, weight_x0
 from ..toy.report import markdown_table
 from .study import Row, Study, interval_line, interval_text, values_of
@@ -191,9 +192,11 @@ def at_proxy(row: Row, target: float, metric: str) -> float:
 
 
 def picture(rows: Sequence[Row]) -> Picture:
-    """What every arm gives up while the proxy reward rises: one curve a run's course, means over seeds."""
-    panels = {
-        "gold": "gold preference",
+    """What every arm gives up while the proxy reward rises: gold, named at the ends, above five other metrics.
+
+    One curve per arm through the marks of its runs, means over seeds.
+    """
+    others = {
         "faithful": "share with all that is stated",
         "diversity": "diversity within a caption",
         "open_entropy": "open entropy (nats)",
@@ -201,25 +204,25 @@ def picture(rows: Sequence[Row]) -> Picture:
         "moved": "change of the pixels (rms)",
     }
     by_arm = arms(rows)
-    content = {
-        title: [
-            interval_line(
-                LABELS[own[0]["method"], own[0]["weight"]],
-                [i.mean for i in along(own, "preference")],
-                along(own, metric),
-                STYLES_OF[own[0]["method"], own[0]["weight"]],
-            )
-            for own in by_arm.values()
-        ]
-        for metric, title in panels.items()
-    }
+    styles = {name: STYLES_OF[own[0]["method"], own[0]["weight"]] for name, own in by_arm.items()}
+    figure, (main, *small) = new_mosaic([["gold"] * len(others), list(others)], [2.2, 1.0], width=10.5, height=7.6)
+    for axes, metric in zip((main, *small), ("gold", *others), strict=True):
+        for name, own in by_arm.items():
+            line = interval_line("", [i.mean for i in along(own, "preference")], along(own, metric))
+            draw_line(axes, line, styles[name], every=1, markersize=5 if axes is main else 2.5)
+        set_axis(axes, "x", "proxy reward")
+    set_axis(main, "y", "gold preference")
+    for axes, title in zip(small, others.values(), strict=True):
+        axes.set_title(textwrap.fill(title, 16), fontsize=9)
+    ends = {name: (along(own, "preference")[-1].mean, along(own, "gold")[-1].mean) for name, own in by_arm.items()}
+    label_ends(main, [(name, x, y, styles[name].color) for name, (x, y) in ends.items()])
     alt = (
-        f"Six panels against the mean proxy reward (a preference reward learnt from comparisons), {len(by_arm)} arms of "
-        f"{len(values_of(rows, 'seed'))} seeds, a marker at {', '.join(map(str, MARKS))} per cent of the run: "
-        f"{', '.join(panels.values())}; bands from the smallest to the largest seed. Where a method has several curves, the one "
-        f"that goes farther has the larger scale. {sentence(rows)}"
+        f"Gold preference against the mean proxy reward (a preference reward learnt from comparisons), {len(by_arm)} arms of "
+        f"{len(values_of(rows, 'seed'))} seeds, each named at the end of its curve, with a marker at "
+        f"{', '.join(map(str, MARKS))} per cent of the run and bands from the smallest to the largest seed; below it, smaller, "
+        f"the same curves for {', '.join(others.values())}."
     )
-    return lines(content, alt=alt, xlabel="proxy reward", ylabel=[""] * len(panels), markers=True, columns=3)
+    return Picture(figure, alt)
 
 
 def reached(rows: Sequence[Row]) -> float:

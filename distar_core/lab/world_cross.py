@@ -70,8 +70,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         ]
     alt = (
         f"Six panels against the mean proxy reward at the end of {len(rows)} runs: {', '.join(panels)}; one line for each "
-        f"guidance scale, from reward_scale {min(values_of(rows, 'reward_scale')):g} to {max(values_of(rows, 'reward_scale')):g}. "
-        f"{sentence(rows)}"
+        f"guidance scale, from reward_scale {min(values_of(rows, 'reward_scale')):g} to {max(values_of(rows, 'reward_scale')):g}."
     )
     return lines(panels, alt=alt, xlabel="proxy reward", ylabel=[""] * len(panels), markers=True, columns=3)
 

@@ -22,11 +22,7 @@ START_ALT = (
     "Two panels with eight modes on a ring: samples of the reference, and of the distilled one-step generator, which "
     "cover the same eight modes; the shading shows where the reward is high."
 )
-AXES = {
-    "modes": "effective number of modes",
-    "kl": "KL to the reference\n(blurred, nats)",
-    "spread": "spread in the fullest mode",
-}
+METRICS = ("modes", "kl", "spread")
 
 
 def clouds_alt(name: str) -> str:
@@ -110,22 +106,25 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> Picture
     for label in (TILT, *REGULARIZERS):
         along = curve(points, name, label)
         # a line stops where the truth is not known
-        heights = {m: [getattr(p.summary, m) if p.trusted else math.nan for p in along] for m in AXES}
+        heights = {m: [getattr(p.summary, m) if p.trusted else math.nan for p in along] for m in METRICS}
         lines.append(charts.Curve(label, [p.summary.reward for p in along], heights))
     dots = [
         charts.Dot(row.regularizer, row.summary.reward, row.summary._asdict())
         for label in (START, *TOY_METHODS)
         for row in of(rows, name, label)
     ]
-    guide = {"modes": 8.0, "kl": 0.0, "spread": KNOWN_SPREAD}
     alt = (
         f"Three panels against mean reward under “{name}”: the number of modes falls and KL to the reference rises for every "
         "method, fastest for KL with w = σ²/α² in the middle panel; spread in the fullest mode is on the right. Lines are fixed "
         "points of four regularizers and the tilted optimum, markers trained runs."
     )
-    tops = {m: 1.2 * max((d.values[m] for d in dots if math.isfinite(d.values[m])), default=1.0) for m in AXES}
-    limits = {"modes": (0.0, 8.4), "kl": (-0.1, tops["kl"]), "spread": (0.0, tops["spread"])}
-    return charts.frontier(lines, dots, AXES, limits=limits, guides=guide, alt=alt)
+    tops = {m: 1.2 * max((d.values[m] for d in dots if math.isfinite(d.values[m])), default=1.0) for m in METRICS}
+    axes = {
+        "modes": charts.Axis("effective number of modes", limits=(0.0, 8.4), guides=[8.0]),
+        "kl": charts.Axis("KL to the reference\n(blurred, nats)", limits=(-0.1, tops["kl"]), guides=[0.0]),
+        "spread": charts.Axis("spread in the fullest mode", limits=(0.0, tops["spread"]), guides=[KNOWN_SPREAD]),
+    }
+    return charts.frontier(lines, dots, axes, alt=alt)
 
 
 def unbounded(distances: Path) -> Picture:
@@ -149,8 +148,7 @@ def unbounded(distances: Path) -> Picture:
         {"linear reward x₁/2": curves},
         alt=alt,
         xlabel="generator step",
-        ylabel="mean distance from the origin",
-        log="y",
+        ylabel=charts.Axis("mean distance from the origin", log=True),
         markers=6,
         width=6.2,
         height=3.8,

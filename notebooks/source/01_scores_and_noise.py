@@ -377,9 +377,8 @@ for name, sizes in gaps.items():
     print(f"{name:24s}", *(f"{float(s):.2f}: {size:.3f}" for s, size in zip(levels, sizes, strict=True)), sep="  ")
 charts.lines(
     {"": [charts.Line(name, levels, sizes) for name, sizes in gaps.items()]},
-    xlabel="noise level σ",
+    xlabel=charts.Axis("noise level σ", log=True),
     ylabel="gap in eps-units",
-    log="x",
     markers=True,
     width=6.2,
     alt="Gap against sigma on a logarithmic axis. For narrow modes it rises to 0.47 at sigma 0.15 and falls to almost 0"
@@ -571,9 +570,7 @@ charts.lines(
         ]
     },
     xlabel="SDXL's time t",
-    ylabel="gain of an error",
-    log="y",
-    guides=[1.0],
+    ylabel=charts.Axis("gain of an error", log=True, guides=[1.0]),
     width=6.2,
     alt="Three gains against t on a logarithmic axis. From noise to clean sample it rises from 0.03 to 14.6 and crosses 1 a"
     " little before t = 399; from clean sample to noise it is the mirror image; from noise to score it falls from 34 to 1.",

@@ -77,7 +77,7 @@ net = torch.cat([circles, rays])  # [30, 181, 2]
 # %% tags=["figure", "hide-input"]
 with torch.no_grad():
     carried = generator(net, None), generator(pins, None)
-plane.carried(
+plane.mapped(
     {"z": (net, pins), "x₀ = g(z)": carried},
     mixtures={"x₀ = g(z)": reference},
     alt="Left, six circles and 24 spokes with numbers 1 to 8 around the centre. Right, the same net after the generator: the"
@@ -361,8 +361,7 @@ charts.lines(
         for k, name in enumerate(("m", "s"))
     },
     xlabel="step",
-    ylabel="",
-    guides=[0.0, 1.0],
+    ylabel=charts.Axis("", guides=[0.0, 1.0]),
     alt="Two panels over 250 steps. m falls from 1 to 0 and s rises from a half to 1. In both, the run with the assistant"
     " lies on the dashed line of the exact gradient.",
 )
@@ -392,8 +391,7 @@ runs = {"A": train(0.1, 40, denoising=turned_noise), "B": train(0.1, 40), "C": t
 charts.lines(
     {name: [Line("m", range(40), path[:, 0]), Line("s", range(40), path[:, 1])] for name, path in runs.items()},
     xlabel="step",
-    ylabel="m and s",
-    guides=[0.0, 1.0],
+    ylabel=charts.Axis("m and s", guides=[0.0, 1.0]),
     width=2.6,
     alt="Three panels of m and s over 40 steps. In A both fall, s to almost 0. In B m falls and s rises"
     " towards 1. In C m rises and s falls.",
@@ -517,8 +515,7 @@ time = torch.arange(3001) * 0.01
 charts.lines(
     {"": [Line(f"delay {delay:g}", time, m) for delay, m in late.items()]},
     xlabel="time",
-    ylabel="m",
-    guides=[0.0],
+    ylabel=charts.Axis("m", guides=[0.0]),
     width=6.2,
     alt="Three curves from m = 1. With delay 0.5 m falls to 0. With delay 2 it overshoots to -0.5, swings and settles. With"
     " delay 4 the swings grow, up to 4 near time 29.",
@@ -547,8 +544,7 @@ charts.lines(
         for k, name in enumerate(("m", "s"))
     },
     xlabel="step",
-    ylabel="value",
-    guides=[0.0, 1.0],
+    ylabel=charts.Axis("value", guides=[0.0, 1.0]),
     alt="Two panels over 600 steps for three rates. At 0.2 m falls to 0 and s rises to 1. At 0.01 m overshoots to -0.7 and returns,"
     " s dips a little. At 0.001 m overshoots to below -2.5 and creeps back, s rises to 1.4, then falls to 0.",
 )
@@ -584,8 +580,7 @@ distances = {"score, pseudo-Huber": losses.PseudoHuber(0.05), "score, squared L2
 charts.lines(
     {"": [Line(name, beliefs, [mean_loss(b, d) for b in beliefs]) for name, d in distances.items()]},
     xlabel="mean b that the assistant believes in (true: 1)",
-    ylabel="mean loss",
-    guides=[0.0],
+    ylabel=charts.Axis("mean loss", guides=[0.0]),
     width=6.2,
     alt="Two curves of the mean loss against the belief b. Both cross zero at b = 1, the truth, and again at b = 0; between them the"
     " mean loss is positive, outside negative.",
@@ -629,8 +624,7 @@ charts.lines(
         for k, title in enumerate(("reward", "loss of the leash"))
     },
     xlabel="step",
-    ylabel=["mean reward", "mean loss"],
-    guides=[0.0],
+    ylabel=[charts.Axis(label, guides=[0.0]) for label in ("mean reward", "mean loss")],
     alt="Left, mean reward: as usual it rises to 0.6; with the slow assistant it shoots up to 0.94, dips and stays at 0.9. Right,"
     " the mean loss: as usual close to 0; with the slow assistant first up to 0.15, then about -0.12 for the rest.",
 )
@@ -699,9 +693,8 @@ for name, (run, _) in museum.items():
     print(f"{name:19s}", *(f"σ = {level:.2g}: {e / g:.0%}" for (level, (e, g)) in by_level.items()), sep="  ")
 charts.lines(
     panels,
-    xlabel="noise level σ",
-    ylabel="eps-units, squared",
-    log="xy",
+    xlabel=charts.Axis("noise level σ", log=True),
+    ylabel=charts.Axis("eps-units, squared", log=True),
     markers=True,
     alt="Two panels against the noise level on logarithmic axes. As usual: error and gap coincide up to about 0.27, then the error falls"
     " to a fiftieth of the gap. Slow assistant: both are larger, and the error leaves the gap only from about 0.4 on, by less.",

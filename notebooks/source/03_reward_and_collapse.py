@@ -177,8 +177,7 @@ charts.lines(
     alt="The bell curve of N(0, 1) in grey; a rising exponential; their product, a higher bell centred at 1; and dashed the"
     " same bell, normalised: the grey one moved by 1 to the right, as wide as before.",
     xlabel="x",
-    ylabel="density",
-    ylim=(0, 0.72),
+    ylabel=charts.Axis("density", limits=(0, 0.72)),
     width=6,
     height=3,
 )
@@ -398,16 +397,19 @@ for target in frontier.aims("mode"):
         print(f"{text}   modes {s.modes:.1f}   spread {s.spread:.2f}   KL {s.kl:.2f}")
 
 # %% tags=["figure", "hide-input"]
-labels = {"modes": "effective number of modes", "kl": "KL to the reference", "spread": "spread in the fullest mode"}
+metrics = {
+    "modes": charts.Axis("effective number of modes", guides=[8.0]),
+    "kl": charts.Axis("KL to the reference", guides=[0.0]),
+    "spread": charts.Axis("spread in the fullest mode", guides=[0.244]),
+}
 curves = []
 for name, points in known.items():
-    heights = {key: [getattr(p.summary, key) for p in points] for key in labels}
+    heights = {key: [getattr(p.summary, key) for p in points] for key in metrics}
     curves.append(charts.Curve(name, [p.summary.reward for p in points], heights))
 charts.frontier(
     curves,
     [],
-    labels,
-    guides={"modes": 8.0, "kl": 0.0, "spread": 0.244},
+    metrics,
     alt="Modes, KL to the reference, and spread against mean reward. The dashed tilt and KL with w = 1 lie almost on each"
     " other in modes and KL; the spread of w = 1 is slightly smaller. KL with w = sigma squared has fewer modes, two to three"
     " times the KL, and a spread that falls towards 0.",
@@ -565,8 +567,7 @@ charts.lines(
     alt="Mean length of the pulls over steps. A: the reward's stays at about 2, the leash's rises to 2 and stays. B: the"
     " reward's stays at 2, the leash's falls to 0.3. C: the reward's falls from 0.3 to almost 0, the leash's is 0.",
     xlabel="generator step",
-    ylabel=["mean length of a pull", "", ""],
-    ylim=(-0.05, 2.3),
+    ylabel=charts.Axis("mean length of a pull", limits=(-0.05, 2.3)),
     width=2.3,
     height=2.9,
 )
@@ -774,9 +775,8 @@ charts.lines(
     alt="Variance of one sample's estimate against the width s of the generator, both axes logarithmic. REINFORCE rises to"
     " over two hundred as s falls to 0.05; with a baseline it stays between 0.35 and 0.65; pathwise lies lowest and falls to"
     " 0.001.",
-    xlabel="width s of the generator",
-    ylabel="variance of one sample",
-    log="xy",
+    xlabel=charts.Axis("width s of the generator", log=True),
+    ylabel=charts.Axis("variance of one sample", log=True),
     width=5.2,
     height=3.2,
 )

@@ -77,8 +77,7 @@ charts.lines(
     " the reference between 0 and 2. The gap is negative nearly everywhere, deepest, minus 0.5, near x = 0.7; there d(y) has"
     " its peak, 0.3.",
     xlabel="x",
-    ylabel=["density", "score", "eps-units"],
-    guides=[0.0],
+    ylabel=[charts.Axis(label, guides=[0.0]) for label in ("density", "score", "eps-units")],
     width=2.5,
 )
 
@@ -191,8 +190,7 @@ charts.lines(
     alt="A grey cloud of 1500 single arrows over x_t, several units tall in the middle. The score runs through it as a line, and"
     " the black diamonds, means in bins of width a quarter, lie on that line.",
     xlabel="x_t",
-    ylabel="−ε/σ",
-    ylim=(-4.5, 4.5),
+    ylabel=charts.Axis("−ε/σ", limits=(-4.5, 4.5)),
     width=5.5,
     height=3.4,
 )
@@ -515,8 +513,7 @@ charts.lines(
     alt="A dashed parabola, D, flat, with its minimum at m = 0. Three steeper parabolas, for laws frozen at m = 1, 0.6 and 0.25:"
     " each crosses the dashed one in the black dot at its own m, from below, and has its minimum at 0.375 times that m.",
     xlabel="m of the score, s = ½",
-    ylabel="objective",
-    ylim=(0.08, 0.55),
+    ylabel=charts.Axis("objective", limits=(0.08, 0.55)),
     width=5.5,
     height=3.6,
 )
@@ -635,8 +632,7 @@ charts.lines(
     alt="Over 60 steps D falls smoothly from 0.36 to almost zero. The loss of a batch of 256 jumps about zero, by less than"
     " a tenth at first and less and less later; it has no trend.",
     xlabel="step",
-    ylabel="value",
-    guides=[0.0],
+    ylabel=charts.Axis("value", guides=[0.0]),
     width=5.5,
 )
 

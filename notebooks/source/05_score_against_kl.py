@@ -271,9 +271,8 @@ charts.lines(
             for (name, height), style in zip(heights.items(), charts.PLAIN, strict=True)
         ]
     },
-    xlabel="noise level σ",
+    xlabel=charts.Axis("noise level σ", log=True),
     ylabel="σ² E‖gap‖², scaled",
-    log="x",
     width=5.2,
     alt="Three humps over the noise level on a logarithmic axis, each scaled to height 1: the hump of the width lies lowest,"
     " around 0.55, that of the shift around 1, that of the shares of modes highest, around 1.8, and is nearly zero below 0.5.",
@@ -298,10 +297,8 @@ nearest_one = sigmas.sub(1).abs().argmin()
 at_one = {name: count / count[nearest_one] for name, count in counts.items()}
 charts.lines(
     {"how much a level counts, 1 at σ = 1": [charts.Line(name, sigmas, count) for name, count in at_one.items()]},
-    xlabel="noise level σ",
-    ylabel="weight of the squared gap",
-    log="x",
-    ylim=(0, 4),
+    xlabel=charts.Axis("noise level σ", log=True),
+    ylabel=charts.Axis("weight of the squared gap", limits=(0, 4)),
     width=5.2,
     alt="Weight of the squared gap against the noise level, all 1 at level 1: constant for squared L2, rising like a logarithm"
     " for KL with weight 1, and for KL with sigma squared below 0.1 up to level 0.3 and off the top of the axis above 2.",
@@ -454,9 +451,8 @@ for distance in (score_vs_kl.L2, score_vs_kl.HUBER):
         response.setdefault(distance, []).append(charts.Line(law, line.scale, line.reward, style=style))
 charts.lines(
     response,
-    xlabel="reward scale",
+    xlabel=charts.Axis("reward scale", log=True),
     ylabel="mean reward at rest",
-    log="x",
     markers=True,
     alt="Mean reward of the fixed points against the reward scale, frozen and differentiated law. Squared L2: two smooth curves,"
     " one up to a scale of 0.7, the frozen one a little lower above. Pseudo-Huber: one curve up to 0.63, then the frozen law"
@@ -513,8 +509,7 @@ charts.lines(
         ]
     },
     xlabel="half the distance of the modes, M",
-    ylabel="nats, or squared eps-units",
-    log="y",
+    ylabel=charts.Axis("nats, or squared eps-units", log=True),
     width=5.6,
     alt="Against the distance of two modes, on a logarithmic axis: KL is flat at 0.08; the squared gap at noise 0.1 falls from"
     " 0.004 to 1e-13, at noise 0.3 from 0.03 to 6e-7, at noise 1 it stays between 0.02 and 0.05.",
@@ -585,9 +580,8 @@ charts.lines(
         "pull on the shift m": [charts.Line(name, few, pull[:, 0]) for name, pull in on_both.items()],
         "pull on the width s": [charts.Line(name, few, pull[:, 1]) for name, pull in on_both.items()],
     },
-    xlabel="noise level σ",
+    xlabel=charts.Axis("noise level σ", log=True),
     ylabel=["∂/∂m", "∂/∂s"],
-    log="x",
     alt="Two panels against the noise level. Pull on the shift: KL falls from 1 to near 0, with sigma squared it rises from 0"
     " to nearly 1, squared L2 has a hump of 0.9 around 0.7. Pull on the width, negative: KL is strongest at low noise, with"
     " sigma squared it stays small throughout, squared L2 has a deep trough near 0.4.",
@@ -643,10 +637,8 @@ charts.lines(
             for (name, pull), style in zip(force.items(), (*of_constant, None), strict=True)
         ]
     },
-    xlabel="shift m",
-    ylabel="pull on m",
-    log="xy",
-    guides=((math.atan(4) - math.atan(0.1)) / math.log(40),),
+    xlabel=charts.Axis("shift m", log=True),
+    ylabel=charts.Axis("pull on m", log=True, guides=((math.atan(4) - math.atan(0.1)) / math.log(40),)),
     width=5.6,
     alt="Pull against the shift, both axes logarithmic: KL rises as a straight line without end; the three pseudo-Huber curves"
     " rise and flatten at the same height, 0.33, the larger c the later.",

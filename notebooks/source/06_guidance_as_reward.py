@@ -248,12 +248,11 @@ for sigma in (0.2, 1.0, 3.0):
     ]
 charts.lines(
     panels,
-    guides=(0.0,),
     width=2.7,
     alt="Three panels for sigma 0.2, 1 and 3, both scores times sigma against x. At 0.2 the two lines nearly coincide; at 1"
     " the guided line is steeper and crosses zero farther out; at 3 it lies above the other and crosses near 1.9.",
     xlabel="x",
-    ylabel="σ · score",
+    ylabel=charts.Axis("σ · score", guides=(0.0,)),
 )
 
 # %% [markdown]
@@ -640,13 +639,11 @@ nulls = {"null: all labels": noised, "null: the label left": noised.given(2)}
 ratios = [charts.Line(name, along[:, 0], right - law.log_density(along)) for name, law in nulls.items()]
 charts.lines(
     {"log p(x_t | right)/p_null(x_t), σ = 1": ratios},
-    guides=(1.386,),
-    ylim=(-12, 20),
     width=5.5,
     alt="Two curves along the horizontal axis. With all labels as null the ratio rises and levels off at a thin line at"
     " 1.39. With the label left as null it keeps rising as a straight line, to 20 and beyond.",
     xlabel="first coordinate of x_t",
-    ylabel="log ratio",
+    ylabel=charts.Axis("log ratio", limits=(-12, 20), guides=(1.386,)),
 )
 
 # %% [markdown]

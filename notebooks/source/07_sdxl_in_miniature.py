@@ -314,8 +314,7 @@ charts.lines(
         "the toy's σ: noise over signal": [charts.Line("σ/α", t, sigma / alpha)],
     },
     xlabel="t",
-    ylabel=["", "σ/α"],
-    log=["", "y"],
+    ylabel=["", charts.Axis("σ/α", log=True)],
     alt="Left, alpha falls from nearly 1 to 0.07 over t from 0 to 999 while sigma rises to nearly 1; they cross near t 354."
     " Right, sigma over alpha on a logarithmic axis rises from 0.03 to 14.6.",
 )
@@ -474,12 +473,10 @@ charts.lines(
             charts.Line("t = 399", [399, 399], [(sigma / alpha)[399], demanded[399]], style=Style("black", "o", "")),
         ]
     },
-    log="y",
-    guides=(1.0,),
     width=5.5,
     height=4.4,
     xlabel="t",
-    ylabel="factor, or root mean square",
+    ylabel=charts.Axis("factor, or root mean square", log=True, guides=(1.0,)),
     alt="Two curves over t on a logarithmic axis: the gain rises from 0.14 to 14.6, the size of the guess that is needed falls from"
     " 10 to 1; they cross a little above t 450. Two dots mark 1.16 and 1.58 at t 399.",
 )
@@ -553,10 +550,9 @@ for name, rival in rivals.items():
     rows[name] = ((made - made.mean(0)) @ directions[:, :30]).std(0)
 charts.lines(
     {"deviation along the thirty widest directions": [charts.Line(name, ranks, row) for name, row in rows.items()]},
-    log="y",
     width=6.5,
     xlabel="direction",
-    ylabel="deviation of x₀",
+    ylabel=charts.Axis("deviation of x₀", log=True),
     markers=4,
     alt="Deviation along the thirty widest directions of the data, on a logarithmic axis. The generator's curve lies on the data's. The"
     " reference used once at 399 lies at about half of it, and once at 999 varies widely, near the data first, then below.",
@@ -593,9 +589,8 @@ charts.lines(
     {"the same network, asked with another t": [charts.Line("", list(right), mean, low, high)]},
     markers=True,
     width=5.0,
-    ylim=(0, 100),
     xlabel="t",
-    ylabel="% right, with 95% intervals",
+    ylabel=charts.Axis("% right, with 95% intervals", limits=(0, 100)),
     alt="Share of right pictures over t with intervals: a peak above ninety per cent at 399, roughly a third at 199, about two"
     " thirds at 599, a sixth at 799, none at 999.",
 )
@@ -764,7 +759,7 @@ sizes = {
     "miniature, MB": (base, adapter, 4, 8, 1e6),
     "SDXL, GiB, counted": (sdxl, lora_of_sdxl(64), 2, 12, GiB),
 }
-panels = {}
+panels = []
 for title, (numbers, few, weight, optimizer, unit) in sizes.items():
     parts = {
         "weights and gradients": checked_ledger(numbers, few, weight, 0),
@@ -774,8 +769,8 @@ for title, (numbers, few, weight, optimizer, unit) in sizes.items():
     marks = [
         charts.Mark(row, b / unit, kind) for row, both in parts.items() for kind, b in zip(kinds, both, strict=True)
     ]
-    panels[title] = marks
-charts.strips(
+    panels.append((title, marks))
+charts.dot_plot(
     panels,
     list(parts),
     kinds,

@@ -247,8 +247,7 @@ charts.lines(
         for name, (t, *both, _) in seen.items()
     },
     xlabel="noise level t",
-    ylabel="length of the pull on x_0",
-    log="y",
+    ylabel=charts.Axis("length of the pull on x_0", log=True),
     width=3.0,
     alt="Lengths of the pulls on single samples against t, three panels on a logarithmic axis. The reward's are a flat band. The leash"
     " of Diff-Instruct* falls with t, from above 1 to below 0.1; with weight sigma squared over alpha squared it rises, from 1 to 20;"
@@ -303,8 +302,7 @@ charts.lines(
         ]
     },
     xlabel="how far the assistant's guess is off",
-    ylabel="mean length of the pull on x_0",
-    log="y",
+    ylabel=charts.Axis("mean length of the pull on x_0", log=True),
     markers=True,
     width=5,
     alt="Mean pull of four leashes against the length by which the assistant is off, logarithmic axis: squared L2 and both KL leashes keep"
@@ -779,8 +777,8 @@ panels = {
     "open_entropy": "entropy where open",
 }
 looks = (Style(BLUE, "o", ""), Style(ORANGE, "^", ""))
-charts.strips(
-    {title: marks(metric) for metric, title in panels.items()},
+charts.dot_plot(
+    [(title, marks(metric)) for metric, title in panels.items()],
     [*groups["recipe's scale"], *groups["larger scale"], "reward only, passing by"],
     dict(zip(groups, looks, strict=True)),
     columns=5,

@@ -152,11 +152,10 @@ charts.lines(
         ]
     },
     width=5.2,
-    guides=(0.5,),
     alt="Two rising S-shaped curves through one half at gap zero: the probability of preferring a. With noise one sixth it"
     " rises slowly, with noise one twenty-fourth it is nearly a step.",
     xlabel="gold a − gold b",
-    ylabel="P(a is preferred)",
+    ylabel=charts.Axis("P(a is preferred)", guides=(0.5,)),
 )
 
 # %% [markdown]
@@ -284,14 +283,12 @@ reveal(
 )
 charts.lines(
     {"agreement with gold": [charts.Line(name, sizes, curve) for name, curve in curves.items()]},
-    guides=(own_votes,),
-    log="x",
     markers=True,
     width=5.0,
     alt="Agreement with gold on held pairs against the number of votes, on a logarithmic axis. Both curves begin a little above"
     " the thin line of the judge's own votes and climb away from it, the informed one higher than the crude one.",
-    xlabel="votes to learn from",
-    ylabel="share of held pairs",
+    xlabel=charts.Axis("votes to learn from", log=True),
+    ylabel=charts.Axis("share of held pairs", guides=(own_votes,)),
 )
 
 # %% [markdown]
@@ -388,12 +385,11 @@ charts.lines(
             ),
         ]
     },
-    guides=(0.0,),
     width=5.0,
     alt="Gain against the root of KL. The proxy is a rising straight line. Gold follows it at first, bends, is highest near"
     " 1.4, crosses zero near 2.8 and goes on falling; sampled values lie on its curve.",
     xlabel="d = √KL",
-    ylabel="gain since the start",
+    ylabel=charts.Axis("gain since the start", guides=(0.0,)),
 )
 
 # %% [markdown]
@@ -667,8 +663,8 @@ for name in arms:
     print(
         f"{name:34s} at proxy {target:.2f}: gold {mark(name, 'gold').value:.3f}   at the end: proxy {ends[0]}, gold {ends[1]}, faithful {ends[2]}"
     )
-charts.strips(
-    {title: [mark(name, metric) for name in arms] for metric, title in panels.items()},
+charts.dot_plot(
+    [(title, [mark(name, metric) for name in arms]) for metric, title in panels.items()],
     list(arms),
     {"mean and range over seeds": Style(BLUE, "o", "-")},
     columns=3,
@@ -776,13 +772,11 @@ charts.lines(
             for name in forms
         ]
     },
-    guides=(0.0,),
-    log="x",
     width=5.2,
     alt="Gain in gold at six steps, each with two vertical bars. At first the paired bar is much shorter than the unpaired one and lies"
     " above zero, while the unpaired one crosses it; later both are about equally long, and both lie below zero at the end.",
-    xlabel="step",
-    ylabel="gain in gold",
+    xlabel=charts.Axis("step", log=True),
+    ylabel=charts.Axis("gain in gold", guides=(0.0,)),
 )
 
 # %% [markdown]

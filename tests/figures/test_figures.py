@@ -10,11 +10,12 @@ import torch
 from matplotlib import image as mpl_image
 from matplotlib.colors import to_rgb
 from matplotlib.quiver import Quiver
+from matplotlib.text import Text
 from PIL import Image
 
 from distar_core import ring
 from distar_core.figures import charts, plane
-from distar_core.figures.picture import BLUE, CYCLE, ORANGE, STYLES, Style, image_grid
+from distar_core.figures.picture import BLUE, CYCLE, GUIDE, ORANGE, STYLES, Style, image_grid
 from distar_core.toy.ring import REWARDS
 
 ALT = "Eight clumps of dots on a ring, the right one in the shade of the reward."
@@ -31,11 +32,16 @@ def pictures(tmp_path):
     yield plane.pull_picture({"KL, w = 1": arrows}, ring(), alt=ALT, backgrounds={"KL, w = 1": POINTS})
     curve = charts.Curve("KL, w = 1", [0.1, 0.2, 0.3], {"modes": [3.0, float("nan"), 1.0]})
     dots = [charts.Dot("reward only", 0.3, {"modes": value}) for value in (1.0, 9.0, float("inf"))]
-    yield charts.frontier([curve], dots, {"modes": "modes"}, alt=ALT, limits={"modes": (0, 8)}, guides={"modes": 8.0})
+    yield charts.frontier([curve], dots, {"modes": charts.Axis("modes", limits=(0, 8), guides=[8.0])}, alt=ALT)
     yield image_grid(torch.rand(3, 3, 8, 8), ["a", "b", "c"], alt=ALT, columns=2)
     yield plane.animate({"KL, w = 1": [POINTS, POINTS + 0.1]}, ring(), tmp_path / "a.gif", alt=ALT, captions=["0", "1"])
     style = STYLES["KL, w = 1"]
-    yield charts.lines({"a": [charts.Line("a", [0, 1], [1, 2], style=style)]}, alt=ALT, xlabel="x", ylabel="y", log="y")
+    yield charts.lines(
+        {"a": [charts.Line("a", [0, 1], [1, 2], style=style)]},
+        alt=ALT,
+        xlabel="x",
+        ylabel=charts.Axis("y", log=True),
+    )
 
 
 def test_every_kind_of_picture_opens_and_carries_its_words(tmp_path):
@@ -190,19 +196,19 @@ def test_words_beyond_ascii_reach_the_file():
 def marker_of(value, limits):
     """Where the frontier draws a run with this value, and how the marker is filled."""
     dot = charts.Dot("KL, w = 1", 0.3, {"modes": value})
-    picture = charts.frontier([], [dot], {"modes": "modes"}, alt=ALT, limits=limits)
+    picture = charts.frontier([], [dot], {"modes": charts.Axis("modes", limits=limits)}, alt=ALT)
     marker = picture.figure.axes[0].lines[0]
     return float(marker.get_ydata()[0]), marker.get_markerfacecolor()
 
 
 def test_runs_above_the_axis_are_open_markers_at_its_edge():
-    limits = {"modes": (0.0, 8.0)}
+    limits = (0.0, 8.0)
     assert marker_of(5.0, limits) == (5.0, STYLES["KL, w = 1"].color)
     assert marker_of(9.0, limits) == marker_of(math.inf, limits) == (8.0, "none")
 
 
 def test_runs_below_the_axis_are_open_markers_at_its_edge():
-    assert marker_of(-1.0, {"modes": (0.0, 8.0)}) == (0.0, "none")
+    assert marker_of(-1.0, (0.0, 8.0)) == (0.0, "none")
 
 
 def test_an_infinite_value_without_limits_has_no_place_and_is_left_out():
@@ -235,14 +241,14 @@ def test_bars_stand_beside_the_truth_on_equal_axes():
     assert legend_of(picture) == ["this form", "truth"]
 
 
-def test_strips_put_every_mark_on_the_line_of_its_row():
+def test_a_dot_plot_puts_every_mark_on_the_line_of_its_row():
     kinds = {"known": Style("black", "|", ""), "run": Style(BLUE, "o", "")}
     marks = [
         charts.Mark("b", 2.0, "known"),
         charts.Mark("b", 2.5, "run", 2.4, 2.7),
         charts.Mark("a", math.nan, "known"),
     ]
-    picture = charts.strips({"one": marks, "two": [], "three": marks}, ["a", "b"], kinds, alt=ALT, columns=2)
+    picture = charts.dot_plot([("one", marks), ("two", []), ("one", marks)], ["a", "b"], kinds, alt=ALT, columns=2)
     first, second, third, spare = picture.figure.axes
     (known,) = [line for line in first.lines if line.get_marker() == "|"]
     assert known.get_xydata().tolist() == [[2.0, 1.0]]
@@ -261,15 +267,18 @@ def test_strips_put_every_mark_on_the_line_of_its_row():
 def test_lines_may_have_labels_and_scales_of_their_own_a_panel():
     line = charts.Line("a", [1.0, 2.0], [3.0, 4.0])
     picture = charts.lines(
-        {"one": [line], "two": [line]}, alt=ALT, xlabel=["σ", "reward"], ylabel=["y", "z"], log=["x", ""]
+        {"one": [line], "two": [line]},
+        alt=ALT,
+        xlabel=[charts.Axis("σ", log=True), "reward"],
+        ylabel=["y", "z"],
     )
     assert [axes.get_xlabel() for axes in picture.figure.axes] == ["σ", "reward"]
     assert [axes.get_xscale() for axes in picture.figure.axes] == ["log", "linear"]
 
 
-def test_carried_curves_and_numbers_are_where_the_map_puts_them():
+def test_mapped_curves_and_numbers_are_where_the_map_puts_them():
     curves, points = torch.rand(3, 7, 2), torch.tensor([[0.5, 1.0], [-1.0, 0.0]])
-    picture = plane.carried({"z": (curves, points), "x": (2 * curves, 2 * points)}, alt=ALT, mixtures={"x": ring()})
+    picture = plane.mapped({"z": (curves, points), "x": (2 * curves, 2 * points)}, alt=ALT, mixtures={"x": ring()})
     before, after = picture.figure.axes
     for axes, scale in ((before, 1.0), (after, 2.0)):
         assert len(axes.lines) == 3
@@ -278,3 +287,67 @@ def test_carried_curves_and_numbers_are_where_the_map_puts_them():
         assert np.allclose(axes.texts[0].get_position(), scale * points[0])
     assert not before.collections
     assert after.collections, "the mixture's contours"
+
+
+def test_one_axis_for_all_panels_means_equal_heights_and_one_per_panel_its_own():
+    panels = {"low": [charts.Line("a", [0.0, 1.0], [0.0, 1.0])], "high": [charts.Line("a", [0.0, 1.0], [5.0, 9.0])]}
+    shared = charts.lines(panels, alt=ALT, xlabel="x", ylabel=charts.Axis("y", guides=[2.0])).figure.axes
+    low, high = shared[0].get_ylim()
+    assert (low, high) == shared[1].get_ylim()
+    assert low < 0 < 9 < high
+    assert [line.get_ydata()[0] for line in shared[1].lines if line.get_color() == GUIDE] == [2.0]
+    own = charts.lines(panels, alt=ALT, xlabel="x", ylabel=["y", charts.Axis("y", limits=(4.0, 10.0))]).figure.axes
+    assert own[0].get_ylim()[1] < 2
+    assert own[1].get_ylim() == (4.0, 10.0)
+
+
+def test_panels_do_not_shrink_for_the_legend():
+    """Its rows are as few and as even as fit, and the figure grows by them."""
+    heights = {}
+    for count, expected in ((2, 2), (4, 4), (6, 3), (11, 4)):
+        content = [charts.Line(f"a line, {k:2d}", [0.0], [float(k)]) for k in range(count)]
+        figure = charts.lines({"a": content, "b": content}, alt=ALT, xlabel="x", ylabel="y").figure
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().width <= figure.bbox.width
+        assert legend._ncols == expected
+        heights[count] = figure.axes[0].get_window_extent().height
+    assert heights[11] == pytest.approx(heights[2], rel=0.02)
+
+
+def test_labels_move_apart_as_little_as_need_be():
+    assert charts.apart([0.0, 1.0, 5.0], 1.0) == [0.0, 1.0, 5.0], "nothing touches"
+    np.testing.assert_allclose(charts.apart([0.0, 0.0, 5.0], 1.0), [-0.5, 0.5, 5.0])
+    np.testing.assert_allclose(charts.apart([0.0, 0.0, 0.0, 1.2], 1.0), [-1.2, -0.2, 0.8, 1.8])
+    wished = np.sort(np.random.default_rng(0).normal(size=12))
+    found = np.array(charts.apart(wished.tolist(), 0.3))
+    assert np.diff(found).min() > 0.3 - 1e-9
+    cost = ((found - wished) ** 2).sum()
+    for k in range(12):
+        for step in (-1e-3, 1e-3):
+            other = found + step * (np.arange(12) == k)
+            if np.diff(other).min() > 0.3 - 1e-9:
+                assert ((other - wished) ** 2).sum() > cost, "no label alone is better off elsewhere"
+
+
+def test_lines_are_named_at_their_ends_in_the_order_of_their_heights():
+    picture = charts.lines({"": [charts.Line("", [0.0, 1.0], [0.0, 1.0])]}, alt=ALT, xlabel="x", ylabel="y")
+    (axes,) = picture.figure.axes
+    charts.label_ends(axes, [("up", 1.0, 1.0, "black"), ("down", 0.2, 0.0, "red"), ("nearly up", 0.9, 0.99, "blue")])
+    picture.figure.canvas.draw()
+    assert [text.get_text() for text in axes.texts] == ["down", "nearly up", "up"]
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # an annotation's own would hold its line
+    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes)), "none covers another"
+    assert min(box.x0 for box in boxes) > axes.get_window_extent().x1
+
+
+def test_a_logarithmic_axis_within_a_decade_has_plain_numbers():
+    def written(high):
+        line = charts.Line("", [1.2, high], [0.0, 1.0])
+        figure = charts.lines({"": [line]}, alt=ALT, xlabel=charts.Axis("x", log=True), ylabel="y").figure
+        figure.canvas.draw()
+        axis = figure.axes[0].xaxis
+        return "".join(tick.get_text() for tick in [*axis.get_ticklabels(), *axis.get_ticklabels(minor=True)])
+
+    assert "10^" not in written(4.0)
+    assert "10^" in written(400.0), "the control"

@@ -57,4 +57,3 @@ def test_the_sentence_follows_the_numbers() -> None:
     assert first.index(names[0]) < first.index(names[-1])
     assert second.index(names[0]) > second.index(names[-1])
     assert "left the window" in didr.sentence(made_up(rising | {names[0]: math.inf}))
-    assert names[0] in didr.picture(made_up(rising)).alt

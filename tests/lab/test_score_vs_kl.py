@@ -138,4 +138,4 @@ def test_the_picture_has_a_line_of_five_panels_for_each_band():
     rows = [run(kind, "KL, w = 1", seed) for kind in (LONG, EXACT) for seed in range(2)]
     picture = study.picture(rows, [("ring", "side")])
     assert len(picture.figure.axes) == 5
-    assert "Ring, “side”" in picture.alt
+    assert "ring “side”" in picture.alt

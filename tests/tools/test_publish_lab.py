@@ -16,8 +16,22 @@ def records():
     return {name: read_rows(name) for name in STUDIES}
 
 
-def test_the_page_is_what_the_tables_say(records) -> None:
-    assert (ROOT / "notebooks" / "EXPERIMENTS.md").read_text("utf-8") == page(records), "run tools.publish_lab"
+@pytest.fixture(scope="module")
+def pictures(records):
+    return {name: STUDIES[name].picture(rows) for name, rows in records.items()}
+
+
+def test_the_page_is_what_the_tables_say(records, pictures) -> None:
+    assert (ROOT / "notebooks" / "EXPERIMENTS.md").read_text("utf-8") == page(records, pictures), (
+        "run tools.publish_lab"
+    )
+
+
+def test_a_figure_and_its_place_on_the_page_have_the_same_words(records, pictures) -> None:
+    text = page(records, pictures)
+    for name, picture in pictures.items():
+        assert f"![{picture.alt}](figures/{figure_name(name)})" in text
+        assert STUDIES[name].sentence(records[name]) not in picture.alt, "what was found stands below the figure"
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -29,6 +43,6 @@ def test_every_study_ships_its_figure_and_runs_of_the_full_profile(name: str, re
     assert [{key: row[key] for key in keys} for row in records[name]] == wanted
 
 
-def test_the_page_follows_the_tables(records) -> None:
+def test_the_page_follows_the_tables(records, pictures) -> None:
     name = next(iter(STUDIES))
-    assert page({name: records[name]}) != page({name: records[name][: len(records[name]) // 2]})
+    assert page({name: records[name]}, pictures) != page({name: records[name][: len(records[name]) // 2]}, pictures)
