@@ -14,6 +14,7 @@ from torch import Tensor
 from ..evaluation.statistics import Interval, wilson_interval
 from ..figures.picture import Picture, image_grid
 from ..sdxl.models import TextToImage
+from ..templates import fill
 from .build import LOW_TIMES, MIDDLE_TIMES, Recipe
 from .judges import Judges, load_judges, prefers_as_gold, tells_swaps
 from .models import GUIDANCE_SCALE, STEPS, load_world
@@ -130,77 +131,39 @@ def sheet(world: TextToImage, source: str, rows: int = 4, columns: int = 6) -> P
 
 
 def words_of(card: dict[str, Any]) -> str:
-    """The model card."""
-    measured, recipe = card["measured"], card["recipe"]
-
-    def judged(name: str) -> str:
-        return percent(wilson_interval(*card["judges"][name]))
-
-    held_out = {group: len(combinations()[f"{group} held out"]) for group in GROUPS}
-    minutes = {stage: value / 60 for stage, value in card["seconds"].items()}
-    lines = [
-        "# The miniature text-to-image world",
-        "",
-        "Genuine diffusers and transformers classes with few weights, trained from nothing on rendered scenes of one or two",
-        "objects, 32 × 32 pixels. `reference/` is a `StableDiffusionXLPipeline`; `generator/` is a `UNet2DConditionModel` that",
-        "draws in one step from unit noise at t = 399, distilled from the reference without pictures. No data of others are in",
-        "it; weights are under the MIT licence of the package.",
-        "",
-        "## What it can do",
-        "",
-        f"Share of {measured['reference']['one']['all'][1]} draws with held-out captions that have everything the caption states, read by an oracle without",
-        "any network, with 95 % Wilson intervals; beside it the relation on its own, whatever colours and shapes are. The",
-        f"intervals are for other draws of these {held_out['one']} captions with one object and {held_out['two']} with two; over other captions shares",
-        "vary more.",
-        "",
-        "| | one object | two objects | the relation alone |",
-        "|---|---|---|---|",
-    ]
-    for source, words in SOURCES.items():
-        one, two = (measured[source][group] for group in GROUPS)
-        cells = [percent(wilson_interval(*shares)) for shares in (one["all"], two["all"], two["relation"])]
-        lines.append(f"| {words} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "The shipped recipe and guidance scale were chosen on draws of the same held-out captions with other seeds (from 0; these",
-        f"begin at {FIRST_SEED}).",
-        "",
-        "| by attribute | " + " | ".join(name for name in Verdicts._fields if name != "all") + " |",
-        "|---|" + "---|" * (len(Verdicts._fields) - 1),
-    ]
-    for source, words in SOURCES.items():
-        for group, group_words in GROUPS.items():
-            shares = [measured[source][group][name] for name in Verdicts._fields if name != "all"]
-            lines.append(f"| {words}, {group_words} | " + " | ".join(f"{k / n:.1%}" for k, n in shares) + " |")
-    lines += [
-        "",
-        "![Sample sheet of the reference: held-out captions with their pictures.](reference.png)",
-        "",
-        "![Sample sheet of the one-step generator: the same captions, before post-training.](one_step.png)",
-        "",
-        "## Its judges",
-        "",
-        "`clip/` is a CLIP trained on the world, for open_clip. On held-out captions with two objects it scores the right",
-        f"caption above the one with the objects swapped for {judged('swaps')} of pictures. The gold preference is known: bright",
-        "objects, large within their size class, near the middle, and one point less where the picture is not what the caption",
-        f"states. `preference.safetensors` is a reward learnt from {recipe['pairs']} noisy comparisons by it (Bradley–Terry); on",
-        f"fresh pairs of one-step pictures it prefers what gold prefers in {judged('preference')}, CLIP in {judged('clip')}.",
-        "",
-        "## How it was made",
-        "",
-        f"`distar world build`: autoencoder {minutes['vae']:.0f} min "
-        f"({recipe['vae_steps']} updates), text encoders and UNet {minutes['reference']:.0f} min "
-        f"({recipe['reference_steps']} updates of {recipe['reference_batch']} pictures), one-step generator "
-        f"{minutes['generator/generator'] + minutes['generator/low_noise']:.0f} min ({recipe['generator_steps']} updates "
-        f"on t from {MIDDLE_TIMES.values[0]} to {MIDDLE_TIMES.values[-1]}, {recipe['low_noise_steps']} on t below "
-        f"{LOW_TIMES.values[-1] + 1}), CLIP {minutes['clip']:.0f} min "
-        f"({recipe['clip_steps']} updates), preference reward {minutes['preference']:.0f} min; "
-        f"{sum(minutes.values()):.0f} minutes of training in all. Storing latents, drawing the comparisons and measuring come on top.",
-        "",
-        "## What it is not for",
-        "",
-        f"It knows {len(WORDS)} words and {PIXELS} × {PIXELS} pixels. Captions beyond its grammar give pictures without meaning. What is seen here about",
-        "rewards and leashes is a finding about this world, not about SDXL.",
-        "",
-    ]
-    return "\n".join(lines)
+    """The model card, world/card.md.j2 filled with the numbers of card.json."""
+    measured, seconds = card["measured"], card["seconds"]
+    attributes = [name for name in Verdicts._fields if name != "all"]
+    generator = seconds["generator/generator"] + seconds["generator/low_noise"]
+    return fill(
+        "distar_core.world",
+        "card.md.j2",
+        recipe=card["recipe"],
+        draws=measured["reference"]["one"]["all"][1],
+        held_out={group: len(combinations()[f"{group} held out"]) for group in GROUPS},
+        by_source={
+            words: [
+                percent(wilson_interval(*measured[source][group][name]))
+                for group, name in (("one", "all"), ("two", "all"), ("two", "relation"))
+            ]
+            for source, words in SOURCES.items()
+        },
+        attributes=attributes,
+        by_attribute={
+            f"{words}, {group_words}": [
+                f"{k / n:.1%}" for k, n in (measured[source][group][name] for name in attributes)
+            ]
+            for source, words in SOURCES.items()
+            for group, group_words in GROUPS.items()
+        },
+        judges={name: percent(wilson_interval(*counts)) for name, counts in card["judges"].items()},
+        minutes={
+            stage: f"{value / 60:.0f}"
+            for stage, value in (seconds | {"generator": generator, "all": sum(seconds.values())}).items()
+        },
+        middle_times=MIDDLE_TIMES.values,
+        low_times=LOW_TIMES.values,
+        first_seed=FIRST_SEED,
+        words=len(WORDS),
+        pixels=PIXELS,
+    )
