@@ -1,18 +1,29 @@
-# Each target sets up what it needs in .venv. TORCH=cpu takes PyTorch's small CPU build on Linux (after `make clean`).
+# Each target sets up what it needs in .venv. TORCH=cpu takes PyTorch's small CPU build on Linux (after `make clean`);
+# CONSTRAINTS=constraints.txt takes the versions with which the tests last passed.
 PYTHON ?= python3
 TORCH ?= default
+CONSTRAINTS ?=
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 CPU_INDEX := --index-url https://download.pytorch.org/whl/cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := -n auto --dist worksteal
 OFFLINE := DISTAR_PROFILE=ci PYTHONPATH=tests/offline
 
-.PHONY: demo test lint lab notebooks bench clean
+.PHONY: demo check test unit course lint lab notebooks generated constraints wheel bench clean
 
 demo: .venv/base
 	$(BIN)/distar demo
 
-test: .venv/dev lint
-	$(PYTEST) -n auto --dist worksteal
+check: .venv/dev lint
+	$(PYTEST) $(PARALLEL) -m "not slow"
+
+test: lint unit course
+
+unit: .venv/dev
+	$(PYTEST) $(PARALLEL)
+
+course: .venv/dev
 	$(OFFLINE) $(PYTEST) --nbmake --durations=0 notebooks/*.ipynb
 	DISTAR_STRICT=1 $(OFFLINE) $(PYTEST) --nbmake --durations=0 notebooks/solutions
 
@@ -28,6 +39,18 @@ lab: .venv/notebooks .venv/models
 notebooks: .venv/notebooks
 	$(BIN)/python -m tools.build
 
+# Notebooks, EXPERIMENTS.md and the world's card from their sources; fails if that changes any of them.
+generated: .venv/dev
+	$(BIN)/python -m tools.generated
+	git diff --exit-code --stat -- notebooks distar_core/world/weights/README.md
+
+# After a green `make test`: the versions it passed with, names and versions only.
+constraints: .venv/dev
+	$(BIN)/python -m tools.constraints > constraints.txt
+
+wheel: .venv/dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 bench: .venv/base
 	$(BIN)/distar bench toy
 
@@ -35,16 +58,16 @@ bench: .venv/base
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older; pass PYTHON=python3.12, say"; exit 1; }
 	@echo "Setting up .venv: on Linux 2.9 GB to download and 5.5 GB on disk, with TORCH=cpu about 0.3 and 1 GB; pip is silent for minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PIP) --upgrade pip
 ifeq ($(TORCH),cpu)
-	$(BIN)/python -m pip install --quiet torch torchvision $(CPU_INDEX)
+	$(PIP) torch torchvision $(CPU_INDEX)
 endif
-	$(BIN)/python -m pip install --quiet -e .
+	$(PIP) -e .
 	touch $@
 
 .venv/notebooks .venv/models .venv/dev: .venv/base
-	$(BIN)/python -m pip install --quiet -e ".[$(@F)]"
+	$(PIP) -e ".[$(@F)]"
 	touch $@
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv build dist

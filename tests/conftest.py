@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -34,6 +35,20 @@ TEXT_LENGTH, TEXT_WIDTH, POOLED_WIDTH = 3, 12, 10
 LATENT_SHAPE = (4, 8, 8)
 LORA_RANK, LORA_ALPHA = 2, 3
 SIDEWAYS = LinearReward(torch.tensor([0.5, 0.0]))
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text("utf-8").splitlines())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that slow.txt lists, before -m chooses among the marks."""
+    for item in items:
+        if item.nodeid.split("[")[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs an accelerator")
 
 
 def to_double(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Promises about the project's own files: the budget of lines, what the core may know, and the thin conda file."""
+"""Promises about the project's own files: what the core may know, what is installed, and what runs elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "distar_core"
@@ -98,60 +101,72 @@ def test_control_of_the_light_import() -> None:
     assert result.stdout.split() == ["matplotlib"]
 
 
-def read_conda_file(text: str) -> dict[str, list[str] | str]:
-    """The few forms of YAML that a thin environment file uses: key: value, and lists, one of them nested under pip."""
-    result: dict[str, list[str] | str] = {}
-    entries: list[str] = []
-    for line in text.splitlines():
-        line = line.split(" #")[0].rstrip()
-        if not line or line.startswith("#"):
-            continue
-        if not line.startswith((" ", "-")):
-            key, _, value = line.partition(":")
-            entries = []
-            result[key] = value.strip() or entries
-        else:
-            item = line.strip()
-            assert item.startswith("- "), f"not understood: {line!r}"
-            item = item.removeprefix("- ").strip().strip("\"'")
-            if item == "pip:":
-                entries = []
-                result["pip"] = entries
-            else:
-                entries.append(item)
-    return result
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
-def test_the_conda_file_installs_the_package_and_pins_nothing_of_its_own() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    environment = read_conda_file((ROOT / "environment.yml").read_text("utf-8"))
-    assert set(environment) == {"name", "channels", "dependencies", "pip"}
-    assert environment["name"] == "distar"
-    assert environment["channels"] == ["conda-forge"]
-    python, *others = environment["dependencies"]
-    assert python.replace(" ", "") == f"python{project['requires-python']}"
+def test_the_conda_file_installs_the_package_for_the_notebooks_and_pins_nothing_of_its_own() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    python, *others, by_pip = environment.pop("dependencies")
+    assert environment == {"name": "distar", "channels": ["conda-forge"]}
+    assert python.replace(" ", "") == f"python{PYPROJECT['project']['requires-python']}"
     assert others == ["pip"]
-    assert len(environment["pip"]) == 1
-    (target,) = environment["pip"]
-    matched = re.fullmatch(r"(?:-e|--editable) \.(?:\[([\w, ]+)\])?", str(target))
-    assert matched, f"{target!r} does not install this package"
-    extras = {extra.strip() for extra in (matched.group(1) or "").split(",") if extra.strip()}
-    assert extras <= set(project["optional-dependencies"])
+    assert by_pip == {"pip": ["-e .[notebooks,models]"]}
+    assert {"notebooks", "models"} <= set(PYPROJECT["project"]["optional-dependencies"])
 
 
-def test_control_of_the_conda_file_reader() -> None:
-    text = """name: distar  # a comment
-channels:
-  - conda-forge
-dependencies:
-  - python>=3.11
-  - pip
-  - pip:
-      - "-e .[notebooks]"
-"""
-    assert read_conda_file(text) == {
-        "name": "distar",
-        "channels": ["conda-forge"],
-        "dependencies": ["python>=3.11", "pip"],
-        "pip": ["-e .[notebooks]"],
-    }
+def constraints() -> list[str]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def test_the_constraints_are_names_and_versions_of_all_that_is_required() -> None:
+    """One exact version of every requirement of the package and its extras, within the bounds, and nothing else on a line."""
+    pinned = {}
+    for line in constraints():
+        matched = re.fullmatch(r"([a-z0-9-]+)==([\w.]+)", line)
+        assert matched, line
+        pinned[matched[1]] = matched[2]
+    assert list(pinned) == sorted(pinned)
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    needs = [
+        Requirement(text) for text in project["dependencies"] + [one for group in extras.values() for one in group]
+    ]
+    for need in needs:
+        if need.name != project["name"]:
+            assert need.specifier.contains(pinned[canonicalize_name(need.name)]), need
+
+
+def test_what_is_listed_as_slow_exists() -> None:
+    listed = [
+        line for line in (ROOT / "tests" / "slow.txt").read_text("utf-8").splitlines() if not line.startswith("#")
+    ]
+    assert len(listed) > 20
+    gone = [name for name in listed if not defines(*name.split("::"))]
+    assert gone == [], "take them out of tests/slow.txt"
+    assert not defines("tests/test_project.py", "test_that_is_not_there")
+
+
+def defines(path: str, name: str) -> bool:
+    file = ROOT / path
+    return file.is_file() and f"def {name}(" in file.read_text("utf-8")
+
+
+def test_the_citation_is_of_this_version_and_names_the_papers() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert cited["version"] == PYPROJECT["project"]["version"]
+    papers = {reference["url"].removeprefix("https://arxiv.org/abs/") for reference in cited["references"]}
+    assert papers == set(re.findall(r"arxiv\.org/abs/([\d.]+)", (ROOT / "README.md").read_text("utf-8")))
+    for reference in cited["references"]:
+        assert reference["identifiers"] == [{"type": "other", "value": f"arXiv:{reference['url'].rsplit('/')[-1]}"}]
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"]), ids=str)
+def test_what_runs_elsewhere_runs_what_is_here(path: Path) -> None:
+    """Workflows and hooks are YAML, and their make targets and modules exist."""
+    text = path.read_text("utf-8")
+    assert yaml.safe_load(text)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert set(re.findall(r"run: make (\w+)", text)) <= set(targets)
+    for module in re.findall(r"python -m (tools\.\w+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
