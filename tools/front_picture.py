@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distar_core.figures.picture import Picture, new_figure
+from distar_core.figures.picture import Picture, new_panels
 from distar_core.world.judges import load_judges
 from distar_core.world.models import load_world
 from distar_core.world.post_training import load_run
@@ -29,15 +29,16 @@ COLUMNS = 8
 
 def strip(captions: list[str], rows: Mapping[str, Tensor], alt: str) -> Picture:
     """Pictures [COLUMNS, 3, H, W] in rows by name, captions above the first row."""
-    figure, grid = new_figure(COLUMNS, len(rows), width=1.1, height=1.15)
-    for line, (name, images) in zip(grid, rows.items(), strict=True):
+    titles = [textwrap.fill(caption, 18) for caption in captions] + [""] * (COLUMNS * (len(rows) - 1))
+    figure, panels = new_panels(titles, COLUMNS, width=1.1, height=1.15)
+    for place, (name, images) in enumerate(rows.items()):
+        line = panels[place * COLUMNS : (place + 1) * COLUMNS]
         for axes, image in zip(line, images, strict=True):
             axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
+            axes.title.set_fontsize(7)
         line[0].set_ylabel(name, fontsize=9)
-    for axes, caption in zip(grid[0], captions, strict=True):
-        axes.set_title(textwrap.fill(caption, 18), fontsize=7)
     return Picture(figure, alt)
 
 
