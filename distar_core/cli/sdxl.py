@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..extras import require
-from .terminal import program, say
+from .runs import resume_command
+from .terminal import hint, say
 
 
 def export(
@@ -21,14 +21,17 @@ def export(
     require("models")
     from ..runs.folders import claim
     from ..sdxl.export import export_lora, export_pipeline, merged
+    from ..sdxl.post_training import load_run
     from ..world.judges import load_judges
     from ..world.models import load_world
-    from ..world.post_training import load_run
+    from ..world.recipe import WorldRecipe
     from ..world.stages import take_averages
 
     replaced = folder.is_dir() and any(folder.iterdir())
+    with hint(FileNotFoundError, lambda: "(distar train world starts one)"):
+        recipe = WorldRecipe.of_run(run)
     world = load_world()
-    recipe, state = load_run(world, load_judges(), run)
+    state = load_run(recipe, world, getattr(load_judges(), recipe.reward), run)
     claim(folder, "export")
     take_averages(state.roles.generator)
     unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
@@ -49,8 +52,8 @@ def export(
         ]
     )
     if (state.step or 0) < recipe.steps:
-        go_on = shlex.join([program(), "train", "world", str(run), "--resume"])
-        say(f"the run is not finished, {max(state.step or 0, 0)} of {recipe.steps} steps are done; go on with: {go_on}")
+        done = f"{max(state.step or 0, 0)} of {recipe.steps} steps are done"
+        say(f"the run is not finished, {done}; continue with: {resume_command('world', run)}")
     say(f"written to {folder}{' in place of the earlier export' if replaced else ''}; load and draw with:")
     for line in [
         *loading,

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
-import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import Shown, hint, look_up, print_table, program, say, stoppable
+from .runs import chosen_recipe, resume_command
+from .terminal import Shown, hint, look_up, print_table, say, stoppable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..methods import Method
     from ..runs.progress import Progress
+    from ..toy.recipe import ToyRecipe
     from ..toy.ring import ToyGenerator, ToyReward
 
 
@@ -77,153 +75,81 @@ def kept_of_demo(folder: Path, latest: Progress | None) -> str:
     return f"{kept}; the same command starts over"
 
 
-def command_to_resume(folder: Path, settings: Mapping[str, Any], save_every: int) -> str:
-    """The shell command that goes on with the run in a folder; settings by the names of their options."""
-    from ..methods import ALIASES
-
-    words = [program(), "train", "toy", str(folder)]
-    short = {full: alias for alias, full in ALIASES.items()}
-    settings = {**settings, "method": short.get(settings["method"], settings["method"])}
-    for name, value in {**settings, "save-every": save_every}.items():
-        words += [f"--{name}", str(value)]
-    return shlex.join([*words, "--resume"])
-
-
-def settings_in(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder, by the names of their options; empty where the folder does not tell."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        method = config["method"]
-        return {
-            "method": method["name"],
-            "reward": config["reward"],
-            "reward-scale": method["reward_scale"],
-            "steps": config["steps"],
-            "seed": config["seed"],
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def refuse_other_settings(folder: Path, here: Mapping[str, Any], save_every: int) -> None:
-    """Raise ValueError if a run is to be resumed with settings that are not its own."""
-    there = settings_in(folder)
-    if (folder / "recipe.yaml").exists():
-        raise ValueError(f"folder {folder} holds a run of distar train world; go on with that command")
-    differing = [name for name in there if there[name] != here[name]]
-    if differing:
-        what = " and ".join(f"--{name} {there[name]}, not {here[name]}" for name in differing)
-        why = " (the learning rate decays over --steps)" if "steps" in differing else ""
-        raise ValueError(
-            f"the run in {folder} has {what}{why}; start a new run in another folder, or go on with this one: "
-            f"{command_to_resume(folder, there, save_every)}"
-        )
-
-
 def toy(
     folder: Annotated[Path, typer.Argument(help="Folder of the run.")],
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="reward-only, diff-instruct, diff-instruct++ (di++), sim, diff-instruct* (di-star), diff-instruct*-out "
-            "(di-star-out), dmd or didr-proxy (didr needs a reward whose tilt has a closed form). In a shell a name with a star needs quotes, its alias in brackets "
-            "does not."
+            help="reward-only, diff-instruct, diff-instruct++ (di++), sim, diff-instruct* (di-star, the default), "
+            "diff-instruct*-out (di-star-out), dmd or didr-proxy (didr needs a reward whose tilt has a closed form). In a "
+            "shell a name with a star needs quotes, its alias in brackets does not."
         ),
-    ] = "di-star",
-    reward: Annotated[str, typer.Option(help="A toy reward: mode, side, off-data or linear.")] = "mode",
-    reward_scale: Annotated[float, typer.Option(help="Strength of the reward.")] = 0.8,
-    steps: Annotated[int, typer.Option(min=1, help="Generator steps; the learning rate decays over them.")] = 800,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="A toy reward: mode (the default), side, off-data or linear.")
+    ] = None,
+    reward_scale: Annotated[float | None, typer.Option(help="Strength of the reward, 0.8 by default.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Generator steps, 800 by default; the learning rate decays over them.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn, 0 by default.")] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the folder's checkpoint, with the same settings.")
+        bool, typer.Option("--resume", help="Continue from the folder's checkpoint with its own recipe.")
     ] = False,
 ) -> None:
     """Post-train the distilled 2D generator with one method; stops with Ctrl-C and resumes."""
     from ..errors import NonFiniteError
-    from ..methods import find_method
-    from ..runs.run import CHECKPOINT
+    from ..runs.folders import claim
     from ..runs.signals import Interrupted
-    from ..toy.ring import REWARDS, on_levels
+    from ..toy.recipe import ToyRecipe
 
-    judge = look_up("reward", reward, REWARDS)
-    if not 0 <= reward_scale < math.inf:
-        raise ValueError(f"--reward-scale {reward_scale} is negative or not finite; choose a number from 0 on")
-    row = on_levels(find_method(method))
-    if row.reward_at == "every_level":
-        raise ValueError(f"method {row.name} needs a closed-form tilt, which no toy reward has; use didr-proxy")
-    if row.reward_at == "nowhere":
-        say(f"method {row.name} has no reward; --reward and --reward-scale are not used")
-    else:
-        row = replace(row, reward_scale=reward_scale)
-    settings = {
-        "method": row.name,
-        "reward": reward,
-        "reward-scale": row.reward_scale,
-        "steps": steps,
-        "seed": seed,
-    }
-    if resume and (folder / CHECKPOINT).exists():
-        refuse_other_settings(folder, settings, save_every)
-    lower = "(--resume keeps the settings: choose a lower --reward-scale in a new folder)"
+    options = {"method": method, "reward": reward, "reward_scale": reward_scale, "steps": steps, "seed": seed}
+    recipe = chosen_recipe(ToyRecipe, folder, None, resume=resume, **options)
+    if not resume:
+        claim(folder, "run")
+    lower = "(--resume keeps the recipe: choose a lower --reward-scale in a new folder)"
     with (
-        hint(Interrupted, lambda: f"with: {command_to_resume(folder, settings, save_every)}"),
+        hint(Interrupted, lambda: f"with: {resume_command('toy', folder, save_every=save_every)}"),
         hint(NonFiniteError, lambda: lower),
     ):
-        train_toy(folder, row, judge, steps=steps, seed=seed, save_every=save_every, resume=resume)
+        train_toy(recipe, folder, save_every=save_every, resume=resume)
     say(f"log, checkpoint and a picture of the samples before and after are in {folder}: open {folder / 'samples.png'}")
 
 
-def train_toy(
-    folder: Path, method: Method, reward: ToyReward, *, steps: int, seed: int, save_every: int, resume: bool
-) -> None:
-    """Distil, post-train with checkpoints and draw; or go on from the folder's checkpoint. Raises as runs.run."""
+def train_toy(recipe: ToyRecipe, folder: Path, *, save_every: int, resume: bool) -> None:
+    """Distil, post-train with checkpoints and draw; or continue from the folder's checkpoint. Raises as runs.run."""
     import torch
 
-    from ..runs.folders import claim
-    from ..runs.run import CHECKPOINT, run
+    from ..toy.recipe import make_state, run_recipe
     from ..toy.report import START
-    from ..toy.ring import LOOP, new_generator, no_conditions, reference, sample, toy_state
+    from ..toy.ring import REWARDS, new_generator, reference, sample
 
     torch.set_num_threads(1)
+    method, reward = recipe.method, REWARDS[recipe.reward]
     with stoppable(lambda: "while distilling; nothing is kept, the same command starts over"):
-        if resume:
-            generator = new_generator(reference())  # its weights come from the checkpoint
-        else:
-            if (folder / CHECKPOINT).exists():
-                raise FileExistsError(f"folder {folder} already holds a run; add --resume, or choose another folder")
-            claim(folder, "run")
-            generator = distil_with_progress()
-    state = toy_state(generator, reference(), reward, seed=seed, steps=steps)
-    options = {"steps": steps, "seed": seed, **LOOP}
+        # a resumed run has its weights in the checkpoint
+        generator = new_generator(reference()) if resume else distil_with_progress()
+    state = make_state(recipe, generator)
     finished_before = True
-    for record in run(
-        state,
-        method,
-        no_conditions,
-        folder,
-        resume=resume,
-        save_every=save_every,
-        settings={"reward": reward.name},
-        **options,
-    ):
+    for record in run_recipe(recipe, state, folder, resume=resume, save_every=save_every):
         finished_before = False
         if record.step >= 0 and (record.step + 1) % 100 == 0:
             mean = float(reward(sample(state, 4000)).mean())
             say(f"step {record.step + 1:5d}   mean reward {mean:.3f}   {1 / record.seconds:.0f} steps/s")
     if finished_before:
         say(
-            f"the run in {folder} is finished: all {steps} steps are done; the learning rate decays over --steps, so a "
-            "longer run is a new run in another folder"
+            f"the run in {folder} is finished: all {recipe.steps} steps are done; the learning rate decays over --steps, so "
+            "a longer run is a new run in another folder"
         )
     with stoppable(lambda: "while drawing; the run is finished, and the same command with --resume draws its picture"):
         if resume:
             say("distilling once more, for the picture of before")
             generator = distil_with_progress()
-        start = toy_state(generator, reference(), reward, seed=seed, steps=steps)
+        start = make_state(recipe, generator)
         clouds = {START: sample(start, 20_000), method.name: sample(state, 20_000)}
-        drawn = reference().sample(20_000, torch.Generator().manual_seed(seed))
-        draw_samples(folder / "samples.png", clouds, method, reward, steps)
+        drawn = reference().sample(20_000, torch.Generator().manual_seed(recipe.seed))
+        draw_samples(folder / "samples.png", clouds, method, reward, recipe.steps)
         print_summaries({"reference": drawn, **clouds}, reward)
 
 

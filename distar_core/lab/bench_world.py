@@ -12,16 +12,17 @@ from torch import Tensor
 from ..probes import seconds_of
 from ..roles import Roles, evaluate_reward
 from ..sdxl.models import TextToImage
+from ..sdxl.post_training import conditions_of, make_state
 from ..training import make_batch, post_train
 from ..world.judges import load_judges
 from ..world.models import load_world
-from ..world.post_training import Recipe, read_recipe, training_conditions, world_state
+from ..world.recipe import WorldRecipe, training_prompts
 
 
-def megabytes_of_roles(world: TextToImage, recipe: Recipe) -> float:
+def megabytes_of_roles(world: TextToImage, recipe: WorldRecipe) -> float:
     """Parameters of the three networks, stored once where they are shared, and the optimizers' state after a step."""
-    state = world_state(world, load_judges(), recipe)
-    for _ in post_train(state, recipe.method, training_conditions(world, recipe), **recipe.loop):
+    state = make_state(recipe, world, load_judges().preference)
+    for _ in post_train(state, recipe.method, conditions_of(recipe, world, training_prompts(recipe)), **recipe.loop):
         pass
     roles: Roles = state.roles
     tensors: dict[int, Tensor] = {}
@@ -34,12 +35,12 @@ def megabytes_of_roles(world: TextToImage, recipe: Recipe) -> float:
     return sum(value.numel() * value.element_size() for value in tensors.values()) / 1e6
 
 
-def step_over_passes(world: TextToImage, recipe: Recipe, rounds: int) -> float:
+def step_over_passes(world: TextToImage, recipe: WorldRecipe, rounds: int) -> float:
     """Median over rounds of a DI* step's time over the sum of its network passes, each measured alone: assistant update
     (generator without graph; assistant with all gradients) and generator step (generator with all gradients; assistant,
     conditional and null reference with the gradient at their input; decoder and reward with theirs)."""
-    state = world_state(world, load_judges(), recipe)
-    roles, conditions = state.roles, training_conditions(world, recipe)
+    state = make_state(recipe, world, load_judges().preference)
+    roles, conditions = state.roles, conditions_of(recipe, world, training_prompts(recipe))
     batch = make_batch(
         state,
         recipe.method.time_law,
@@ -92,13 +93,13 @@ def bench_world(*, rounds: int = 9) -> dict[str, float]:
     torch.set_num_threads(1)
     world = load_world()
     short = {"steps": 1, "warmup": 0, "batch": 2, "prompts": 16}
-    full, lora = (megabytes_of_roles(world, read_recipe({**short, "roles": roles})) for roles in ("full", "lora"))
+    full, lora = (megabytes_of_roles(world, WorldRecipe.read({**short, "roles": roles})) for roles in ("full", "lora"))
     found = {
         "full_copies_megabytes": round(full, 2),
         "lora_megabytes": round(lora, 2),
         "lora_over_full": round(lora / full, 3),
     }
     for roles in ("full", "lora"):
-        recipe = read_recipe({"prompts": 64, "roles": roles})
+        recipe = WorldRecipe.read({"prompts": 64, "roles": roles})
         found[f"step_over_passes_{roles}"] = round(step_over_passes(world, recipe, rounds), 3)
     return found

@@ -113,21 +113,24 @@ def measure(setting: Row) -> dict[str, float]:
     from ..errors import NonFiniteError
     from ..evaluation.pictures import frechet_distance
     from ..runs.run import check_finite
+    from ..sdxl.post_training import conditions_of, make_state
     from ..training import post_train
     from ..world.evaluation import evaluate
-    from ..world.post_training import read_recipe, training_conditions, world_state
+    from ..world.recipe import WorldRecipe, training_prompts
 
     keys = ("method", "reward_scale", "cfg_scale", "seed", "steps", "batch")
     written = {key: setting[key] for key in keys}
     written |= {key: int(setting[key]) for key in ("seed", "steps", "batch")}
     if setting["method"] == "reward-only":
         del written["cfg_scale"]
-    recipe = read_recipe(written)
+    recipe = WorldRecipe.read(written)
+    method = recipe.method
     if setting["weight"]:
-        recipe = replace(recipe, method=replace(recipe.method, weight=WEIGHTS[setting["weight"]]))
+        method = replace(method, weight=WEIGHTS[setting["weight"]])
     draws, steps = int(setting["draws"]), recipe.steps
     world, judges, fixed, before, reference, first = _stage(draws)
-    state = world_state(world, judges, recipe)
+    state = make_state(recipe, world, judges.preference)
+    conditions = conditions_of(recipe, world, training_prompts(recipe))
 
     def drawn(captions: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         return world.draw(captions, seeds, state.roles.generator.averaged)
@@ -145,7 +148,7 @@ def measure(setting: Row) -> dict[str, float]:
     due = {max(1, round(steps * mark / 100)): mark for mark in MARKS[1:]}
     pulls: dict[str, list[float]] = {"pull_reward": [], "pull_regularizer": [], "pull_cfg": []}
     try:
-        for record in post_train(state, recipe.method, training_conditions(world, recipe), **recipe.loop):
+        for record in post_train(state, method, conditions, **recipe.loop):
             check_finite(record)
             if 0 <= record.step < max(1, steps // 10):
                 for term, norms in record.pull_norms.items():

@@ -1,20 +1,26 @@
-"""Settings as people write them: from a mapping to a Method, and from settings to JSON."""
+"""Settings: recipes as people write them in YAML, and any setting as JSON."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+import reprlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from ..losses import PseudoHuber
-from ..methods import Method, find_method
+from ..losses import HUBER_C, PseudoHuber
+from ..methods import ALIASES, LARGEST_SCALE, METHODS, Method, find_method
+from ..schedule import TimeLaw
 
-LARGEST = 1e30
+RECIPE = "recipe.yaml"
+METHOD_KEYS = ("method", "reward_scale", "cfg_scale", "huber_c")
+LOOP_KEYS = ("steps", "batch", "warmup", "assistant_updates", "seed")
 NUMBERS_IN_YAML = "write numbers as 300 or 1e-4, without quotes and underscores"
 CORE_SCHEMA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "null": ("~nN", r"~|null|Null|NULL|", lambda _: None),
@@ -33,45 +39,269 @@ CORE_SCHEMA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
 """What a plain scalar is in YAML 1.2 (section 10.3.2): by type its first characters, form and value; all else is text."""
 
 
-def read_method(recipe: Mapping[str, Any]) -> Method:
-    """A Method from a recipe: "method" names the row, every other key replaces one of its fields.
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+CountFrom0 = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(gt=0, lt=1e30)]
 
-    Two keys are translated: huber_c sets the distance, and guidance_scale, the spelling s_null + w (s_c − s_null) with
-    1 as "off", becomes cfg_scale = w − 1.
 
-    Raises:
-        ValueError: for an unknown method or key, both guidance spellings, or a value that the row refuses.
+class Problem(NamedTuple):
+    """What is wrong with one key of a recipe: its value, and a sentence with the remedy."""
+
+    key: str
+    value: Any
+    sentence: str
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be honoured; its text has one sentence per wrong key.
+
+    Attributes:
+        problems: by key.
+        key, value: of the first problem.
     """
-    settings = dict(recipe)
-    if "method" not in settings:
-        raise ValueError("the recipe names no method; add a line such as method: di-star")
-    row = find_method(settings.pop("method"))
-    known = {field.name for field in fields(Method)} - {"name"} | {"huber_c", "guidance_scale"}
-    for key, value in settings.items():
-        if key not in known:
-            raise ValueError(f"recipe key {key!r} (value {value!r}) is unknown; known are {', '.join(sorted(known))}")
-        if key in ("cfg_scale", "guidance_scale", "reward_scale", "huber_c") and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST
-        ):
-            raise ValueError(f"recipe key {key!r} must be a finite number, got {value!r}; {NUMBERS_IN_YAML}")
-        if key in ("cfg_scale", "guidance_scale", "reward_scale") and value < 0:
-            raise ValueError(f"recipe key {key!r} must not be negative, got {value!r}; choose 0 or more")
-    if "guidance_scale" in settings:
-        if "cfg_scale" in settings:
-            raise ValueError(
-                f"the recipe gives guidance twice, cfg_scale {settings['cfg_scale']} and guidance_scale "
-                f"{settings['guidance_scale']}; keep one (cfg_scale = guidance_scale − 1)"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__(problems)
+        self.problems = tuple(problems)
+        self.key, self.value, _ = problems[0]
+
+    def __str__(self) -> str:
+        return "\n".join(problem.sentence for problem in self.problems)
+
+
+class Defaults(NamedTuple):
+    """What the keys of a method mean for a model where a recipe leaves them out; None: as in METHODS.
+
+    Attributes:
+        reward_scales: by name of the reward, which has to be one of these, and of the method; where a reward has none
+            for the method, the recipe has to give one.
+        huber_c: of methods with the pseudo-Huber distance.
+        cfg_scale: of methods with guidance.
+    """
+
+    reward_scales: Mapping[str, Mapping[str, float]]
+    huber_c: float | None = None
+    cfg_scale: float | None = None
+
+
+class Recipe(BaseModel):
+    """What a post-training run depends on, besides the weights it starts from. One subclass per kind of model adds its own
+    keys and defaults.
+
+    Attributes:
+        method_name: the key "method": a name of METHODS or an alias, kept as the full name.
+        reward: which reward is climbed, by name.
+        reward_scale: strength of the reward; None for a method without one.
+        cfg_scale: additive strength of guidance, s_c + w (s_c − s_null); −1 is the null score alone; None for a method
+            without guidance. May be given as guidance_scale, which is larger by 1.
+        huber_c: pseudo-Huber's constant; None for a method with another distance or none.
+        steps, batch, warmup, assistant_updates, seed: as in post_train.
+        lr, assistant_lr: the generator's and the assistant's learning rate at their first step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    DEFAULTS: ClassVar[Defaults]
+    TIMES: ClassVar[TimeLaw | None] = None
+    """The noise levels of generator and assistant; None: the method's own."""
+    FILES: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold a path wherever they hold a text."""
+
+    method_name: str = Field("diff-instruct*", alias="method")
+    reward: str
+    reward_scale: float | None = Field(None, ge=0, le=LARGEST_SCALE)
+    cfg_scale: float | None = Field(None, ge=-1, le=LARGEST_SCALE)
+    huber_c: float | None = Field(None, ge=HUBER_C[0], le=HUBER_C[1])
+    steps: Count
+    batch: Count
+    warmup: CountFrom0 = 50
+    assistant_updates: Count = 1
+    seed: CountFrom0 = 0
+    lr: Rate
+    assistant_lr: Rate
+
+    @classmethod
+    def read(cls, source: Mapping[str, Any] | Path | str, **changes: Any) -> Self:
+        """A recipe from a YAML file or a mapping; paths in a file are relative to its folder.
+
+        Args:
+            changes: keys that win over those of the source.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: as read_yaml.
+            RecipeError: for unknown or missing keys, and values of another type, out of range, or without a place in the
+                method.
+        """
+        written, folder, place = source, Path(), ""
+        if not isinstance(source, Mapping):
+            path = Path(source)
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"there is no recipe {path}; name a YAML file with lines such as method: di-star"
+                )
+            written, folder, place = read_yaml(path), path.parent, f"{path}: "
+        settled = cls._with_paths(written, folder)
+        for key in ("cfg_scale", "guidance_scale") if changes.keys() & {"cfg_scale", "guidance_scale"} else ():
+            settled.pop(key, None)
+        try:
+            return cls.model_validate(settled | cls._with_paths(changes, Path()))
+        except ValidationError as error:
+            raise RecipeError(_problems(error, cls.known_keys(), place)) from None
+
+    @classmethod
+    def of_run(cls, folder: Path) -> Self:
+        """The recipe of the run in a folder. Raises FileNotFoundError if there is none, else as `read`."""
+        if not (folder / RECIPE).is_file():
+            raise FileNotFoundError(f"there is no run in {folder}; name the folder of a run, or start a new one")
+        return cls.read(folder / RECIPE)
+
+    def refuse_other(self, folder: Path, **asked: Any) -> None:
+        """Raise RecipeError if the run in the folder, whose recipe this is, was started with other values than those asked
+        for.
+        """
+        own = self.written
+        if "method" in asked:
+            asked["method"] = ALIASES.get(asked["method"], asked["method"])
+        problems = [
+            Problem(
+                key,
+                value,
+                f"the run in {folder} has {key} {own.get(key)}, not {value}; leave it out, or start a new run in another "
+                "folder (the learning rates decay over the steps)",
             )
-        settings["cfg_scale"] = settings.pop("guidance_scale") - 1
-    if "huber_c" in settings:
-        if "distance" in settings or row.distance is None:
-            raise ValueError(
-                f"huber_c {settings['huber_c']} does not fit: method {row.name!r} "
-                + ("gets its distance from the key distance" if "distance" in settings else "has no distance")
-                + "; leave huber_c out"
-            )
-        settings["distance"] = PseudoHuber(settings.pop("huber_c"))
-    return replace(row, **settings)
+            for key, value in asked.items()
+            if own.get(key) != value
+        ]
+        if problems:
+            raise RecipeError(problems)
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """The keys that a recipe may have."""
+        return [field.alias or name for name, field in cls.model_fields.items()] + ["guidance_scale"]
+
+    @classmethod
+    def _with_paths(cls, written: Any, folder: Path) -> dict[str, Any]:
+        return {
+            key: str((folder / value).resolve()) if key in cls.FILES and isinstance(value, str) else value
+            for key, value in written.items()
+        }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle(cls, written: dict[str, Any]) -> dict[str, Any]:
+        """The method by its full name, guidance in its additive spelling, and defaults for the keys that the method has."""
+        settled = {"method": cls.model_fields["method_name"].default, **written}
+        for key, value in settled.items():
+            if value is None:
+                raise _refusal(key, value, "give it a value, or leave the key out")
+        row, reward = _row(settled["method"]), settled.get("reward", cls.model_fields["reward"].default)
+        if reward not in list(cls.DEFAULTS.reward_scales):
+            raise _refusal("reward", reward, f"known are {', '.join(cls.DEFAULTS.reward_scales)}")
+        if row.guidance == "none":
+            _leave_out(settled, "guidance_scale", 1, row)
+            _leave_out(settled, "cfg_scale", 0, row)
+        elif "guidance_scale" in settled:
+            settled["cfg_scale"] = _additive(settled.pop("guidance_scale"), settled.get("cfg_scale"))
+        else:
+            settled.setdefault("cfg_scale", row.cfg_scale if cls.DEFAULTS.cfg_scale is None else cls.DEFAULTS.cfg_scale)
+        if not isinstance(row.distance, PseudoHuber):
+            _leave_out(settled, "huber_c", None, row)
+        else:
+            settled.setdefault("huber_c", cls.DEFAULTS.huber_c or row.distance.c)
+        if row.reward_at == "nowhere":
+            _leave_out(settled, "reward_scale", 0, row)
+        elif "reward_scale" not in settled:
+            if row.name not in cls.DEFAULTS.reward_scales[reward]:
+                raise _refusal("reward_scale", None, f"reward {reward!r} has no default for it; give one")
+            settled["reward_scale"] = cls.DEFAULTS.reward_scales[reward][row.name]
+        return settled | {"method": row.name}
+
+    @property
+    def method(self) -> Method:
+        """The row of METHODS with the values of this recipe."""
+        distance = None if self.huber_c is None else PseudoHuber(self.huber_c)
+        changes: dict[str, Any] = {"reward_scale": self.reward_scale, "cfg_scale": self.cfg_scale, "distance": distance}
+        changes |= {"time_law": self.TIMES, "assistant_time_law": self.TIMES}
+        own = {key: value for key, value in changes.items() if value is not None}
+        return replace(find_method(self.method_name), **own)
+
+    @property
+    def loop(self) -> dict[str, Any]:
+        """The keyword arguments of post_train."""
+        return {key: getattr(self, key) for key in LOOP_KEYS}
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """Every key with its value; `read` gives the same recipe back."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+    def replace(self, **changes: Any) -> Self:
+        """The recipe with other values for some keys; raises as `read`."""
+        return self.read(self.written, **changes)
+
+    def write(self, path: Path) -> None:
+        """Write a YAML file that `read` gives the same recipe back from."""
+        path.write_text(write_yaml(self.written), encoding="utf-8")
+
+
+def _row(name: Any) -> Method:
+    """The row that a recipe names."""
+    if name not in (known := [*METHODS, *ALIASES]):
+        raise _refusal("method", name, f"known are {', '.join(known)}")
+    row = find_method(name)
+    if row.reward_at == "every_level":
+        raise _refusal("method", name, "that needs a tilt in closed form, which no model has; use didr-proxy")
+    return row
+
+
+def _additive(guidance_scale: Any, cfg_scale: Any) -> float:
+    """cfg_scale from the other spelling of guidance, s_null + w (s_c − s_null)."""
+    if cfg_scale is not None:
+        why = f"cfg_scale {cfg_scale!r} gives guidance, too; keep one (cfg_scale = guidance_scale − 1)"
+        raise _refusal("guidance_scale", guidance_scale, why)
+    is_number = isinstance(guidance_scale, (int, float)) and not isinstance(guidance_scale, bool)
+    if not is_number or not 0 <= guidance_scale <= LARGEST_SCALE:
+        raise _refusal("guidance_scale", guidance_scale, f"should be from 0 to {LARGEST_SCALE:g}; {NUMBERS_IN_YAML}")
+    return guidance_scale - 1
+
+
+def _leave_out(settled: dict[str, Any], key: str, off: Any, row: Method) -> None:
+    """Drop a key that has no place in a method; refuse it unless it says that it is off."""
+    value = settled.pop(key, off)
+    if value != off:
+        raise _refusal(key, value, f"has no place in method {row.name!r}; leave it out")
+
+
+def _refusal(key: str, value: Any, why: str) -> PydanticCustomError:
+    """What a validator raises: `why` goes on after "but"."""
+    return PydanticCustomError("recipe", "{why}", {"key": key, "value": value, "why": why})
+
+
+def _problems(error: ValidationError, known: Sequence[str], place: str) -> list[Problem]:
+    """What pydantic found, as one sentence per key."""
+    values: dict[str, Any] = {}
+    reasons: dict[str, dict[str, None]] = {}
+    for found in error.errors(include_url=False):
+        context = found.get("ctx", {})
+        key = str(context.get("key") or found["loc"][0])
+        values[key] = context["value"] if "key" in context else found["input"]
+        why = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if found["type"] == "extra_forbidden":
+            why = f"there is no such key; known are {', '.join(known)}"
+        elif found["type"] == "missing":
+            values[key], why = None, f"add a line such as {key}: …"
+        elif isinstance(values[key], str) and found["type"] in ("int_type", "float_type"):
+            why = f"{why}; {NUMBERS_IN_YAML}"
+        reasons.setdefault(key, {})[why] = None
+    shown = {key: "missing:" if value is None else f"{_SHORT.repr(value)}, but" for key, value in values.items()}
+    text = {key: " or ".join(why).replace(" or should be ", " or ") for key, why in reasons.items()}
+    return [Problem(key, values[key], f"{place}recipe key {key!r} is {shown[key]} {why}") for key, why in text.items()]
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def read_text(path: Path) -> str:

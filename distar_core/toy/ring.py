@@ -22,6 +22,7 @@ from .networks import MLP, TimeMLP
 
 SCHEDULE = VarianceExploding()
 LOOP: dict[str, Any] = {"batch": 256, "warmup": 50, "assistant_updates": 2}
+LR, ASSISTANT_LR = 5e-4, 2e-3
 LEVELS = tuple(0.1 * 32 ** (k / 7) for k in range(8))
 
 
@@ -54,12 +55,12 @@ REWARDS = {
     )
 }
 
-_LAW = TimeLaw.levels(LEVELS)
+LAW = TimeLaw.levels(LEVELS)
 
 
 def on_levels(method: Method) -> Method:
     """A method with the toy's eight noise levels for generator and assistant, the levels of the fixed points."""
-    return replace(method, time_law=_LAW, assistant_time_law=_LAW)
+    return replace(method, time_law=LAW, assistant_time_law=LAW)
 
 
 def _row(label: str, base: str, **changes: Any) -> Method:
@@ -168,8 +169,8 @@ def toy_state(
     *,
     seed: int,
     steps: int,
-    lr: float = 5e-4,
-    assistant_lr: float = 2e-3,
+    lr: float = LR,
+    assistant_lr: float = ASSISTANT_LR,
     width: int = 96,
 ) -> State:
     """A fresh run from a copy of `generator`: the assistant starts as the reference, rates decay as a cosine.

@@ -30,6 +30,7 @@ from ..sdxl.loading import diffusion_of, quiet
 from ..sdxl.miniature import make_pipeline
 from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
+from ..sdxl.recipe import MIDDLE_TIMES
 from ..training import State
 from .judges import PREFERENCE, train_clip, train_preference
 from .models import load_world
@@ -37,7 +38,6 @@ from .scenes import PIXELS, WORDS, render, training_scenes
 from .stages import Seconds, fit, nothing, take_averages
 
 ALL_TIMES = TimeLaw.levels(range(1000))
-MIDDLE_TIMES = TimeLaw.levels(range(20, 980))
 LOW_TIMES = TimeLaw.levels(range(20, 600))
 GUIDANCE = 1.0  # additive, s_c + w (s_c − s_null): a guidance scale of 2 in diffusers' spelling
 

@@ -21,7 +21,10 @@ from ..evaluation.pictures import (
     saturation,
 )
 from ..evaluation.statistics import Interval, bootstrap_interval, paired_interval
+from ..figures.picture import Picture, image_grid
 from ..rewards.base import PictureReward
+from ..sdxl.models import TextToImage
+from ..sdxl.prompts import Prompt
 from .judges import Judges
 from .oracle import SIZE_BORDER, compare, read
 from .scenes import COLOURS, SHAPES, Stated, Thing, both_groups, caption_of, lay_out, render
@@ -155,3 +158,24 @@ def verdict(evaluations: dict[str, Evaluation]) -> str:
 
 def _shown(interval: Interval, sign: str = "") -> str:
     return "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*interval, sign=sign)
+
+
+def before_and_after(
+    world: TextToImage, judges: Judges, generator: Callable[[Tensor, Prompt], Tensor], rows: int = 3
+) -> Picture:
+    """Held-out captions drawn by the world's generator and by another from the same noise, six pairs a row, one above the
+    other, with their gold preference.
+    """
+    columns = 6
+    draws = both_groups(rows * columns // 2)
+    sides = [world.draw(draws.captions, draws.seeds, drawn) for drawn in (None, generator)]
+    gold = [judges.gold(images=side, prompts=draws.captions).tolist() for side in sides]
+    images, titles = [], []
+    for start in range(0, rows * columns, columns):
+        for name, side, liked in zip(("before", "after"), sides, gold, strict=True):
+            for place in range(start, start + columns):
+                images.append(side[place])
+                said = draws.captions[place] if name == "before" else "the same"
+                titles.append(f"{said} ({name}, gold {liked[place]:.2f})")
+    alt = f"{rows * columns} held-out captions drawn from the same noise before and after post-training, one above the other."
+    return image_grid(torch.stack(images), titles, columns=columns, alt=alt)

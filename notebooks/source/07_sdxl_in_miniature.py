@@ -30,7 +30,8 @@ from distar_core.figures.picture import CYCLE, Style, image_grid
 from distar_core.lab import bench_world
 from distar_core.roles import NetworkScore, OneStep
 from distar_core.sdxl import T_STAR, adapters, latents, prompts
-from distar_core.world import models, oracle, post_training, scenes
+from distar_core.world import models, oracle, scenes
+from distar_core.world.recipe import WorldRecipe
 
 require("models")
 torch.set_num_threads(1)
@@ -721,7 +722,7 @@ checked_ledger = check("07.4", ledger)
 base, adapter = (sum(p.numel() for p in first.parameters() if p.requires_grad == learns) for learns in (False, True))
 whole = checked_ledger(base, adapter, 4, 8)
 for k, roles in enumerate(("full", "lora")):
-    recipe = post_training.read_recipe({"steps": 1, "warmup": 0, "batch": 2, "prompts": 16, "roles": roles})
+    recipe = WorldRecipe.read({"steps": 1, "warmup": 0, "batch": 2, "prompts": 16, "roles": roles})
     found, counted = bench_world.megabytes_of_roles(world, recipe), checked_ledger(base, adapter, 4, 4)[k] / 1e6
     print(f"{roles}: ledger {counted:.2f} MB, measured {found:.2f} MB; with gradients {whole[k] / 1e6:.2f} MB")
 

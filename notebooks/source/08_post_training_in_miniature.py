@@ -33,10 +33,11 @@ from distar_core.figures import charts, plane
 from distar_core.figures.picture import BLUE, ORANGE, RED, STYLES, Style, image_grid
 from distar_core.lab import STUDIES, read_rows, where
 from distar_core.lab import world as study
+from distar_core.sdxl.post_training import conditions_of, make_state
 from distar_core.world import evaluation, oracle, scenes
-from distar_core.world import post_training as world_training
 from distar_core.world.judges import load_judges, prefers_as_gold
 from distar_core.world.models import load_world
+from distar_core.world.recipe import WorldRecipe, training_prompts
 
 require("models")
 torch.set_num_threads(1)
@@ -136,7 +137,7 @@ charts.lines(
 # %% [markdown]
 # ## 2. Four roles from one pipeline
 #
-# The loop wants a generator, a reference, an assistant and a reward. `world_state` makes them:
+# The loop wants a generator, a reference, an assistant and a reward. `make_state` makes them:
 #
 # - **generator**: a copy of the one-step UNet. It is given unit noise z and the fixed time t = 399, as in SDXL's
 #   one-step models, and its guess of the noise is turned into latents x_0.
@@ -147,10 +148,10 @@ charts.lines(
 
 # %%
 sizes = {"steps": 3, "batch": 4, "warmup": 2} if short else {"steps": 50, "batch": 32, "warmup": 20}
-recipe = world_training.read_recipe({"method": "diff-instruct*", "prompts": 512, **sizes})
-state = world_training.world_state(world, judges, recipe)
-conditions = world_training.training_conditions(world, recipe)
-for key, value in world_training.resolved(recipe).items():
+recipe = WorldRecipe.read({"method": "diff-instruct*", "prompts": 512, **sizes})
+state = make_state(recipe, world, judges.preference)
+conditions = conditions_of(recipe, world, training_prompts(recipe))
+for key, value in recipe.written.items():
     print(f"{key}: {value}")
 
 # %% [markdown]
@@ -171,7 +172,7 @@ def weights_of(roles, only_learning=False):
 
 
 for kind in ("full", "lora"):
-    roles = world_training.world_state(world, judges, replace(recipe, roles=kind)).roles
+    roles = make_state(recipe.replace(roles=kind), world, judges.preference).roles
     print(f"{kind}: {weights_of(roles):,} weights in memory, {weights_of(roles, only_learning=True):,} of them learn")
 
 # %% [markdown]
@@ -223,7 +224,7 @@ def lengths(method, step):
 predict("08.a", "?")
 
 # %%
-plus = world_training.read_recipe({"method": "diff-instruct++"}).method
+plus = WorldRecipe.read({"method": "diff-instruct++"}).method
 methods = {
     "DI*, scale 0.3": recipe.method,
     "DI++, w = σ²/α², scale 3": replace(plus, reward_scale=3.0),
@@ -525,8 +526,8 @@ def generator_half(state, method, batch):
 # captions, levels and noise.
 
 # %%
-three = replace(recipe, steps=3, warmup=0)
-untouched, mine, theirs = (world_training.world_state(world, judges, three) for _ in range(3))
+three = recipe.replace(steps=3, warmup=0)
+untouched, mine, theirs = (make_state(three, world, judges.preference) for _ in range(3))
 for mine.step in range(three.steps):
     assistant_half(mine, drawn("assistant/0", mine.step))
     generator_half(mine, three.method, drawn("generator", mine.step))
@@ -553,7 +554,7 @@ records = list(training.post_train(state, recipe.method, conditions, **recipe.lo
 print(f"{len(records)} steps, {sum(record.seconds for record in records):.0f} seconds")
 
 # %% tags=["figure"]
-world_training.before_and_after(world, judges, state.roles.generator.averaged, rows=2)
+evaluation.before_and_after(world, judges, state.roles.generator.averaged, rows=2)
 
 # %% [markdown]
 # Objects keep their shape, grow a
@@ -607,7 +608,7 @@ my_method = squared  # or methods["DI++, w = σ, scale 1.5"], or either with rep
 
 
 def explore(method, **changes):
-    fresh = world_training.world_state(world, judges, replace(recipe, **changes))
+    fresh = make_state(recipe.replace(**changes), world, judges.preference)
     found = list(training.post_train(fresh, method, conditions, **recipe.loop))
     print(f"{len(found)} steps, warm-up included, {sum(record.seconds for record in found):.0f} seconds")
     return fresh, found

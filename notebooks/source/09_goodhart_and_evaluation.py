@@ -33,11 +33,12 @@ from distar_core.figures import charts
 from distar_core.figures.picture import BLUE, ORANGE, Style, image_grid
 from distar_core.lab import STUDIES, read_rows
 from distar_core.lab import world as study
+from distar_core.sdxl.post_training import conditions_of, make_state
 from distar_core.world.evaluation import evaluate, table, verdict
 from distar_core.world.judges import NOISE, load_judges, taste_terms
 from distar_core.world.models import SHIPPED, load_world
 from distar_core.world.oracle import compare, judge, read
-from distar_core.world.post_training import read_recipe, training_conditions, world_state
+from distar_core.world.recipe import WorldRecipe, training_prompts
 from distar_core.world.scenes import both_groups, read_caption, training_scenes
 
 require("models")
@@ -498,8 +499,8 @@ predict("09.b", "?")
 steps = 20 if quick else 100
 marks = [max(1, round(share * steps)) for share in (0.05, 0.1, 0.2, 0.35, 0.6, 1)]
 draws = {"count": 20 if quick else 100, "samples": 2 if quick else 4}
-recipe = read_recipe({"method": "reward-only", "steps": steps, "batch": 4 if quick else 16, "lr": 3e-4})
-state = world_state(world, judges, recipe)
+recipe = WorldRecipe.read({"method": "reward-only", "steps": steps, "batch": 4 if quick else 16, "lr": 3e-4})
+state = make_state(recipe, world, judges.preference)
 
 
 def drawn(prompts, seeds):
@@ -507,7 +508,7 @@ def drawn(prompts, seeds):
 
 
 found = {0: evaluate(world.draw, judges, **draws)}
-for record in post_train(state, recipe.method, training_conditions(world, recipe), **recipe.loop):
+for record in post_train(state, recipe.method, conditions_of(recipe, world, training_prompts(recipe)), **recipe.loop):
     if record.step + 1 in marks:
         found[record.step + 1] = evaluate(drawn, judges, **draws)
 

@@ -19,7 +19,7 @@ from distar_core.lab import bench_toy
         (("bench", "sdxl"), "'sdxl'", "world"),
         (("train", "toy", "a", "--method", "ppo"), "'ppo'", "reward-only"),
         (("train", "toy", "a", "--reward", "nice"), "'nice'", "mode"),
-        (("train", "toy", "a", "--reward-scale", "inf"), "inf", "from 0 on"),
+        (("train", "toy", "a", "--reward-scale", "inf"), "inf", "finite"),
         (("train", "toy", "a", "--method", "didr"), "didr", "didr-proxy"),
         (("train", "world", "a", "--method", "ppo"), "'ppo'", "reward-only"),
         (("export", "nothing", "a"), "nothing", "world"),

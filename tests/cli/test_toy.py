@@ -17,14 +17,14 @@ from distar_core.cli import toy as cli_toy
 from distar_core.cli.main import app
 from distar_core.methods import ALIASES, METHODS
 from distar_core.runs.progress import Progress
-from distar_core.toy import demo, ring
+from distar_core.toy import demo, recipe, ring
 
 
 def test_train_stops_at_its_steps_and_resumes_only_what_exists(distar, tmp_path):
     words = ("train", "toy", tmp_path / "run", "--steps", 4, "--save-every", 2)
     assert distar(*words).exit_code == 0
     left = {path.name for path in (tmp_path / "run").glob("[!.]*")}
-    assert left == {"checkpoint.safetensors", "config.json", "log.csv", "samples.png"}
+    assert left == {"checkpoint.safetensors", "config.json", "log.csv", "recipe.yaml", "samples.png"}
     again = distar(*words)
     assert again.exit_code == 1
     assert "already holds a run" in again.output
@@ -33,14 +33,23 @@ def test_train_stops_at_its_steps_and_resumes_only_what_exists(distar, tmp_path)
     assert "is finished: all 4 steps are done; the learning rate decays over --steps" in finished.output
     missing = distar("train", "toy", tmp_path / "typo", "--resume")
     assert missing.exit_code == 1
-    assert "there is no checkpoint" in missing.output
+    assert "there is no run" in missing.output
     assert not (tmp_path / "typo").exists()
 
 
-def test_a_reward_that_is_not_used_is_said(distar, tmp_path):
-    result = distar("train", "toy", tmp_path / "run", "--method", "sim", "--steps", 2)
-    assert result.exit_code == 0
-    assert "--reward-scale are not used" in result.output
+def test_a_scale_without_a_reward_is_refused(distar, tmp_path):
+    result = distar("train", "toy", tmp_path / "run", "--method", "sim", "--reward-scale", 0.5)
+    assert result.exit_code == 1
+    assert "'reward_scale' is 0.5" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_command_is_not_resumed(distar, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("reward: mode\nroles: full\n")
+    result = distar("train", "toy", tmp_path, "--resume")
+    assert result.exit_code == 1
+    assert "'roles' is 'full'" in result.output
+    assert "by the command that started it" in result.output
 
 
 def test_a_folder_with_brackets_is_named_as_it_is(distar, monkeypatch, tmp_path):
@@ -59,10 +68,10 @@ def test_what_cannot_work_is_refused_before_the_distillation(distar, monkeypatch
     monkeypatch.setattr(ring, "distil", lambda mixture, **_: pytest.fail("the distillation came first"))
     for words, expected in (
         ((run, "--steps", 2), "already holds a run; add --resume"),
-        ((run, "--steps", 3, "--seed", 5, "--resume"), "has --steps 2, not 3 and --seed 0, not 5 (the learning rate"),
-        ((run, "--steps", 2, "--method", "dmd", "--resume"), "has --method diff-instruct*, not dmd"),
+        ((run, "--steps", 3, "--seed", 5, "--resume"), "has seed 0, not 5"),
+        ((run, "--steps", 2, "--method", "dmd", "--resume"), "has method diff-instruct*, not dmd"),
         ((tmp_path / "broken", "--steps", 2, "--resume"), "truncated or no safetensors file"),
-        ((tmp_path / "typo", "--resume"), "there is no checkpoint"),
+        ((tmp_path / "typo", "--resume"), "there is no run"),
         ((tmp_path / "file" / "run", "--steps", 2), "cannot be written"),
     ):
         refused = distar("train", "toy", *words)
@@ -72,13 +81,15 @@ def test_what_cannot_work_is_refused_before_the_distillation(distar, monkeypatch
         assert refused.stderr.count("distar: ") == 1
 
 
-def test_settings_that_the_folder_does_not_tell_are_left_to_the_checkpoint(distar, tmp_path):
-    words = ("train", "toy", tmp_path / "run", "--steps", 2)
+def test_a_run_from_before_runs_had_a_recipe_resumes(distar, tmp_path):
+    words = ("train", "toy", tmp_path / "run", "--steps", 2, "--seed", 3, "--method", "di++", "--reward-scale", 0.5)
     assert distar(*words).exit_code == 0
-    (tmp_path / "run" / "config.json").unlink()
-    refused = distar(*words, "--seed", 5, "--resume")
-    assert refused.exit_code == 1
-    assert "seed is 5 here but 0 in checkpoint" in refused.output
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    assert distar(*words, "--resume").exit_code == 0
+    assert distar("train", "toy", tmp_path / "run", "--resume").exit_code == 0
+    assert "has seed 3, not 5" in distar("train", "toy", tmp_path / "run", "--seed", 5, "--resume").output
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert "is not that of a run in the plane" in distar(*words, "--resume").output
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -86,12 +97,12 @@ def test_a_stopped_run_names_the_command_that_goes_on(distar, monkeypatch, tmp_p
     words = ("--method", "diff-instruct*", "--reward-scale", 0.3, "--steps", 4, "--seed", 4)
     assert distar("train", "toy", tmp_path / "whole", *words).exit_code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(ring, "no_conditions", lambda step, rows: os.kill(os.getpid(), number) if step == 1 else None)
+        patch.setattr(recipe, "no_conditions", lambda step, rows: os.kill(os.getpid(), number) if step == 1 else None)
         stopped = distar("train", "toy", tmp_path / "a run", *words)
     assert stopped.exit_code == code
     sentence, command = stopped.stderr.rstrip().split(" with: ")
     assert f"stopped by {number.name} after step 1;" in sentence
-    assert "--method di-star" in command
+    assert "--method" not in command, "the folder has the settings"
     resumed = distar(*shlex.split(command)[1:])
     assert resumed.exit_code == 0, resumed.output
     end, expected = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("a run", "whole"))

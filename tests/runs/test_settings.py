@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 from dataclasses import fields, replace
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 from distar_core import METHODS, LinearReward, Method, TimeLaw
 from distar_core.losses import (
@@ -27,84 +29,198 @@ from distar_core.losses import (
     weight_x0,
 )
 from distar_core.methods import ALIASES
-from distar_core.runs.settings import complete, describe, fill, read_method, read_yaml, write_yaml
+from distar_core.runs.settings import (
+    RECIPE,
+    Count,
+    Defaults,
+    Rate,
+    Recipe,
+    RecipeError,
+    complete,
+    describe,
+    fill,
+    read_yaml,
+    write_yaml,
+)
 
 
-@pytest.mark.parametrize("name", [*METHODS, *ALIASES])
-def test_a_recipe_with_a_name_alone_is_the_row(name: str) -> None:
-    assert (
-        read_method({"method": name}) is METHODS[ALIASES.get(name, name)]
-        or read_method({"method": name}) == METHODS[ALIASES.get(name, name)]
-    )
+class Plain(Recipe):
+    """The least that a kind of model adds."""
+
+    DEFAULTS = Defaults({"taste": {name: row.reward_scale for name, row in METHODS.items()}, "other": {}})
+    FILES = ("seeds",)
+
+    reward: str = "taste"
+    steps: Count = 10
+    batch: Count = 4
+    lr: Rate = 1e-3
+    assistant_lr: Rate = 1e-3
+    seeds: int | str = 1
 
 
-def test_an_unknown_method_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="method 'di-starr' is unknown; known are") as error:
-        read_method({"method": "di-starr"})
-    assert all(name in str(error.value) for name in [*METHODS, *ALIASES])
+NAMES = [name for name in (*METHODS, *ALIASES) if name != "didr"]
 
 
-def test_a_recipe_without_a_method_is_refused_with_an_example() -> None:
-    with pytest.raises(ValueError, match="names no method; add a line such as method: di-star"):
-        read_method({"reward_scale": 1.0})
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_with_a_name_alone_is_the_row_and_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
+    recipe = Plain.read({"method": name})
+    assert recipe.method == METHODS[ALIASES.get(name, name)]
+    recipe.write(tmp_path / RECIPE)
+    assert Plain.read(tmp_path / RECIPE) == Plain.of_run(tmp_path) == Plain.read(recipe.written) == recipe
+    assert recipe.replace(seed=1) != recipe, "control"
+    assert recipe.replace(seed=1).loop == {"steps": 10, "batch": 4, "warmup": 50, "assistant_updates": 1, "seed": 1}
 
 
-@pytest.mark.parametrize("key", ["reward_scales", "huber", "cfg", "Method", "learning_rate", "name"])
-def test_an_unknown_key_is_refused_with_value_and_known_keys(key: str) -> None:
-    with pytest.raises(ValueError, match=rf"recipe key '{key}' \(value 7.25\) is unknown; known are") as error:
-        read_method({"method": "di-star", key: 7.25})
-    known = {field.name for field in fields(Method)} - {"name"} | {"huber_c", "guidance_scale"}
-    assert all(one in str(error.value) for one in known)
+def refused(written: dict[str, Any], kind: type[Recipe] = Plain) -> RecipeError:
+    with pytest.raises(RecipeError) as caught:
+        kind.read(written)
+    assert str(caught.value).count("\n") == len(caught.value.problems) - 1, "one line per wrong key"
+    assert repr(caught.value.key) in str(caught.value)
+    return caught.value
 
 
-def test_both_spellings_of_guidance_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"guidance twice, cfg_scale 6.5 and guidance_scale 7.5; keep one"):
-        read_method({"method": "di-star", "cfg_scale": 6.5, "guidance_scale": 7.5})
+WRONG: list[tuple[dict[str, Any], str, Any]] = [
+    ({"methd": "di-star"}, "methd", "di-star"),
+    ({"method": "ppo"}, "method", "ppo"),
+    ({"method": ["di-star"]}, "method", ["di-star"]),
+    ({"method": "didr"}, "method", "didr"),
+    ({"reward": "beauty"}, "reward", "beauty"),
+    ({"reward": ["taste"]}, "reward", ["taste"]),
+    ({"reward": "other"}, "reward_scale", None),
+    ({"reward_scale": "1"}, "reward_scale", "1"),
+    ({"reward_scale": True}, "reward_scale", True),
+    ({"reward_scale": -5}, "reward_scale", -5),
+    ({"reward_scale": 1e13}, "reward_scale", 1e13),
+    ({"reward_scale": 10**401}, "reward_scale", 10**401),
+    ({"method": "sim", "reward_scale": 1.0}, "reward_scale", 1.0),
+    ({"cfg_scale": -1.5}, "cfg_scale", -1.5),
+    ({"method": "reward-only", "cfg_scale": 2.0}, "cfg_scale", 2.0),
+    ({"method": "reward-only", "guidance_scale": 3.0}, "guidance_scale", 3.0),
+    ({"cfg_scale": 6.5, "guidance_scale": 7.5}, "guidance_scale", 7.5),
+    ({"guidance_scale": "7.5"}, "guidance_scale", "7.5"),
+    ({"guidance_scale": True}, "guidance_scale", True),
+    ({"guidance_scale": -0.5}, "guidance_scale", -0.5),
+    ({"huber_c": 0}, "huber_c", 0),
+    ({"huber_c": -0.1}, "huber_c", -0.1),
+    ({"method": "diff-instruct", "huber_c": 0.3}, "huber_c", 0.3),
+    ({"method": "diff-instruct", "huber_c": 0}, "huber_c", 0),
+    ({"steps": "300"}, "steps", "300"),
+    ({"steps": 3.0}, "steps", 3.0),
+    ({"steps": 0}, "steps", 0),
+    ({"steps": None}, "steps", None),
+    ({"batch": True}, "batch", True),
+    ({"warmup": -1}, "warmup", -1),
+    ({"seed": 2**64}, "seed", 2**64),
+    ({"lr": 0.0}, "lr", 0.0),
+    ({"lr": math.inf}, "lr", math.inf),
+    ({"lr": "1_000"}, "lr", "1_000"),
+    ({"seeds": 2.5}, "seeds", 2.5),
+]
 
 
-@pytest.mark.parametrize(("guidance_scale", "cfg_scale"), [(7.5, 6.5), (1.0, 0.0), (0.0, -1.0)])
-def test_guidance_scale_is_translated_to_the_additive_form(guidance_scale: float, cfg_scale: float) -> None:
-    method = read_method({"method": "di-star", "guidance_scale": guidance_scale})
-    assert method.cfg_scale == cfg_scale
-    assert method == replace(METHODS["diff-instruct*"], cfg_scale=cfg_scale)
-    assert method.guides is (cfg_scale != 0)
+@pytest.mark.parametrize(("written", "key", "value"), WRONG, ids=[str(wrong[0])[:40] for wrong in WRONG])
+def test_a_wrong_recipe_names_the_key_and_the_value(written: dict[str, Any], key: str, value: Any) -> None:
+    error = refused(written)
+    assert (error.key, type(error.value), error.value) == (key, type(value), value)
+    assert [problem.key for problem in error.problems] == [key]
+    assert len(str(error)) < 400, "a long value is cut"
+
+
+def test_what_is_not_a_number_is_none_of_a_scale_either() -> None:
+    assert refused({"cfg_scale": math.nan}).key == "cfg_scale"
+
+
+def test_every_wrong_key_is_told_at_once_and_the_known_ones_with_an_unknown_one() -> None:
+    error = refused({"steps": "3", "lr": -1, "nope": 3})
+    assert {problem.key: problem.value for problem in error.problems} == {"steps": "3", "lr": -1, "nope": 3}
+    assert all(key in str(error) for key in Plain.known_keys())
+    assert {"method", "guidance_scale", "seeds"} < set(Plain.known_keys())
+    assert pickle.loads(pickle.dumps(error)).problems == error.problems, "as a process hands it back"
+
+
+def test_a_missing_key_is_named() -> None:
+    class Bare(Plain):
+        steps: Count
+
+    assert (refused({}, Bare).key, refused({}, Bare).value) == ("steps", None)
+
+
+@pytest.mark.parametrize(
+    ("method", "written"),
+    [("sim", {"reward_scale": 0}), ("reward-only", {"cfg_scale": 0.0}), ("reward-only", {"guidance_scale": 1})],
+)
+def test_a_key_that_says_it_is_off_fits_every_method(method: str, written: dict[str, Any]) -> None:
+    assert Plain.read({"method": method, **written}) == Plain.read({"method": method})
+
+
+@pytest.mark.parametrize(("guidance_scale", "cfg_scale"), [(7.5, 6.5), (1.0, 0.0), (0.5, -0.5), (0.0, -1.0)])
+def test_guidance_scale_is_translated_to_the_additive_form(
+    guidance_scale: float, cfg_scale: float, tmp_path: Path
+) -> None:
+    recipe = Plain.read({"guidance_scale": guidance_scale})
+    assert recipe.method == replace(METHODS["diff-instruct*"], cfg_scale=cfg_scale)
+    assert recipe.method.guides is (cfg_scale != 0)
+    assert Plain.read(recipe.written) == recipe == Plain.read({"cfg_scale": cfg_scale})
     # Control: the other spelling taken at its word would be another method.
-    assert method != read_method({"method": "di-star", "cfg_scale": guidance_scale})
-
-
-def test_guidance_for_a_row_without_it_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"cfg_scale 6.5 but guidance 'none'"):
-        read_method({"method": "reward-only", "guidance_scale": 7.5})
+    assert recipe != Plain.read({"cfg_scale": guidance_scale})
+    assert Plain.read({"guidance_scale": guidance_scale}, cfg_scale=3.0) == Plain.read({"cfg_scale": 3.0})
 
 
 def test_huber_c_sets_the_distance() -> None:
-    assert read_method({"method": "di-star", "huber_c": 0.3}).distance == PseudoHuber(0.3)
-    assert read_method({"method": "di-star"}).distance == PseudoHuber(0.05)
+    assert Plain.read({"huber_c": 0.3}).method.distance == PseudoHuber(0.3)
+    assert Plain.read({}).method.distance == PseudoHuber(0.05)
 
 
-@pytest.mark.parametrize("huber_c", [0, -0.1])
-def test_a_huber_c_that_is_not_positive_is_refused(huber_c: float) -> None:
-    with pytest.raises(ValueError, match=rf"huber_c .*got {huber_c}; use SquaredL2"):
-        read_method({"method": "di-star", "huber_c": huber_c})
+def test_a_model_gives_its_own_defaults_where_the_method_has_the_key() -> None:
+    class Tuned(Plain):
+        DEFAULTS = Defaults({"taste": {"diff-instruct*": 0.3}}, huber_c=2.0, cfg_scale=1.5)
+        TIMES = TimeLaw.levels([1, 2])
+
+    method = Tuned.read({}).method
+    assert (method.reward_scale, method.cfg_scale, method.distance) == (0.3, 1.5, PseudoHuber(2.0))
+    assert method.time_law == method.assistant_time_law == Tuned.TIMES
+    assert Tuned.read({"cfg_scale": 0.0}).method.cfg_scale == 0.0
+    assert Tuned.read({"method": "dmd"}).written.keys().isdisjoint({"huber_c", "reward_scale"})
+    assert refused({"method": "reward-only"}, Tuned).key == "reward_scale"
 
 
-def test_a_distance_given_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="distance"):
-        read_method({"method": "di-star", "distance": SquaredL2(), "huber_c": 0.3})
+def test_a_recipe_is_left_alone_and_cannot_be_changed() -> None:
+    written = {"method": "di-star", "guidance_scale": 2.0}
+    kept = dict(written)
+    recipe = Plain.read(written)
+    assert written == kept
+    with pytest.raises(ValidationError):
+        recipe.steps = 3  # type: ignore[misc]
 
 
-def test_huber_c_for_a_method_without_a_distance_is_refused() -> None:
-    with pytest.raises(ValueError, match="distance"):
-        read_method({"method": "diff-instruct", "huber_c": 0.3})
+def test_a_path_in_a_file_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "r.yaml").write_text("seeds: s.txt\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert Plain.read("a/r.yaml").seeds == str(tmp_path / "a" / "s.txt")
+    assert (
+        Plain.read({"seeds": "s.txt"}).seeds == Plain.read("a/r.yaml", seeds="s.txt").seeds == str(tmp_path / "s.txt")
+    )
+    assert Plain.read({"seeds": 3}).seeds == 3
 
 
-def test_every_field_can_be_set_and_the_recipe_is_left_alone() -> None:
-    recipe = {"method": "sim", "reward_at": "sample", "reward_scale": 2.0, "guidance": "outside", "huber_c": 0.1}
-    kept = dict(recipe)
-    method = read_method(recipe)
-    assert recipe == kept
-    assert (method.reward_at, method.reward_scale, method.guidance) == ("sample", 2.0, "outside")
-    assert METHODS["sim"].reward_at == "nowhere"
+def test_a_file_is_named_with_what_is_wrong_in_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none.yaml"))):
+        Plain.read(tmp_path / "none.yaml")
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
+        Plain.of_run(tmp_path)
+    (tmp_path / RECIPE).write_text("steps: 0\n", "utf-8")
+    with pytest.raises(RecipeError, match=re.escape(str(tmp_path / RECIPE))) as caught:
+        Plain.of_run(tmp_path)
+    assert (caught.value.key, caught.value.value) == ("steps", 0)
+
+
+def test_other_settings_than_those_of_the_run_are_refused_by_key(tmp_path: Path) -> None:
+    recipe = Plain.read({"steps": 3, "method": "di-star"})
+    recipe.refuse_other(tmp_path, method="di-star", steps=3)
+    with pytest.raises(RecipeError) as caught:
+        recipe.refuse_other(tmp_path, method="sim", steps=3, seed=5)
+    assert {problem.key: problem.value for problem in caught.value.problems} == {"method": "sim", "seed": 5}
 
 
 # Descriptions.

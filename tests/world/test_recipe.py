@@ -22,25 +22,16 @@ from distar_core.losses import Noised
 from distar_core.methods import METHODS
 from distar_core.probes import motion
 from distar_core.runs.run import CHECKPOINT, _seal, load_checkpoint
+from distar_core.runs.settings import RECIPE, RecipeError
+from distar_core.sdxl import post_training
 from distar_core.sdxl.export import load_lora
 from distar_core.sdxl.models import TextToImage
+from distar_core.sdxl.post_training import conditions_of, identity_of, load_run, make_state, run_recipe
 from distar_core.training import scores_at
-from distar_core.world import post_training
 from distar_core.world.evaluation import evaluate, verdict
 from distar_core.world.judges import load_judges
 from distar_core.world.models import load_world
-from distar_core.world.post_training import (
-    RECIPE,
-    load_recipe,
-    load_run,
-    post_train_world,
-    read_recipe,
-    resolved,
-    settings_of,
-    training_conditions,
-    training_prompts,
-    world_state,
-)
+from distar_core.world.recipe import REWARD_SCALES, WorldRecipe, training_prompts
 from distar_core.world.scenes import combinations, read_caption
 
 CAPTIONS = ["a red circle left of a blue square", "a large green triangle"]
@@ -62,6 +53,15 @@ def distar(*words):
     return result, " ".join((result.output + result.stderr).split())
 
 
+def conditions_for(world, recipe):
+    return conditions_of(recipe, world, training_prompts(recipe))
+
+
+def run_again(recipe, world, judges, folder, **options):
+    state = make_state(recipe, world, judges.preference)
+    return run_recipe(recipe, world, state, training_prompts(recipe), folder, **options)
+
+
 def write(path, **keys):
     path.write_text(yaml.safe_dump(keys), "utf-8")
     return path
@@ -69,79 +69,50 @@ def write(path, **keys):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "didr"])
 def test_a_recipe_written_out_reads_as_itself(name, tmp_path):
-    recipe = read_recipe({"method": name, "seed": 3})
-    assert read_recipe(load_recipe(write(tmp_path / "r.yaml", **resolved(recipe)))) == recipe
-    assert read_recipe({"method": name, "seed": 4}) != recipe
+    recipe = WorldRecipe.read({"method": name, "seed": 3})
+    recipe.write(tmp_path / "r.yaml")
+    assert WorldRecipe.read(tmp_path / "r.yaml") == recipe
+    assert recipe.replace(seed=4) != recipe
     assert recipe.method.guides == (recipe.method.guidance != "none"), "guided rows have the scale of the distillation"
-
-
-def test_guidance_in_either_spelling():
-    assert read_recipe({"guidance_scale": 3.0}) == read_recipe({"cfg_scale": 2.0})
-    assert read_recipe({"cfg_scale": 2.0}) != read_recipe({})
+    assert recipe.method.reward_scale == REWARD_SCALES.get(name, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("written", "expected"),
+    ("key", "value"),
     [
-        ({"methd": "di-star"}, "recipe key 'methd' (value 'di-star') is unknown; known are method, reward_scale"),
-        ({"method": "ppo"}, "method 'ppo' is unknown"),
-        ({"method": "didr"}, "needs a closed-form tilt, which a network has not; use didr-proxy"),
-        ({"steps": "300"}, "recipe key 'steps' must be of type int, got '300'"),
-        ({"steps": 0}, "recipe key 'steps' must be at least 1, got 0"),
-        ({"lr": 0.0}, "recipe key 'lr' must be positive, got 0.0"),
-        ({"batch": True}, "recipe key 'batch' must be of type int, got True"),
-        ({"reward": "beauty"}, "recipe key 'reward' is 'beauty'; use one of preference, clip"),
-        ({"roles": "qlora"}, "recipe key 'roles' is 'qlora'; use one of full, lora"),
-        ({"cfg_scale": 1.0, "guidance_scale": 2.0}, "guidance twice"),
-        ({"method": "di++", "huber_c": 1.0}, "has no distance"),
-        ({"reward_scale": "1"}, "must be a finite number, got '1'; write numbers as 300 or 1e-4, without quotes"),
-        ({"reward_scale": True}, "must be a finite number, got True"),
-        ({"reward_scale": 10**401}, "must be a finite number, got 1000"),
-        ({"reward_scale": -5}, "must not be negative, got -5"),
-        ({"seed": 2**64}, "choose one below 2**63"),
-        ({"lr": 10**401}, "choose a finite number"),
-        ({"method": "reward-only", "guidance_scale": 3.0}, "has no guidance, but guidance_scale is 3.0"),
-        ({"cfg_scale": float("nan")}, "must be a finite number, got nan"),
-        (
-            {"lr": "1_000"},
-            "must be of type int or float, got '1_000'; write numbers as 300 or 1e-4, without quotes",
-        ),
-        ({"lr": float("inf")}, "recipe key 'lr' is inf; choose a finite number"),
-        ({"ema_decay": 1.5}, "recipe key 'ema_decay' is 1.5; choose a finite number, below 1"),
-        ({"method": "sim", "reward_scale": 1.0}, "method 'sim' has no reward, but reward_scale is 1.0; leave it out"),
-        ({"method": "reward-only", "cfg_scale": 2.0}, "has no guidance, but cfg_scale is 2.0"),
-        ({"reward": "clip"}, "reward 'clip' has no default reward_scale"),
+        ("reward", "beauty"),
+        ("roles", "qlora"),
+        ("ema_decay", 1.5),
+        ("ema_decay", -0.1),
+        ("rank", 0),
+        ("prompts", 0),
+        ("prompts", 2.5),
     ],
 )
-def test_a_wrong_recipe_is_one_sentence(written, expected):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the sentence is compared below
-        read_recipe(written)
-    assert expected in str(caught.value)
+def test_a_wrong_recipe_names_the_key_and_the_value(key, value):
+    with pytest.raises(RecipeError) as caught:
+        WorldRecipe.read({key: value})
+    assert (caught.value.key, caught.value.value) == (key, value)
 
 
-def test_files_that_are_no_recipe(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no recipe"):
-        load_recipe(tmp_path / "none.yaml")
-    for text, expected in (
-        (b"steps: [", "is not YAML"),
-        (b"- steps", "holds list, not keys with values"),
-        (b"method: d\xef", "is no UTF-8 text .byte 9"),
-        (b"steps: 3\nsteps: 4", "'steps' stands twice"),
-    ):
-        (tmp_path / "r.yaml").write_bytes(text)
-        with pytest.raises(ValueError, match=expected):
-            load_recipe(tmp_path / "r.yaml")
+def test_clip_has_no_default_scale():
+    with pytest.raises(RecipeError) as caught:
+        WorldRecipe.read({"reward": "clip"})
+    assert caught.value.key == "reward_scale"
+    assert WorldRecipe.read({"reward": "clip", "reward_scale": 4}).method.reward_scale == 4
+    assert WorldRecipe.read({"reward": "clip", "method": "sim"}).method.reward_scale == 0
 
 
 def test_a_wrong_recipe_loads_no_model(monkeypatch, tmp_path):
     monkeypatch.setattr("distar_core.world.models.load_world", lambda *_: pytest.fail("loaded"))
     result, said = distar("train", "world", tmp_path / "run", "--recipe", write(tmp_path / "r.yaml", step=3))
     assert result.exit_code == 1
-    assert "recipe key 'step' (value 3) is unknown" in said
+    assert f"{tmp_path / 'r.yaml'}: recipe key 'step' is 3" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_held_out_is_trained_on(world):
-    prompts = training_conditions(world, read_recipe({"batch": 500}))(0, slice(0, 500)).words
+    prompts = conditions_for(world, WorldRecipe.read({"batch": 500}))(0, slice(0, 500)).words
     known = combinations()
     held_out = [*known["one held out"], *known["two held out"]]
     # two objects are held out on both backgrounds or on none, so a caption that leaves it open tells too
@@ -154,11 +125,11 @@ def test_nothing_held_out_is_trained_on(world):
 def test_prompts_of_ones_own(world, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a red circle\n\na blue square\n", "utf-8")
-    conditions = training_conditions(world, read_recipe({"prompts": str(path)}))
+    conditions = conditions_for(world, WorldRecipe.read({"prompts": str(path)}))
     assert set(conditions(0, slice(0, 32)).words) == {"a red circle", "a blue square"}
     path.write_text("\n \n", "utf-8")
     with pytest.raises(ValueError, match="is empty; write one prompt a line"):
-        training_conditions(world, read_recipe({"prompts": str(path)}))
+        conditions_for(world, WorldRecipe.read({"prompts": str(path)}))
 
 
 @pytest.mark.parametrize("roles", ["full", "lora"])
@@ -171,14 +142,14 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(roles, tmp_path):
     calls = []
 
     def interrupted(*inputs, **options):
-        for record in post_train_world(*inputs, **options):
+        for record in run_recipe(*inputs, **options):
             calls.append(record.step)
             if record.step == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(post_training, "post_train_world", interrupted)
+        patch.setattr(post_training, "run_recipe", interrupted)
         result, said = distar("train", "world", tmp_path / "stopped", "--recipe", recipe, "--count", 2)
     assert result.exit_code == 143
     assert f"train world {tmp_path / 'stopped'} --save-every 50 --count 2 --resume" in said
@@ -189,8 +160,9 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(roles, tmp_path):
     assert (tmp_path / "stopped" / CHECKPOINT).read_bytes() == (tmp_path / "whole" / CHECKPOINT).read_bytes()
     for words, expected in (
         ((tmp_path / "whole", "--recipe", recipe), "already holds a run"),
-        ((tmp_path / "whole", "--resume", "--steps", 9), "leave out --steps, or start in another folder"),
-        ((tmp_path / "nowhere", "--resume"), "leave out --resume to start one"),
+        ((tmp_path / "whole", "--resume", "--steps", 9), "has steps 3, not 9"),
+        ((tmp_path / "whole", "--resume", "--recipe", recipe), "leave out --recipe"),
+        ((tmp_path / "nowhere", "--resume"), f"there is no run in {tmp_path / 'nowhere'}"),
     ):
         result, said = distar("train", "world", *words)
         assert result.exit_code == 1
@@ -207,22 +179,22 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(roles, tmp_path):
 
 
 def test_a_run_is_bound_to_the_weights_it_started_from(world, judges, tmp_path):
-    recipe = read_recipe(SHORT)
-    state = world_state(world, judges, recipe)
-    for _ in post_train_world(world, state, recipe, tmp_path):
+    recipe = WorldRecipe.read(SHORT)
+    state = make_state(recipe, world, judges.preference)
+    for _ in run_recipe(recipe, world, state, training_prompts(recipe), tmp_path):
         pass
-    again, loaded = load_run(world, judges, tmp_path)
-    assert again == recipe
+    assert WorldRecipe.of_run(tmp_path) == recipe
+    loaded = load_run(recipe, world, judges.preference, tmp_path)
     for name, parameter in loaded.roles.generator.parameters().items():
         assert torch.equal(parameter, state.roles.generator.parameters()[name])
-    config = {**post_training.settings_of(world, state, recipe), "method": recipe.method, **recipe.loop}
+    config = {**identity_of(recipe, world, state, training_prompts(recipe)), "method": recipe.method, **recipe.loop}
     with pytest.raises(ValueError, match="start is 'other' here but"):
-        load_checkpoint(world_state(world, judges, recipe), tmp_path, config | {"start": "other"})
+        load_checkpoint(make_state(recipe, world, judges.preference), tmp_path, config | {"start": "other"})
 
 
 def test_a_run_from_before_a_setting_is_one_at_its_default(world, judges, tmp_path):
-    recipe = read_recipe(SHORT)
-    for _ in post_train_world(world, world_state(world, judges, recipe), recipe, tmp_path):
+    recipe = WorldRecipe.read(SHORT)
+    for _ in run_again(recipe, world, judges, tmp_path):
         pass
     path, meta = tmp_path / CHECKPOINT, {}
     with safe_open(path, framework="pt") as file:
@@ -231,12 +203,13 @@ def test_a_run_from_before_a_setting_is_one_at_its_default(world, judges, tmp_pa
 
     def without(key):
         older = copy.deepcopy(meta)
-        del older["config"]["recipe"][key]
+        del (older["config"] if key == "diffusion" else older["config"]["recipe"])[key]
         save_file(tensors, path, metadata={"distar_core": json.dumps(older | {"seal": _seal(older)})})
-        return list(post_train_world(world, world_state(world, judges, recipe), recipe, tmp_path, resume=True))
+        return list(run_again(recipe, world, judges, tmp_path, resume=True))
 
     assert without("ema_decay") == []
     assert without("rank") == []
+    assert without("diffusion") == []
     with pytest.raises(ValueError, match=r"^recipe\.steps is 3 here but 300"):
         without("steps")
 
@@ -245,12 +218,12 @@ def test_a_file_of_ones_own_in_the_folder_is_kept(tmp_path):
     mine = write(tmp_path / RECIPE, steps=7)
     for options in ((), ("--resume",)):
         assert distar("train", "world", tmp_path, *options)[0].exit_code == 1
-        assert load_recipe(mine) == {"steps": 7}
+        assert yaml.safe_load(mine.read_text()) == {"steps": 7}
 
 
 def test_options_win_over_the_recipe(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(commands, "post_train_and_measure", lambda folder, recipe, **_: seen.append(recipe))
+    monkeypatch.setattr(commands, "post_train_and_measure", lambda recipe, *_, **__: seen.append(recipe))
     recipe = write(tmp_path / "r.yaml", guidance_scale=3.0, steps=9)
     assert distar("train", "world", tmp_path / "run", "--recipe", recipe, "--cfg-scale", 0.5)[0].exit_code == 0
     assert (seen[0].method.cfg_scale, seen[0].steps) == (0.5, 9)
@@ -259,29 +232,31 @@ def test_options_win_over_the_recipe(monkeypatch, tmp_path):
 def test_a_run_keeps_its_prompts_and_goes_on_elsewhere(world, judges, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeffa red circle\r\n\r\na blue square\r\n", "utf-8")
-    recipe = read_recipe(SHORT | {"prompts": str(path)})
+    recipe = WorldRecipe.read(SHORT | {"prompts": str(path)})
     assert training_prompts(recipe) == ["a red circle", "a blue square"]
-    for _ in post_train_world(world, world_state(world, judges, recipe), recipe, tmp_path / "run"):
+    for _ in run_again(recipe, world, judges, tmp_path / "run"):
         pass
     path.unlink()
     moved = (tmp_path / "run").rename(tmp_path / "moved")
 
     def resume():
-        recipe = read_recipe(load_recipe(moved / "recipe.yaml"))
-        return list(post_train_world(world, world_state(world, judges, recipe), recipe, moved, resume=True))
+        recipe = WorldRecipe.of_run(moved)
+        return list(run_again(recipe, world, judges, moved, resume=True))
 
     assert resume() == []
     (moved / "prompts.txt").write_text("a red circle\na green square\n", "utf-8")
     with pytest.raises(ValueError, match="prompts is '"):
         resume()
-    load_run(world, judges, moved)  # what was learnt is there whatever the prompts
+    load_run(
+        WorldRecipe.of_run(moved), world, judges.preference, moved
+    )  # what was learnt is there whatever the prompts
 
 
 def test_a_run_is_bound_to_all_weights_that_it_does_not_train(world, judges):
-    recipe = read_recipe(SHORT)
+    recipe = WorldRecipe.read(SHORT)
 
     def told(world=world, judges=judges):
-        return settings_of(world, world_state(world, judges, recipe), recipe)
+        return identity_of(recipe, world, make_state(recipe, world, judges.preference), training_prompts(recipe))
 
     before = told()
     assert told() == before
@@ -297,20 +272,46 @@ def test_a_run_is_bound_to_all_weights_that_it_does_not_train(world, judges):
     assert {key for key, value in other.items() if value != before[key]} == {"judge"}
 
 
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [
+        ("alphas", {"beta_end": 0.0121}),
+        ("prediction", {"prediction_type": "v_prediction"}),
+        ("null", {"force_zeros_for_empty_prompt": False}),
+        ("latents", {"scaling_factor": 0.99}),
+    ],
+)
+def test_a_run_is_bound_to_how_the_model_is_asked(world, judges, tmp_path, what, other):
+    recipe = WorldRecipe.read(SHORT | {"steps": 1})
+    assert len(list(run_again(recipe, world, judges, tmp_path))) == 2
+    pipeline = copy.copy(world.pipeline)
+    if what in ("alphas", "prediction"):
+        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **other)
+    elif what == "null":
+        pipeline._internal_dict = type(pipeline.config)(pipeline.config | other)
+    else:
+        pipeline.vae = copy.deepcopy(pipeline.vae)
+        pipeline.vae.register_to_config(**other)
+    edited = TextToImage(pipeline, world.unet, vocabulary=world.vocabulary)
+    with pytest.raises(ValueError, match=rf"^diffusion\.{what}"):
+        list(run_again(recipe, edited, judges, tmp_path, resume=True))
+    assert list(run_again(recipe, world, judges, tmp_path, resume=True)) == [], "control: as it was"
+
+
 def test_a_run_from_other_weights_is_not_exported(world, judges, tmp_path):
-    recipe = read_recipe(SHORT)
-    for _ in post_train_world(world, world_state(world, judges, recipe), recipe, tmp_path):
+    recipe = WorldRecipe.read(SHORT)
+    for _ in run_again(recipe, world, judges, tmp_path):
         pass
     unet = copy.deepcopy(world.unet)
     next(unet.parameters()).data.add_(0.1)
     with pytest.raises(ValueError, match="started from weights"):
-        load_run(TextToImage(world.pipeline, unet), judges, tmp_path)
+        load_run(recipe, TextToImage(world.pipeline, unet), judges.preference, tmp_path)
 
 
 def test_a_generator_that_diverged_stops_the_run_and_says_why(world, judges, tmp_path):
-    recipe = read_recipe(SHORT | {"lr": 1e29})
+    recipe = WorldRecipe.read(SHORT | {"lr": 1e29})
     with pytest.raises(NonFiniteError, match="what drew them has diverged"):
-        list(post_train_world(world, world_state(world, judges, recipe), recipe, tmp_path))
+        list(run_again(recipe, world, judges, tmp_path))
 
 
 def test_export_by_command(world, judges, tmp_path):
@@ -322,7 +323,8 @@ def test_export_by_command(world, judges, tmp_path):
     result, said = distar("export", tmp_path / "run", tmp_path / "whole")
     assert result.exit_code == 0, said
     assert "timesteps=[399]" in said
-    generator = load_run(world, judges, tmp_path / "run")[1].roles.generator
+    run = tmp_path / "run"
+    generator = load_run(WorldRecipe.of_run(run), world, judges.preference, run).roles.generator
     drawn = {
         "averaged": world.draw(CAPTIONS, [0, 1], generator.averaged),
         "last": world.draw(CAPTIONS, [0, 1], generator.module),
@@ -345,7 +347,7 @@ def test_export_by_command(world, judges, tmp_path):
     for run, folder, why in (
         ("run", "run", "belongs to a run; choose another one for the export"),
         ("run", "foreign", "holds other files"),
-        ("nothing", "out", "there is no run of the world"),
+        ("nothing", "out", "distar train world starts one"),
     ):
         result, said = distar("export", tmp_path / run, tmp_path / folder)
         assert result.exit_code == 1
@@ -379,7 +381,7 @@ def test_the_verdict_is_the_interval(world, judges):
 
 def test_lora_roles_need_at_most_half_the_memory_of_three_full_copies(world):
     full, lora = (
-        megabytes_of_roles(world, read_recipe(SHORT | {"roles": roles, "steps": 1})) for roles in ("full", "lora")
+        megabytes_of_roles(world, WorldRecipe.read(SHORT | {"roles": roles, "steps": 1})) for roles in ("full", "lora")
     )
     weights = sum(p.numel() for p in world.unet.parameters())
     assert full == pytest.approx(7 * weights * 4 / 1e6, rel=0.01), (
@@ -389,8 +391,8 @@ def test_lora_roles_need_at_most_half_the_memory_of_three_full_copies(world):
 
 
 def test_the_motion_of_latents_is_minus_the_pulls_on_them(world, judges):
-    recipe = read_recipe({"method": "di-star", "reward_scale": 0.7, **SHORT})
-    state = world_state(world, judges, recipe)
+    recipe = WorldRecipe.read({"method": "di-star", "reward_scale": 0.7, **SHORT})
+    state = make_state(recipe, world, judges.preference)
     prompt = world.encoder(["a large red circle", "a small blue square"])
     with torch.no_grad():
         x0 = state.roles.generator.module(world.noise([0, 1]), prompt)

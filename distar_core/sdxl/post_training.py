@@ -1,0 +1,151 @@
+"""Post-training a text-to-image model by recipe: who takes part, what the run depends on, and the loop in a folder.
+
+The recipe comes from PictureRecipe, model, prompts and reward from the caller, the folder from `runs.run`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..draws import draw
+from ..rates import cosine_decay
+from ..rewards.base import PictureReward
+from ..roles import Roles, Trainable, modules_of
+from ..runs.run import load_checkpoint, run
+from ..runs.settings import METHOD_KEYS, RECIPE, write_yaml
+from ..training import Conditions, Record, State
+from .adapters import add_lora, tied_clone
+from .decoded import Decoded
+from .export import fingerprint
+from .models import TextToImage
+from .prompts import Prompt
+from .recipe import PictureRecipe
+
+PROMPTS = "prompts.txt"
+
+
+def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward | None = None) -> State:
+    """A fresh run from the model's generator; the assistant starts as the reference."""
+
+    def network(base: Any, seed: int) -> Any:
+        if recipe.roles == "lora":
+            return add_lora(tied_clone(base), rank=recipe.rank, seed=seed)
+        return copy.deepcopy(base).requires_grad_(True)
+
+    def learner(module: nn.Module, rate: float, ema_decay: float = 0.0) -> Trainable:
+        trainable = [p for p in module.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(trainable, lr=rate, betas=(0.0, 0.99))
+        return Trainable(module, optimizer, lr=cosine_decay(rate, recipe.steps), ema_decay=ema_decay)
+
+    generator = model.generator(network(model.unet, recipe.seed))
+    assistant = model.score(network(model.pipeline.unet, recipe.seed + 1))
+    roles = Roles(
+        learner(generator, recipe.lr, recipe.ema_decay),
+        model.reference(),
+        learner(assistant, recipe.assistant_lr),
+        None if reward is None else Decoded(model.pipeline.vae, reward),
+    )
+    return State(roles, model.schedule)
+
+
+def conditions_of(recipe: PictureRecipe, model: TextToImage, prompts: Sequence[str]) -> Conditions:
+    """Embedded prompts by position, for the recipe's batch."""
+    embedded = model.encoder(prompts)
+
+    def conditions(step: int, rows: slice) -> Prompt:
+        u = draw(recipe.seed, step, "prompt", (recipe.batch,), rows, uniform=True)
+        return embedded.rows((u * len(prompts)).long())
+
+    return conditions
+
+
+def diffusion_facts(model: TextToImage) -> dict[str, Any]:
+    """What a model's files say beside its weights about how it is asked: noise levels, prediction, null condition, sizes."""
+    times = torch.arange(int(model.schedule.low), int(model.schedule.high) + 1)
+    alphas = " ".join(f"{alpha:.6g}" for alpha in model.schedule.alpha(times).tolist())
+    vae = model.pipeline.vae.config
+    return {
+        "alphas": hashlib.blake2b(alphas.encode(), digest_size=8).hexdigest(),
+        "prediction": model.prediction,
+        "null": "zeros" if model.pipeline.config.force_zeros_for_empty_prompt else "the empty prompt",
+        "pixels": model.pixels,
+        "latents": {name: vae.get(name) for name in ("scaling_factor", "latents_mean", "latents_std")},
+    }
+
+
+def identity_of(recipe: PictureRecipe, model: TextToImage, state: State, prompts: Sequence[str]) -> dict[str, Any]:
+    """What a run depends on besides method and loop, for the configuration that a resumed run compares: the recipe, how the
+    model is asked, and fingerprints of the prompts and of all weights that are not trained.
+    """
+    reward: Any = getattr(state.roles.reward, "reward", None)
+    judge = reward if isinstance(reward, nn.Module) else nn.ModuleList(modules_of(reward))
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
+    weights = {name: getattr(model.pipeline, name) for name in parts} | {"start": model.unet, "judge": judge}
+    own = {name for name, field in type(recipe).model_fields.items() if (field.alias or name) not in METHOD_KEYS}
+    return {
+        "recipe": recipe.model_dump(include=own - {"prompts"}),
+        "prompts": hashlib.blake2b("\n".join(prompts).encode(), digest_size=8).hexdigest(),
+        "diffusion": diffusion_facts(model),
+        **{name: fingerprint(module, torch.float32) for name, module in weights.items()},
+    }
+
+
+def run_recipe(
+    recipe: PictureRecipe,
+    model: TextToImage,
+    state: State,
+    prompts: Sequence[str],
+    folder: Path,
+    *,
+    resume: bool = False,
+    save_every: int = 50,
+) -> Iterator[Record]:
+    """`runs.run` of a fresh state in a folder, which also gets recipe.yaml with every key written out, and the prompts if
+    the recipe has them from a file.
+
+    A run from before a key of the recipe was known is taken to be one at its default; one from before the facts of the
+    diffusion were kept, to be of this model.
+    """
+    identity = identity_of(recipe, model, state, prompts)
+    written, texts = recipe.written, {}
+    if isinstance(recipe.prompts, str):
+        written["prompts"] = PROMPTS
+        texts[PROMPTS] = "\n".join(prompts) + "\n"
+    texts[RECIPE] = write_yaml(written)
+    optional = {name: field.default for name, field in type(recipe).model_fields.items() if not field.is_required()}
+    yield from run(
+        state,
+        recipe.method,
+        conditions_of(recipe, model, prompts),
+        folder,
+        resume=resume,
+        save_every=save_every,
+        settings=identity,
+        defaults={
+            "recipe": {name: optional[name] for name in identity["recipe"] if name in optional},
+            "diffusion": identity["diffusion"],
+        },
+        texts=texts,
+        **recipe.loop,
+    )
+
+
+def load_run(recipe: PictureRecipe, model: TextToImage, reward: PictureReward | None, folder: Path) -> State:
+    """The run of a recipe in a folder as its last checkpoint left it.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if the checkpoint is damaged, has other networks than the recipe, or started from other weights.
+    """
+    state = make_state(recipe, model, reward)
+    there, here = load_checkpoint(state, folder, None)["start"], fingerprint(model.unet, torch.float32)
+    if there != here:
+        raise ValueError(f"the run in {folder} started from weights {there}, but these are {here}; load its own model")
+    return state
