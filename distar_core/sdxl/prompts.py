@@ -19,6 +19,10 @@ from torch import Tensor, nn
 
 from ..runs.settings import read_text
 
+KEPT = 512
+"""How many prompts' embeddings a PromptEncoder keeps, the latest: 163 MB for SDXL in single precision."""
+AT_ONCE = 64
+"""How many prompts are embedded at once, which bounds the memory that the text encoders take."""
 COLUMNS = ("prompt", "text", "caption")
 """What the prompts' column may be called, whatever its case; the first that a file has is read."""
 ZERO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
@@ -185,7 +189,7 @@ def embed(encoders: Sequence[nn.Module], ids: Sequence[Tensor]) -> Prompt:
 
 
 class PromptEncoder:
-    """Prompts as SDXL's pipeline embeds them, each embedded once and kept.
+    """Prompts as SDXL's pipeline embeds them, 64 at a time; the latest 512 are kept.
 
     Args:
         tokenizers, encoders: the pipeline's two tokenizers and text encoders, in its order.
@@ -258,11 +262,20 @@ class PromptEncoder:
     def __call__(self, prompts: Sequence[str]) -> Prompt:
         """Embed prompts; raises as `tokens`."""
         check_prompts(prompts)
-        fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
-        if fresh:
-            found = self._embed(self.tokens(fresh))
-            self._known |= dict(zip(fresh, zip(found.text, found.pooled, strict=True), strict=True))
-        texts, pooled = zip(*(self._known[prompt] for prompt in prompts), strict=True)
+        wanted = list(dict.fromkeys(prompts))
+        found = {prompt: self._known.pop(prompt) for prompt in wanted if prompt in self._known}
+        fresh = [prompt for prompt in wanted if prompt not in found]
+        ids = self.tokens(fresh) if fresh else []
+        for start in range(0, len(fresh), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            embedded = self._embed([own[part] for own in ids])
+            # copies: a row would hold on to the batch that it was embedded in
+            rows = [(text.clone(), pooled.clone()) for text, pooled in zip(embedded.text, embedded.pooled, strict=True)]
+            found |= dict(zip(fresh[part], rows, strict=True))
+        self._known |= found
+        for oldest in list(self._known)[: len(self._known) - KEPT]:
+            del self._known[oldest]
+        texts, pooled = zip(*(found[prompt] for prompt in prompts), strict=True)
         return Prompt(torch.stack(texts), torch.stack(pooled), tuple(prompts))
 
 

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 
+from distar_core.sdxl import prompts as module
 from distar_core.sdxl.miniature import TOKENS, make_pipeline, make_tokenizer
 from distar_core.sdxl.prompts import PromptedUNet, PromptEncoder, read_prompts
 
@@ -48,6 +49,27 @@ def test_a_prompt_is_embedded_once(pipeline, monkeypatch):
     first = encoder(["a red circle"])
     monkeypatch.setattr(encoder, "tokens", lambda prompts: pytest.fail("embedded again"))
     assert torch.equal(encoder(["a red circle"] * 2).text[1], first.text[0])
+
+
+def test_prompts_are_embedded_in_bounded_batches_and_the_latest_kept(pipeline, monkeypatch):
+    words = ["a red circle", "a circle", "a red", "circle", "red"]
+    whole = PromptEncoder.of(pipeline)(words)
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "KEPT", 3)
+    encoder = PromptEncoder.of(pipeline)
+    sizes = []
+    pipeline_embed = encoder._embed
+    monkeypatch.setattr(encoder, "_embed", lambda ids: sizes.append(len(ids[0])) or pipeline_embed(ids))
+    for _ in range(2):
+        found = encoder([*words, words[0]])
+        torch.testing.assert_close(found.text, whole.text[[*range(5), 0]])
+        torch.testing.assert_close(found.pooled, whole.pooled[[*range(5), 0]])
+        assert found.words == (*words, words[0])
+        assert len(encoder._known) == 3
+    # the second time only the two that were not kept are embedded again
+    assert sizes == [2, 2, 1, 2]
+    # what is kept does not hold on to the batch that it came from
+    assert all(text.untyped_storage().nbytes() == text.nbytes for text, _ in encoder._known.values())
 
 
 def test_the_null_condition_is_zeros_as_in_the_pipeline(pipeline):
