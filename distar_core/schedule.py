@@ -235,13 +235,16 @@ class TimeLaw:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        v, needs = (
-            self.values,
-            {"uniform": "low < high", "log_uniform": "0 < low < high", "levels": "at least one time"},
-        )
-        fits = {"uniform": v[:1] < v[1:], "log_uniform": (0.0,) < v[:1] < v[1:], "levels": v != ()}
-        if not fits.get(self.name, False):
-            raise ValueError(f"TimeLaw.{self.name} needs {needs.get(self.name, needs)}, got {v}; choose other values")
+        if self.name == "levels":
+            needs, fits = "at least one time", len(self.values) > 0
+        elif self.name == "uniform":
+            needs, fits = "low < high", len(self.values) == 2 and self.values[0] < self.values[1]
+        elif self.name == "log_uniform":
+            needs, fits = "0 < low < high", len(self.values) == 2 and 0 < self.values[0] < self.values[1]
+        else:
+            raise ValueError(f"time law {self.name!r} is not one of uniform, log_uniform, levels; use one of these")
+        if not fits:
+            raise ValueError(f"TimeLaw.{self.name} needs {needs}, got {self.values}; choose other values")
 
     @classmethod
     def uniform(cls, low: float, high: float) -> TimeLaw:
