@@ -328,6 +328,12 @@ class Trainable:
         """Call the module with the averaged parameters, or as it is when no average is kept."""
         return torch.func.functional_call(self.module, self.ema, inputs)
 
+    @torch.no_grad()
+    def load_ema(self) -> None:
+        """Put the averages, where they are kept, in place of the parameters."""
+        for parameter, average in zip(self._tracked, self.ema.values(), strict=True):
+            parameter.copy_(average)
+
     def zero_grad(self) -> None:
         """Forget the gradients of the trainable parameters."""
         assert self.optimizer is not None

@@ -503,6 +503,21 @@ def test_averaged_calls_the_module_with_the_averages(toy: SimpleNamespace) -> No
     assert torch.equal(other.averaged(z, None), other.module(z, None))
 
 
+def test_the_averages_can_take_the_place_of_the_parameters(toy: SimpleNamespace) -> None:
+    state = toy.state(ema_decay=0.5)
+    run(state, toy)
+    generator = state.roles.generator
+    averages = [average.clone() for average in generator.ema.values()]
+    assert not all_equal([p.detach() for p in generator.parameters().values()], averages)
+    generator.load_ema()
+    assert all_equal([p.detach() for p in generator.parameters().values()], averages)
+    # Without averages nothing changes.
+    plain = toy.state().roles.generator
+    before = [p.detach().clone() for p in plain.parameters().values()]
+    plain.load_ema()
+    assert all_equal([p.detach() for p in plain.parameters().values()], before)
+
+
 def test_averages_leave_the_run_itself_alone(toy: SimpleNamespace) -> None:
     with_average, without = toy.state(ema_decay=0.9), toy.state()
     run(with_average, toy)

@@ -25,7 +25,6 @@ def export(
     from ..world.judges import load_judges
     from ..world.models import load_world
     from ..world.recipe import WorldRecipe
-    from ..world.stages import take_averages
 
     replaced = folder.is_dir() and any(folder.iterdir())
     with hint(FileNotFoundError, lambda: "(distar train world starts one)"):
@@ -33,7 +32,7 @@ def export(
     world = load_world()
     state = load_run(recipe, world, getattr(load_judges(), recipe.reward), run)
     claim(folder, "export")
-    take_averages(state.roles.generator)
+    state.roles.generator.load_ema()
     unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
     if lora:
         export_lora(unet, folder)

@@ -1,4 +1,10 @@
-"""Speed as ratios within one run: the loop against bare torch with the same arithmetic, and the import against torch's."""
+"""Speed as ratios within one run: the loop against bare torch with the same arithmetic, and the import against torch's.
+
+What the loop does beyond the bare one, by the microseconds of one CPU thread at 256 points: draws by position (17 for a
+normal tensor and 70 for stratified times, against 7 each; four and two per step), times from their law (35, twice per step),
+coefficients and checked noising (90, twice), a backward pass of its own for the reward's pull (75), and per-sample norms and
+weights for the records (20 each).
+"""
 
 from __future__ import annotations
 

@@ -26,16 +26,25 @@ class PictureReward(Protocol):
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor: ...
 
 
+def refuse_string(prompts: Sequence[str]) -> None:
+    """Raise TypeError for a single string, whose letters would be taken for prompts."""
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts is a list, one prompt per image, got the string {prompts!r}; put it in brackets")
+
+
 def check_pictures(images: Tensor, prompts: Sequence[str] | None = None) -> None:
-    """Raise ValueError unless images are [B, 3, H, W] in [0, 1] and, if prompts are given, there is one for each; and
-    NonFiniteError if they hold a NaN, which whoever drew them has made.
+    """Raise ValueError unless images are [B, 3, H, W] in [0, 1] and, if prompts are given, there is one for each; TypeError
+    for a single string, whose letters would be taken for prompts; and NonFiniteError if the images hold a NaN, which whoever
+    drew them has made.
 
     Off the CPU the values are not looked at: that would wait for the device.
     """
+    if prompts is not None:
+        refuse_string(prompts)
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be [B, 3, H, W], got {list(images.shape)}; stack RGB pictures")
     if prompts is not None and len(images) != len(prompts):
-        raise ValueError(f"there are {len(images)} images but {len(prompts)} prompts; give one prompt an image")
+        raise ValueError(f"there are {len(images)} images but {len(prompts)} prompts; give one prompt per image")
     if images.device.type == "cpu" and images.numel():
         low, high = (float(end) for end in images.detach().aminmax())
         if math.isnan(low + high):

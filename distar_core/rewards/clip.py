@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from ..runs.weights import check_weights, in_one_line, read_json, read_weights, reading, refuse_misfits
-from .base import check_pictures
+from .base import check_pictures, refuse_string
 
 PICKSCORE = "yuvalkirstain/PickScore_v1"
 PICKSCORE_TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -289,7 +289,7 @@ class ClipScore(nn.Module):
             UserWarning: once for each call with new prompts over the token limit, which are cut, with their number; and once
                 for each call with new prompts with words outside the vocabulary, with these words.
         """
-        _refuse_a_string(prompts)
+        refuse_string(prompts)
         self._warn([prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known])
         found: dict[str, Tensor] = {}
         for prompt in dict.fromkeys(prompts):
@@ -320,14 +320,8 @@ class ClipScore(nn.Module):
 
     def forward(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] and B prompts -> cosines [B]. Raises and warns as check_pictures and `words`."""
-        _refuse_a_string(prompts)
         check_pictures(images, prompts)
         return (self.features(images) * self.words(prompts)).sum(-1)
-
-
-def _refuse_a_string(prompts: Sequence[str]) -> None:
-    if isinstance(prompts, str):
-        raise TypeError(f"prompts is a list, one prompt an image, got the string {prompts!r}; put it in brackets")
 
 
 def _check_vocabulary(entries: int, expected: int) -> None:

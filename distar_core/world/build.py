@@ -35,7 +35,7 @@ from ..training import State
 from .judges import PREFERENCE, train_clip, train_preference
 from .models import load_world
 from .scenes import PIXELS, WORDS, render, training_scenes
-from .stages import Seconds, fit, nothing, take_averages
+from .stages import Seconds, fit, nothing
 
 ALL_TIMES = TimeLaw.levels(range(1000))
 LOW_TIMES = TimeLaw.levels(range(20, 600))
@@ -230,7 +230,7 @@ def train_reference(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
         warmup=recipe.reference_steps,
         batch=batch,
     )
-    take_averages(learner)
+    learner.load_ema()
 
 
 def _run_stage(
@@ -299,7 +299,7 @@ def train_generator(folder: Path, pipeline: Any, recipe: Recipe, tell: Tell) -> 
         method = replace(METHODS["dmd"], cfg_scale=GUIDANCE, time_law=times, assistant_time_law=times)
         options = {"steps": steps, "warmup": 0, "batch": batch, "assistant_updates": 2}
         _run_stage(folder / name.replace(" ", "_"), state, method, conditions, recipe, tell, name, **options)
-        take_averages(learns)
+        learns.load_ema()
     return generator.network.unet
 
 

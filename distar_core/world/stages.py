@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..roles import Roles, Trainable
@@ -22,14 +21,6 @@ from ..training import State
 def nothing(x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
     """In a reference's place where a stage has none."""
     raise NotImplementedError("this stage has no reference")
-
-
-def take_averages(learner: Trainable) -> None:
-    """Put the averaged parameters, where averages are kept, in place of the last ones."""
-    with torch.no_grad():
-        parameters = learner.parameters()
-        for name, average in learner.ema.items():
-            parameters[name].copy_(average)
 
 
 class Seconds:
@@ -91,4 +82,4 @@ def fit(
                 save_checkpoint(state, folder, config)
             if stops:
                 raise Interrupted(stops[0], f"after step {steps + state.step - 1} of the {stage}")
-    take_averages(learner)
+    learner.load_ema()

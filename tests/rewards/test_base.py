@@ -166,3 +166,9 @@ def test_a_function_that_does_not_say_whether_it_is_differentiable_is_refused(bu
         build(redness)
     redness.differentiable = True
     build(redness)
+
+
+def test_a_single_string_is_no_list_of_prompts():
+    with pytest.raises(TypeError, match="'abc'"):
+        check_pictures(torch.zeros(3, 3, 8, 8), "abc")
+    check_pictures(torch.zeros(3, 3, 8, 8), ["abc"] * 3)
