@@ -18,9 +18,10 @@ from pathlib import Path
 from torch import Tensor
 
 from distar_core.figures.picture import Picture, new_panels
+from distar_core.sdxl.post_training import load_run
 from distar_core.world.judges import load_judges
 from distar_core.world.models import load_world
-from distar_core.world.post_training import load_run
+from distar_core.world.recipe import WorldRecipe
 from distar_core.world.scenes import both_groups
 
 PLACE = Path("docs") / "front.png"
@@ -48,7 +49,8 @@ def main(reward_only: Path, star: Path) -> None:
     draws = both_groups(COLUMNS // 2)
     rows = {"before": world.draw(draws.captions, draws.seeds)}
     for name, folder in (("reward alone", reward_only), ("Diff-Instruct*", star)):
-        trained = load_run(world, judges, folder)[1].roles.generator.averaged
+        recipe = WorldRecipe.of_run(folder)
+        trained = load_run(recipe, world, getattr(judges, recipe.reward), folder).roles.generator.averaged
         rows[name] = world.draw(draws.captions, draws.seeds, trained)
     alt = (
         f"{COLUMNS} captions, each drawn three times from the same noise: by the one-step generator before post-training, "
