@@ -1,6 +1,6 @@
 """Every document that is written by code, from one list: `python -m tools.generated` writes them all anew.
 
-They are the notebooks' editions (from notebooks/source), notebooks/EXPERIMENTS.md (from the tables of lab/data) and the card of
+They are the notebooks' editions (from notebooks/source), notebooks/EXPERIMENTS.md (from its template and the tables of lab/data and toy/data) and the card of
 the shipped world (from its card.json). Figures are not among them: their bytes depend on the version of matplotlib.
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distar_core.lab import STUDIES, read_rows
 from distar_core.world.card import words_of
 from tools.build import build
-from tools.publish_lab import page
+from tools.publish_lab import experiments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,12 +20,9 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
     """The text of every generated document by path."""
     weights = root / "distar_core" / "world" / "weights"
     card = json.loads((weights / "card.json").read_text("utf-8"))
-    records = {name: read_rows(name) for name in STUDIES}
     return {
         **build(root / "notebooks"),
-        root / "notebooks" / "EXPERIMENTS.md": page(
-            records, {name: STUDIES[name].picture(rows) for name, rows in records.items()}
-        ),
+        root / "notebooks" / "EXPERIMENTS.md": experiments()[0],
         weights / "README.md": words_of(card),
     }
 

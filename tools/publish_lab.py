@@ -1,25 +1,46 @@
 """`python -m tools.publish_lab FOLDER [NAME ...]`: make runs of the full profile the ones that ship.
 
-Copies FOLDER/NAME.csv into the package, draws the figures, and writes notebooks/EXPERIMENTS.md from all CSV files that
-ship. Without names only the figures and the page are made anew. Run it in the project's folder.
+Copies FOLDER/NAME.csv into the package, draws the figures, and writes notebooks/EXPERIMENTS.md from all tables that ship.
+Without names only the figures and the page are made anew. Run it in the project's folder.
+
+The page's words stand in tools/templates/EXPERIMENTS.md.j2. A sentence there is wrapped into `claim(study, comparison, …)`:
+each comparison of that study's facts must hold, or the page is not written.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jinja2
+
+from distar_core.evaluation.tables import markdown_table
 from distar_core.figures.picture import Picture
 from distar_core.lab import STUDIES
 from distar_core.lab.study import Row, read_rows, values_of
+from distar_core.lab.world_cross import published
+from distar_core.toy import report
+from distar_core.toy.frontier import read_points
+from distar_core.toy.records import read_runs
 
-HEAD = """# Experiments behind the notebooks
+TEMPLATES = Path(__file__).parent / "templates"
 
-Written by `python -m tools.publish_lab` from the CSV files in `distar_core/lab/data`; edit nothing here. Each was
-made by the command beside it; the prediction was committed before the full run, unless it says otherwise, and is not changed afterwards. Intervals
-are 95 % bootstrap intervals over seeds. With five seeds they cover less than they say, 75 to 90 % in our measurements.
-"""
+
+class ClaimError(ValueError):
+    """A sentence of the page says what the facts do not.
+
+    Attributes:
+        study, comparison: which one.
+    """
+
+    def __init__(self, study: str, comparison: str, facts: Mapping[str, float]) -> None:
+        named = ", ".join(f"{name} = {value:.4g}" for name, value in facts.items() if name in comparison)
+        super().__init__(
+            f"the claim {comparison!r} about {study} does not hold: {named}; mend the sentence that makes it"
+        )
+        self.study, self.comparison = study, comparison
 
 
 def figure_name(name: str) -> str:
@@ -27,23 +48,68 @@ def figure_name(name: str) -> str:
     return f"lab_{name.replace('-', '_')}.png"
 
 
-def page(records: Mapping[str, Sequence[Row]], pictures: Mapping[str, Picture]) -> str:
-    """EXPERIMENTS.md for the given studies: name -> rows, and name -> the figure."""
-    parts = [HEAD]
-    for name, rows in records.items():
-        study = STUDIES[name]
-        seeds = len(values_of(rows, "seed"))
-        minutes = sum(row["seconds"] for row in rows) / 60
-        total = len(study.settings("full"))
-        count = f"{len(rows)} runs" if len(rows) == total else f"{len(rows)} of {total} runs so far"
-        parts.append(
-            f"## {name}\n\n{study.question}\n\n`distar lab {name} --profile full` ({count}, {seeds} seeds, about "
-            f"{minutes:.0f} core-minutes on a shared machine)\n\n![{pictures[name].alt}](figures/{figure_name(name)})\n\n"
-            f"**Predicted.** {study.prediction}\n\n**Found.** {study.sentence(rows)}\n"
-        )
-        if study.details:
-            parts.append(study.details(rows) + "\n")
-    return "\n".join(parts)
+def head(name: str, rows: Sequence[Row], picture: Picture) -> str:
+    """The part of a study's section that needs no result: question, command, figure and prediction."""
+    study = STUDIES[name]
+    minutes = sum(row["seconds"] for row in rows) / 60
+    return (
+        f"## {name}\n\n{study.question}\n\n`distar lab {name} --profile full` ({len(rows)} runs, "
+        f"{len(values_of(rows, 'seed'))} seeds, about {minutes:.0f} core-minutes)\n\n"
+        f"![{picture.alt}](figures/{figure_name(name)})\n\n**Predicted.** {study.prediction}\n"
+    )
+
+
+def checker(facts: Mapping[str, Mapping[str, float]]) -> Callable[..., str]:
+    """The template's `claim`: the text between its tags, once every comparison holds.
+
+    Raises:
+        ClaimError: for a comparison that does not hold; a fact that is not there is jinja2's UndefinedError.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+
+    def claim(study: str, *comparisons: str, caller: Callable[[], str]) -> str:
+        if not comparisons:
+            raise ValueError(f"a claim about {study} names no comparison; say which facts it rests on")
+        for comparison in comparisons:
+            if not environment.compile_expression(comparison, undefined_to_none=False)(facts[study]):
+                raise ClaimError(study, comparison, facts[study])
+        return caller().strip()
+
+    return claim
+
+
+def page(records: Mapping[str, Sequence[Row]], pictures: Mapping[str, Picture], demo: Mapping[str, float]) -> str:
+    """EXPERIMENTS.md from the rows and the figure of every study, by name, and the facts of the demo.
+
+    Raises:
+        ClaimError: if a sentence says what the facts do not.
+    """
+    facts = {name: STUDIES[name].facts(rows) for name, rows in records.items()} | {"demo": demo}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["fixed"] = lambda value, digits=2: f"{value:.{digits}f}"
+    environment.filters["percent"] = lambda value, digits=0: f"{value:.{digits}%}"
+
+    def between(study: str, name: str, digits: int = 2) -> str:
+        """mean [low, high] of a fact."""
+        mean, low, high = (facts[study][key] for key in (name, f"{name}_low", f"{name}_high"))
+        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    theirs = published()
+    names: dict[str, Any] = {
+        "facts": facts,
+        "claim": checker(facts),
+        "between": between,
+        "head": lambda name: head(name, records[name], pictures[name]),
+        "published": markdown_table([list(theirs[0]), *([*row.values()] for row in theirs)]),
+        "verdicts": markdown_table(report.verdict_table(read_runs(), highest_only=True)),
+    }
+    return environment.get_template("EXPERIMENTS.md.j2").render(names).rstrip() + "\n"
 
 
 def publish(root: Path, folder: Path | None = None, names: Sequence[str] = ()) -> None:
@@ -53,11 +119,22 @@ def publish(root: Path, folder: Path | None = None, names: Sequence[str] = ()) -
         assert folder is not None
         text = (folder / f"{name}.csv").read_text(encoding="utf-8")
         (data / f"{name}.csv").write_text(text, encoding="utf-8", newline="\n")
-    records = {name: read_rows(name, data / f"{name}.csv") for name in STUDIES if (data / f"{name}.csv").exists()}
-    pictures = {name: STUDIES[name].picture(rows) for name, rows in records.items()}
-    for name, picture in pictures.items():
+    for name, picture in write_page(root).items():
         picture.save(root / "notebooks" / "figures" / figure_name(name))
-    (root / "notebooks" / "EXPERIMENTS.md").write_text(page(records, pictures), encoding="utf-8", newline="\n")
+
+
+def experiments() -> tuple[str, dict[str, Picture]]:
+    """The page of the tables that ship, and the figure of every study."""
+    records = {name: read_rows(name) for name in STUDIES}
+    pictures = {name: STUDIES[name].picture(rows) for name, rows in records.items()}
+    return page(records, pictures, report.facts(read_runs(), read_points())), pictures
+
+
+def write_page(root: Path) -> dict[str, Picture]:
+    """Write notebooks/EXPERIMENTS.md from what ships, and return the figures of its studies."""
+    text, pictures = experiments()
+    (root / "notebooks" / "EXPERIMENTS.md").write_text(text, encoding="utf-8", newline="\n")
+    return pictures
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def lab(
 
     with Shown() as shown, stoppable(kept):
         rows = perform(study, profile, folder, tell=shown)
-    say(f"We found: {study.sentence(rows)}")
+    print_table([["found", ""], *([key, f"{value:.4g}"] for key, value in study.facts(rows).items())], name)
     say(f"{folder / name}.csv and .png, after {time.perf_counter() - started:.0f} s")
 
 

@@ -36,7 +36,8 @@ def demo(
     from ..runs.parallel import cores
     from ..toy.demo import PROFILES, plan, run_demo
     from ..toy.frontier import read_points
-    from ..toy.report import gap_sentence, ranking, read_runs, result_table, reward_names, sentences
+    from ..toy.records import read_runs
+    from ..toy.report import gap_sentence, ranking, result_table, reward_names, sentences
 
     work = look_up("profile", profile, PROFILES)
     folder = folder or Path("demo" if profile == "demo" else f"demo-{profile}")
@@ -122,7 +123,7 @@ def train_toy(recipe: ToyRecipe, folder: Path, *, save_every: int, resume: bool)
     import torch
 
     from ..toy.recipe import make_state, run_recipe
-    from ..toy.report import START
+    from ..toy.records import START
     from ..toy.ring import REWARDS, new_generator, reference, sample
 
     torch.set_num_threads(1)
@@ -166,6 +167,7 @@ def distil_with_progress() -> ToyGenerator:
 
 def print_summaries(clouds: Mapping[str, Tensor], reward: ToyReward) -> None:
     """What the demo measures, as a table: one row for each cloud of samples [N, 2], by name."""
+    from ..figures.names import label_of
     from ..toy.report import METRICS
     from ..toy.ring import reference
     from ..toy.summary import summarise
@@ -174,7 +176,7 @@ def print_summaries(clouds: Mapping[str, Tensor], reward: ToyReward) -> None:
     for name, points in clouds.items():
         summary = summarise(points, reward(points), reference())
         cells = [format(getattr(summary, name), metric.format) for name, metric in METRICS.items()]
-        rows.append([name, f"{summary.reward:.3f}", *cells])
+        rows.append([label_of(name), f"{summary.reward:.3f}", *cells])
     print_table(rows, "Before and after; the README explains the columns under its first picture")
 
 

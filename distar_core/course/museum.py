@@ -71,7 +71,7 @@ def collapse() -> Piece:
     Symptom: the reward reaches its maximum, the spread falls towards 0, and yet the samples are *likelier* under the
     reference than its own. Cause: nothing pulls back; the best point is one point. Cure: any leash.
     """
-    return Piece("collapse", REWARDS["mode"], _method("reward only", 1.0), REWARDS["mode"])
+    return Piece("collapse", REWARDS["mode"], _method("reward-only", 1.0), REWARDS["mode"])
 
 
 def reward_hacking() -> Piece:
@@ -84,7 +84,7 @@ def reward_hacking() -> Piece:
     """
     judge = REWARDS["mode"]
     marked = reference().sample(500, torch.Generator().manual_seed(3))
-    return Piece("reward hacking", fit_linear(judge, marked), _method("KL, w = σ²/α²", 10.0), judge)
+    return Piece("reward hacking", fit_linear(judge, marked), _method("kl-x0", 10.0), judge)
 
 
 def runaway() -> Piece:
@@ -94,7 +94,7 @@ def runaway() -> Piece:
     pull does not. Cause: pseudo-Huber's pull is bounded (claim 25), the reward's pull of length 2 is above the bound.
     Cures: a lower reward scale (1 is held), a distance whose pull grows with the gap, a bounded reward.
     """
-    return Piece("runaway", REWARDS["linear"], _method("score, pseudo-Huber", 4.0), REWARDS["linear"])
+    return Piece("runaway", REWARDS["linear"], _method("star", 4.0), REWARDS["linear"])
 
 
 PIECES = {"A": reward_hacking, "B": runaway, "C": collapse}

@@ -1,8 +1,10 @@
-"""Intervals, entropy and the best of n: statistics that know no kind of sample."""
+"""Intervals, entropy, the best of n, and values at an equal quantity: statistics that know no kind of sample."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,51 @@ from torch import Tensor
 def entropy(shares: Tensor) -> float:
     """−Σ p log p in nats, [K] -> float."""
     return float(torch.special.entr(shares).sum())
+
+
+def interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """The y where the broken line through the points, in their order, first has this x.
+
+    nan where the line never has it, since nothing is extrapolated, and beside a point whose y is nan. For rising xs that
+    is linear interpolation; a line that turns back is read off the first time.
+    """
+    if xs and xs[0] == x:
+        return float(ys[0])
+    for (x0, y0), (x1, y1) in pairwise(zip(xs, ys, strict=True)):
+        if x == x1:
+            return float(y1)
+        if min(x0, x1) < x < max(x0, x1):
+            return float(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+    return math.nan
+
+
+def at_equal(
+    rows: Sequence[Mapping[str, float]],
+    by: str,
+    target: float,
+    metric: str,
+    *,
+    start: Mapping[str, float] | None = None,
+    reach: float = math.inf,
+) -> list[float]:
+    """A metric where `by` has the value `target`, one for each seed of the rows: linear between the seed's own rows.
+
+    Methods are compared so, at equal mean reward, since reward scales of two methods mean two different things.
+
+    Args:
+        rows: runs, each with its "seed"; those whose `by` is not finite are left out.
+        start: what every run started from, a point of every seed's line.
+        reach: how far the target may lie from the nearer of the two points that it lies between; farther off, and beyond
+            the outermost point, the value is nan.
+    """
+    found = []
+    for seed in sorted({row["seed"] for row in rows}):
+        own = [row for row in rows if row["seed"] == seed and math.isfinite(row[by])]
+        line = sorted([start, *own] if start else own, key=lambda row: row[by])
+        xs = [row[by] for row in line]
+        known = any(abs(x - target) <= reach for x in xs)
+        found.append(interpolate(target, xs, [row[metric] for row in line]) if known else math.nan)
+    return found
 
 
 class Interval(NamedTuple):

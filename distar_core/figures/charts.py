@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
+from .names import label_of
 from .picture import BLUE, CYCLE, GUIDE, STYLES, Picture, Style, new_panels, shared_legend
 
 PLAIN = (
@@ -105,7 +106,7 @@ def draw_line(axes: Axes, line: Line, style: Style, *, every: int = 0, markersiz
         markevery=max(every, 1),
         linewidth=1.6,
         markersize=markersize,
-        label=line.label,
+        label=label_of(line.label),
     )
     if line.low is not None and dots:
         axes.vlines(line.x, line.low, line.high, color=style.color, linewidth=1.2)
@@ -249,7 +250,7 @@ def frontier(curves: Sequence[Curve], dots: Sequence[Dot], metrics: Mapping[str,
     for name in dict.fromkeys([*(curve.name for curve in curves), *(dot.name for dot in dots)]):
         style = STYLES[name]
         line = style.line if name in known else ""
-        grid[0].plot([], [], color=style.color, marker=style.marker, linestyle=line, label=name)
+        grid[0].plot([], [], color=style.color, marker=style.marker, linestyle=line, label=label_of(name))
     shared_legend(figure)
     return Picture(figure, alt)
 
@@ -338,7 +339,7 @@ def dot_plot(
             drawn = draw_marks(axes, [rows.index(mark.row) + apart for mark in own], own, style)
             drawn.set_label(kind if own else "")
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), rows if index % columns == 0 else [""] * len(rows))
+        axes.set_yticks(range(len(rows)), list(map(label_of, rows)) if index % columns == 0 else [""] * len(rows))
         axes.tick_params(axis="y", length=0)
         axes.tick_params(labelsize=9)
         axes.title.set_fontsize(9)

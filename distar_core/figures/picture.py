@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from .names import label_of
+
 
 class Style(NamedTuple):
     """How a method is drawn."""
@@ -32,13 +34,13 @@ class Style(NamedTuple):
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
 GUIDE = "#8a8a90"
 STYLES = {
-    "reward only": Style("#5c5c62", "X", (0, (1, 1))),
-    "KL, w = σ²/α²": Style(RED, "s", (0, (5, 1))),
-    "KL, w = 1": Style(ORANGE, "^", (0, (3, 1, 1, 1))),
-    "score, pseudo-Huber": Style(BLUE, "o", "-"),
-    "score, squared L2": Style(VIOLET, "D", (0, (4, 2))),
-    "distilled generator": Style(GREY, "P", "-"),
-    "tilted optimum": Style("black", "", (0, (2, 1.5))),
+    "reward-only": Style("#5c5c62", "X", (0, (1, 1))),
+    "kl-x0": Style(RED, "s", (0, (5, 1))),
+    "kl-one": Style(ORANGE, "^", (0, (3, 1, 1, 1))),
+    "star": Style(BLUE, "o", "-"),
+    "l2": Style(VIOLET, "D", (0, (4, 2))),
+    "distilled": Style(GREY, "P", "-"),
+    "tilt": Style("black", "", (0, (2, 1.5))),
 }
 RC: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -83,7 +85,7 @@ def new_panels(
     with mpl.rc_context(RC):
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, title in zip(grid, titles, strict=False):
-        axes.set_title(title)
+        axes.set_title(label_of(title))
     for axes in grid[len(titles) :]:
         axes.set_visible(False)
     return figure, grid[: len(titles)]
@@ -141,7 +143,7 @@ CYCLE = tuple(
         strict=True,
     )
 )
-TRUTH = STYLES["tilted optimum"]
+TRUTH = STYLES["tilt"]
 
 
 def image_grid(images: Tensor, titles: Sequence[str], *, alt: str, columns: int = 6, width: float = 1.5) -> Picture:

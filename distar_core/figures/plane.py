@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..mixture import GaussianMixture
 from ..roles import Reward
+from .names import label_of
 from .picture import BLUE, CYCLE, STYLES, Picture, labelled, new_panels, shared_legend
 
 
@@ -90,11 +91,11 @@ def clouds(
         groups: name -> which of the points belong to it, [N] true or false for every panel; each group has a colour and
             a marker of its own, and fewer points are drawn.
     """
-    titles = [title + (f"\n{notes[title]}" if notes and title in notes else "") for title in panels]
+    titles = [label_of(title) + (f"\n{notes[title]}" if notes and title in notes else "") for title in panels]
     figure, grid = new_panels(titles, columns)
     for axes, (title, points) in zip(grid, panels.items(), strict=True):
         draw_reference(axes, mixture, reward, half_width=half_width)
-        style = STYLES.get(title, STYLES["distilled generator"])
+        style = STYLES.get(title, STYLES["distilled"])
         shown = points[:1500]
         if groups is None:
             axes.plot(shown[:, 0], shown[:, 1], ".", color=style.color, markersize=2.2, alpha=0.55, zorder=2)
@@ -191,7 +192,7 @@ def animate(
     movers = []
     for axes, (title, sequence) in zip(grid, frames.items(), strict=True):
         draw_reference(axes, mixture, reward, half_width=half_width)
-        style = STYLES.get(title, STYLES["distilled generator"])
+        style = STYLES.get(title, STYLES["distilled"])
         (mover,) = axes.plot(*sequence[0][:500].T, ".", color=style.color, markersize=2.2, alpha=0.6, zorder=2)
         movers.append((mover, sequence))
     _legend(figure, reward)
@@ -269,7 +270,7 @@ def maps(
         image = axes.imshow(field, origin="lower", aspect="auto", **bounds)
         axes.set_xticks(range(len(x)), [f"{value:g}" for value in x])
         axes.set_yticks(range(len(y)), [f"{value:g}" for value in y])
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=label_of(title))
         figure.colorbar(image, ax=axes, shrink=0.85)
         if digits is not None:
             for (row, column), value in np.ndenumerate(field):

@@ -1,5 +1,5 @@
 """Experiments behind the notebooks, in the plane and in the world of pictures: `distar lab NAME` runs one and leaves its
-CSV, figure and sentence.
+CSV and figure and prints its facts.
 
 The CSV files of the full profile ship in distar_core/lab/data, and the notebooks draw from them.
 """

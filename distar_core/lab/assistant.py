@@ -25,43 +25,45 @@ from ..toy.summary import WINDOW
 from ..training import State, generator_step, make_batch, noised_samples, post_train, scores_at
 from ..truth.grid import Level
 from ..truth.quadrature import AffineGenerator, GeneratorScore, cosine
-from .study import Row, Study, interval_line, interval_text, over_seeds, values_of, where
+from .study import Row, Study, fact, facts_of, interval_line, over_seeds, values_of, where
 from .toy_runs import UNKNOWN, flat_components_diverge, matched_scale, outcome
 
 REWARD = "mode"
 GENERATOR_RATE = 1.0
-REGULARIZERS = ("score, pseudo-Huber", "KL, w = 1")
+REGULARIZERS = ("star", "kl-one")
 MOMENTS = {"early": 8, "half": 2, "end": 1}
 
 
 class Kind(NamedTuple):
-    """An assistant: updates per generator step, learning rate, width of its network; no updates means the exact score."""
+    """An assistant: its label, updates per generator step, learning rate, width of its network; no updates means the
+    exact score."""
 
+    label: str
     updates: int = 2
     rate: float = 2e-3
     width: int = 96
 
 
-DEFAULT, STALE, GENEROUS, EXACT = "toy default", "rate / 30 (stale)", "5 updates, rate · 3", "exact score"
+DEFAULT, STALE, GENEROUS, EXACT, NARROW = "default", "stale", "generous", "exact", "width-4"
 KINDS = {
-    DEFAULT: Kind(),
-    "1 update": Kind(updates=1),
-    "5 updates": Kind(updates=5),
-    STALE: Kind(rate=2e-3 / 30),
-    "rate / 10": Kind(rate=2e-4),
-    "rate / 3": Kind(rate=2e-3 / 3),
-    "rate · 3": Kind(rate=6e-3),
-    "rate · 10": Kind(rate=2e-2),
-    "width 4": Kind(width=4),
-    "width 12": Kind(width=12),
-    "width 32": Kind(width=32),
-    GENEROUS: Kind(updates=5, rate=6e-3),
-    EXACT: Kind(updates=0),
+    DEFAULT: Kind("toy default"),
+    "1-update": Kind("1 update", updates=1),
+    "5-updates": Kind("5 updates", updates=5),
+    STALE: Kind("rate / 30 (stale)", rate=2e-3 / 30),
+    "rate-over-10": Kind("rate / 10", rate=2e-4),
+    "rate-over-3": Kind("rate / 3", rate=2e-3 / 3),
+    "rate-times-3": Kind("rate · 3", rate=6e-3),
+    "rate-times-10": Kind("rate · 10", rate=2e-2),
+    NARROW: Kind("width 4", width=4),
+    "width-12": Kind("width 12", width=12),
+    "width-32": Kind("width 32", width=32),
+    GENEROUS: Kind("5 updates, rate · 3", updates=5, rate=6e-3),
+    EXACT: Kind("exact score", updates=0),
 }
 DRAWN = {
     DEFAULT: CYCLE[0],
     STALE: CYCLE[1],
-    "width 4": CYCLE[2],
+    NARROW: CYCLE[2],
     GENEROUS: CYCLE[3],
     EXACT: Style("black", "*", ""),
 }
@@ -72,7 +74,7 @@ def settings(profile: str) -> list[Row]:
     """Regularizer x assistant x seed: one thing varied at a time from the toy's defaults (two in GENEROUS), and the
     exact score.
 
-    KL gets the assistants that the figure draws, the score leash all.
+    KL gets the assistants that the figure draws, the score divergence all.
     """
     few = (DEFAULT, STALE, GENEROUS, EXACT)
     kinds, regularizers, seeds, steps = {
@@ -255,7 +257,7 @@ def _by_level(rows: Sequence[Row], what: str) -> list[Interval]:
 
 
 def _level_line(kind: str, rows: Sequence[Row]) -> Line:
-    return interval_line(kind, LEVELS, _by_level(rows, "cosine"), DRAWN[kind])
+    return interval_line(KINDS[kind].label, LEVELS, _by_level(rows, "cosine"), DRAWN[kind])
 
 
 def picture(rows: Sequence[Row]) -> Picture:
@@ -273,7 +275,7 @@ def picture(rows: Sequence[Row]) -> Picture:
             continue
         reward, kl = over_seeds(of_kind, "reward"), over_seeds(of_kind, "kl")
         style = DRAWN.get(kind, OTHERS)._replace(line="")
-        label = kind if kind in DRAWN else "other assistants"
+        label = KINDS[kind].label if kind in DRAWN else "other assistants"
         ends.append(interval_line(label, [reward.mean], [kl], style))
     panels["where the score runs end"] = ends
     count = len(panels) - 1
@@ -281,7 +283,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         f"{count} panels of the cosine between the regularizer's gradient with the assistant and with the exact score "
         f"against the noise level, half-way through the runs, one line per assistant, bands over "
         f"{len(values_of(rows, 'seed'))} seeds; and a panel of KL to the reference against mean reward at the end, one "
-        f"marker per assistant."
+        "marker per assistant."
     )
     level, cosine = Axis("noise level σ", log=True), Axis("cosine with exact gradient", limits=(-0.55, 1.05))
     return lines(
@@ -298,66 +300,37 @@ def _finite(rows: Sequence[Row], key: str) -> list[Row]:
     return [row for row in rows if math.isfinite(row[key])]
 
 
-def _number(rows: Sequence[Row], key: str, digits: int = 2) -> str:
-    kept = _finite(rows, key)
-    if len(kept) < 2:
-        return "diverged"
-    text = interval_text(over_seeds(kept, key), digits)
-    return text if len(kept) == len(rows) else f"{text} ({len(kept)} of {len(rows)} seeds, the rest diverged)"
-
-
 def failing_levels(rows: Sequence[Row]) -> list[float]:
     """The noise levels, from the lowest on, at which the mean cosine over the seeds is below one half or unknown."""
     return [sigma for sigma, found in zip(LEVELS, _by_level(rows, "cosine"), strict=True) if not found.mean >= 0.5]
 
 
-def _levels_in_words(levels: Sequence[float]) -> str:
-    if not levels:
-        return "at no level"
-    bottom, top = levels[0], levels[-1]
-    inside = [sigma for sigma in LEVELS if bottom <= sigma <= top]
-    if len(inside) == len(levels) and bottom == LEVELS[0]:
-        if top == LEVELS[-1]:
-            return "at every level"
-        return f"from σ = {bottom:.2g} up to σ = {top:.2g}" if top > bottom else f"at σ = {bottom:.2g}"
-    return "at σ = " + ", ".join(f"{sigma:.2g}" for sigma in levels)
+def facts(rows: Sequence[Row]) -> dict[str, float]:
+    """By regularizer: for the toy's assistant, half-way, the cosine of all levels, the lowest and the highest level's, at
+    how many levels it is below 0.5, and its squared error as a share of the squared gap at the three lowest levels.
 
-
-def sentence(rows: Sequence[Row]) -> str:
-    """Which levels fail with the toy's assistant, which assistant keeps most, and what becomes of the runs."""
-    parts = []
+    And for every assistant: at how many levels the cosine is surely above 0.5, how many runs were lost, and KL, modes and
+    reward of the others at the end.
+    """
+    found: dict[str, float] = {}
     top = len(LEVELS) - 1
     for name in values_of(rows, "regularizer"):
         default = where(rows, regularizer=name, assistant=DEFAULT)
         error, seen = (sum(level.mean for level in _by_level(default, what)[:3]) for what in ("error", "gap"))
-        parts.append(
-            f"{name}, the toy's assistant, half-way: cosine with the exact gradient {_number(default, 'cosine_half')}, below "
-            f"0.5 {_levels_in_words(failing_levels(default))} ({_number(default, 'cosine_0')} at σ = {LEVELS[0]:.2g}, "
-            f"{_number(default, f'cosine_{top}')} at σ = {LEVELS[top]:.2g}); at the three lowest levels its squared error is "
-            f"{error / seen:.0%} of the squared gap"
-        )
-    name = values_of(rows, "regularizer")[0]
-    first = where(rows, regularizer=name)
-    good = {
-        kind: sum(found.low > 0.5 for found in _by_level(where(first, assistant=kind), "cosine"))
-        for kind in values_of(first, "assistant")
-        if kind != EXACT
-    }
-    most, fewest = max(good.values()), min(good.values())
-    if most > fewest:
-        named = {count: " and ".join(kind for kind in good if good[kind] == count) for count in (most, fewest)}
-        parts.append(
-            f"{name}: levels of {len(LEVELS)} whose cosine is surely above 0.5: {most} for {named[most]}; {fewest} for "
-            f"{named[fewest]}"
-        )
-    ends = [
-        f"{kind} {_number(of_kind, 'kl')} with {_number(_finite(of_kind, 'kl'), 'modes', 1)} modes at reward "
-        f"{over_seeds(_finite(of_kind, 'kl'), 'reward').mean:.2f}"
-        for kind in (EXACT, GENEROUS, DEFAULT, STALE)
-        if len(_finite(of_kind := where(first, assistant=kind), "kl")) > 1
-    ]
-    parts.append(f"{name}, KL to the reference at the end: " + "; ".join(ends))
-    return ". ".join(parts) + "."
+        found |= {fact("failing", name): len(failing_levels(default)), fact("error_share", name): error / seen}
+        for key, column in (("cosine", "half"), ("cosine_lowest", "0"), ("cosine_highest", f"{top}")):
+            found |= facts_of(over_seeds(_finite(default, f"cosine_{column}"), f"cosine_{column}"), key, name)
+        for kind in values_of(where(rows, regularizer=name), "assistant"):
+            own = where(rows, regularizer=name, assistant=kind)
+            ended = _finite(own, "kl")
+            found |= {
+                fact("good", name, kind): sum(level.low > 0.5 for level in _by_level(own, "cosine")),
+                fact("lost", name, kind): len(own) - len(ended),
+            }
+            if len(ended) > 1:
+                for metric in ("kl", "modes", "reward"):
+                    found |= facts_of(over_seeds(ended, metric), metric, name, kind)
+    return found
 
 
 STUDY = Study(
@@ -370,5 +343,5 @@ STUDY = Study(
     settings=settings,
     measure=measure,
     picture=picture,
-    sentence=sentence,
+    facts=facts,
 )

@@ -76,7 +76,7 @@ def import_seconds(module: str) -> float:
 def bench_toy(*, steps: int = 200, batch: int = 256, rounds: int = 5) -> dict[str, float]:
     """Steps per second of post_train and of the bare loop in turn, their ratio, and the import ratio; medians."""
     torch.set_num_threads(1)
-    method = replace(TOY_METHODS["score, pseudo-Huber"], reward_scale=0.8)
+    method = replace(TOY_METHODS["star"], reward_scale=0.8)
     mixture, reward = reference(), REWARDS["mode"]
     torch.manual_seed(0)
     generator = PushForward(MLP(2, 2, width=96), (2,))

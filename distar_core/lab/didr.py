@@ -10,23 +10,22 @@ from typing import Any
 import torch
 
 from ..errors import NonFiniteError
+from ..evaluation.statistics import Interval
 from ..figures import charts
 from ..figures import picture as figures_picture
 from ..figures.charts import Line
 from ..figures.picture import Picture, Style
 from ..methods import METHODS, Method
 from ..mixture import LinearReward
-from ..toy.report import START, of, read_runs
+from ..toy.records import START, read_runs, select
 from ..toy.ring import REWARDS, SCHEDULE, TOY_METHODS, on_levels, reference, sample
 from ..truth.grid import Grid, GridScore
 from .matched import found_in
-from .study import Row, Study, interval_line, over_seeds, values_of, where
+from .study import Row, Study, facts_of, interval_line, over_seeds, values_of, where
 from .toy_runs import SAMPLES, UNKNOWN, train
 
-EXACT, PROXY = "DIDR, exact target", "DIDR, proxy"
-ROWS: dict[str, Method] = {
-    name: TOY_METHODS[name] for name in ("KL, w = σ²/α²", "KL, w = 1", "score, pseudo-Huber")
-} | {
+EXACT, PROXY = "didr", "didr-proxy"
+ROWS: dict[str, Method] = {name: TOY_METHODS[name] for name in ("kl-x0", "kl-one", "star")} | {
     EXACT: on_levels(METHODS["didr"]),
     PROXY: on_levels(METHODS["didr-proxy"]),
 }
@@ -76,7 +75,7 @@ def _line(rows: Sequence[Row], name: str) -> Line:
 
 
 def picture(rows: Sequence[Row]) -> Picture:
-    """Excess KL against mean reward, one panel a reward, one marker a method and scale."""
+    """Excess KL against mean reward, one panel per reward, one marker per method and scale."""
     panels = {
         f"reward “{reward}”": [_line(where(rows, reward_name=reward, method=name), name) for name in ROWS]
         for reward in values_of(rows, "reward_name")
@@ -97,29 +96,21 @@ def picture(rows: Sequence[Row]) -> Picture:
 
 def start_kl() -> float:
     """KL to the reference of the distilled generator, blurred, in nats: what the network already gets wrong."""
-    return of(read_runs(), "mode", START)[0].summary.kl
+    return select(read_runs(), "mode", START)[0].summary.kl
 
 
-def sentence(rows: Sequence[Row]) -> str:
-    """Each method's excess KL at its strengths, by reward, from the closest to the farthest."""
-    parts = []
+def facts(rows: Sequence[Row]) -> dict[str, float]:
+    """Excess KL in nats by reward, method and strength (0, 1, …, by rising scale); infinite once a run left the window.
+    And `start`, the KL that the generator had before."""
+    found = {"start": start_kl()}
     for reward in values_of(rows, "reward_name"):
-        found = {}
         for name in values_of(rows, "method"):
-            of_name = where(rows, reward_name=reward, method=name)
-            found[name] = [
-                over_seeds(where(of_name, reward_scale=s), "excess_kl") for s in values_of(of_name, "reward_scale")
-            ]
-        means = {name: [interval.mean for interval in intervals] for name, intervals in found.items()}
-        order = sorted(means, key=lambda name: (any(map(math.isnan, means[name])), max(means[name])))
-        words = [
-            f"{name} {' / '.join('left the window' if math.isnan(mean) else f'{mean:.2f}' for mean in means[name])}"
-            for name in order
-        ]
-        parts.append(f"Under “{reward}”, excess KL in nats by rising scale: {'; '.join(words)}")
-    return (
-        ". ".join([*parts, f"The generator that all runs start from is {start_kl():.2f} nats from the reference"]) + "."
-    )
+            own = where(rows, reward_name=reward, method=name)
+            for strength, scale in enumerate(sorted(values_of(own, "reward_scale"))):
+                excess = over_seeds(where(own, reward_scale=scale), "excess_kl")
+                lost = math.isnan(excess.mean)
+                found |= facts_of(Interval(*[math.inf] * 3) if lost else excess, reward, name, strength)
+    return found
 
 
 STUDY = Study(
@@ -130,5 +121,5 @@ STUDY = Study(
     settings=settings,
     measure=measure,
     picture=picture,
-    sentence=sentence,
+    facts=facts,
 )

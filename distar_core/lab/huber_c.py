@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from ..evaluation.statistics import Interval
+from ..evaluation.statistics import Interval, at_equal
 from ..figures.charts import PLAIN, Axis, Line, lines
 from ..figures.picture import Picture
 from ..losses import PseudoHuber
-from ..toy.report import START, of, read_runs
+from ..toy.records import START, read_runs, select
 from ..toy.ring import TOY_METHODS
-from .matched import at_reward, excess_by_difference, interval
-from .study import Row, Study, interval_line, interval_text, values_of, where
+from .matched import REACH, excess_by_difference, interval
+from .study import Row, Study, fact, facts_of, interval_line, values_of, where
 from .toy_runs import train_and_summarise
 
 # c in eps-units -> reward scales under "mode", chosen by fixed points so that mean rewards reach from about .5 to .8
@@ -52,24 +53,24 @@ def settings(profile: str) -> list[Row]:
 
 def measure(setting: Row) -> dict[str, float]:
     """The summary of one run of Diff-Instruct* with this constant."""
-    method = replace(
-        TOY_METHODS["score, pseudo-Huber"], distance=PseudoHuber(setting["c"]), reward_scale=setting["reward_scale"]
-    )
+    method = replace(TOY_METHODS["star"], distance=PseudoHuber(setting["c"]), reward_scale=setting["reward_scale"])
     return train_and_summarise(method, setting["reward_name"], seed=int(setting["seed"]), steps=int(setting["steps"]))
+
+
+def _with_excess(row: Row) -> Row:
+    return row | {"excess_kl": excess_by_difference("ring", "mode", row["reward"], row["kl"])}
 
 
 @lru_cache
 def _start() -> Row:
-    (run,) = of(read_runs(), "mode", START)
-    return {"regularizer": START, "seed": 0.0} | run.summary._asdict()
+    (run,) = select(read_runs(), "mode", START)
+    return _with_excess(run.summary._asdict())
 
 
 def matched(rows: Sequence[Row], c: float, metric: str) -> Interval | None:
     """A metric of the runs with this c under “mode” where their mean reward is TARGET, over seeds; None if unknown."""
-    own = [_start(), *({"regularizer": "pseudo-Huber"} | row for row in where(rows, reward_name="mode", c=c))]
-    for row in own:
-        row["excess_kl"] = excess_by_difference("ring", "mode", row["reward"], row["kl"])
-    return interval(at_reward(own, TARGET, metric))
+    own = [_with_excess(row) for row in where(rows, reward_name="mode", c=c)]
+    return interval(at_equal(own, "reward", TARGET, metric, start=_start(), reach=REACH))
 
 
 def _by_constant(rows: Sequence[Row], metric: str) -> list[tuple[float, Interval]]:
@@ -81,20 +82,6 @@ def runaways(rows: Sequence[Row], c: float, strength: float) -> float:
     """Share of the runs under the linear reward that left the window (a hundredth of the samples beyond 6)."""
     own = where(rows, reward_name="linear", c=c, strength=strength)
     return sum(row["diverged"] for row in own) / len(own)
-
-
-def threshold(rows: Sequence[Row]) -> str:
-    """Whether one reward scale separates what is held from what runs away under the linear reward, whatever c is."""
-    linear = where(rows, reward_name="linear")
-    held = max((row["reward_scale"] for row in linear if not row["diverged"]), default=None)
-    lost = min((row["reward_scale"] for row in linear if row["diverged"]), default=None)
-    if lost is None:
-        return f"No run was lost, up to a scale of {held:.3g}."
-    if held is None or held >= lost:
-        return f"No one scale separates the two: a run was lost at {lost:.3g}" + (
-            "." if held is None else f", and one held at {held:.3g}."
-        )
-    return f"By scale alone: every run was held up to {held:.3g} and lost from {lost:.3g} on, whatever c."
 
 
 METRICS = {"modes": "effective modes", "spread": "spread, fullest mode", "excess_kl": "excess KL (nats)"}
@@ -123,44 +110,27 @@ def picture(rows: Sequence[Row]) -> Picture:
     alt = (
         f"Four panels against pseudo-Huber's constant c, {len(values_of(rows, 'seed'))} seeds: effective modes, spread and "
         "excess KL at matched mean reward under the bounded reward, and the share of runaways under the linear one, one "
-        f"line per strength."
+        "line per strength."
     )
     return lines(
         panels, alt=alt, xlabel=Axis("c in eps-units", log=True), ylabel=[""] * len(panels), markers=True, width=2.5
     )
 
 
-def _trend(found: Sequence[Interval]) -> str:
-    """In words what a metric does from the smallest to the largest c, by its intervals."""
-    first, last = found[0], found[-1]
-    if first.high < last.low:
-        return "rises"
-    return "falls" if last.high < first.low else "does not change beyond the intervals"
-
-
-def sentence(rows: Sequence[Row]) -> str:
-    """What rises and falls with c at matched reward, and where the linear reward runs away."""
-    constants = sorted(values_of(rows, "c"))
-    parts = []
-    for metric, title in METRICS.items():
-        known = _by_constant(rows, metric)
-        if len(known) > 1:
-            numbers = ", ".join(f"{interval_text(found)} at c = {c:g}" for c, found in known)
-            parts.append(f"{title}: {_trend([found for _, found in known])} ({numbers})")
-    bounded = (
-        f"Under “mode” at mean reward {TARGET:g}: {'; '.join(parts)}."
-        if parts
-        else "No c reached the mean reward asked for."
-    )
-    shares = "; ".join(
-        f"c = {c:g}: "
-        + " / ".join(
-            f"{runaways(rows, c, strength):.0%}"
-            for strength in sorted(values_of(where(rows, reward_name="linear", c=c), "strength"))
-        )
-        for c in constants
-    )
-    return f"{bounded} Runaways under the linear reward, by rising scale: {shares}. {threshold(rows)}"
+def facts(rows: Sequence[Row]) -> dict[str, float]:
+    """By c: three metrics at TARGET under “mode”, where known, and the share of runaways under the linear reward by
+    strength (0, 1, …); the largest linear scale at which a run was held, and the smallest at which one was lost."""
+    found: dict[str, float] = {}
+    for metric in METRICS:
+        for c, known in _by_constant(rows, metric):
+            found |= facts_of(known, metric, c)
+    linear = where(rows, reward_name="linear")
+    for c in values_of(linear, "c"):
+        for strength in values_of(where(linear, c=c), "strength"):
+            found[fact("lost", c, strength)] = runaways(rows, c, strength)
+    found["largest_held"] = max((row["reward_scale"] for row in linear if not row["diverged"]), default=math.nan)
+    found["smallest_lost"] = min((row["reward_scale"] for row in linear if row["diverged"]), default=math.inf)
+    return found
 
 
 STUDY = Study(
@@ -172,5 +142,5 @@ STUDY = Study(
     settings=settings,
     measure=measure,
     picture=picture,
-    sentence=sentence,
+    facts=facts,
 )

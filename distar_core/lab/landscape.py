@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 
 from ..errors import NonFiniteError
+from ..evaluation.statistics import interpolate
 from ..figures.charts import Line, lines
 from ..figures.picture import Picture
 from ..figures.plane import maps
 from ..toy.labels import (
-    LABELS,
+    DIRECTIONS,
     REWARD,
     LabelSummary,
     guided_method,
@@ -23,7 +23,7 @@ from ..toy.labels import (
     summarise_labels,
 )
 from ..toy.ring import LOOP, sample
-from .study import Row, Study, curve, interval_text, over_seeds, values_of, where
+from .study import Row, Study, curve, fact, facts_of, over_seeds, values_of, where
 from .toy_runs import SAMPLES, start_generator, train
 
 REWARD_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -63,10 +63,10 @@ def measure(setting: Row) -> dict[str, float]:
             loop=LOOP if steps > 100 else LOOP | {"warmup": 5},
         )
     except NonFiniteError:
-        columns = [*LabelSummary._fields, *(f"{key}_{name}" for name in LABELS for key in ("label", "reward"))]
+        columns = [*LabelSummary._fields, *(f"{key}_{name}" for name in DIRECTIONS for key in ("label", "reward"))]
         return dict.fromkeys(columns, math.nan) | {"diverged": 1.0}
     points = sample(state, SAMPLES, condition=condition)
-    by_label = dict(zip(LABELS, summarise_labels(points, condition, mixture, REWARD), strict=True))
+    by_label = dict(zip(DIRECTIONS, summarise_labels(points, condition, mixture, REWARD), strict=True))
     found = over_labels(list(by_label.values()))._asdict()
     for name, summary in by_label.items():
         found |= {f"label_{name}": summary.label, f"reward_{name}": summary.reward}
@@ -110,7 +110,7 @@ def picture(rows: Sequence[Row]) -> Picture:
 
 
 def fair_picture(rows: Sequence[Row]) -> Picture:
-    """Label accuracy and spread against the mean reward that was reached, one line a cfg_scale, guidance inside."""
+    """Label accuracy and spread against the mean reward that was reached, one line per cfg_scale, guidance inside."""
     inside = where(rows, placement="inside")
     panels: dict[str, list[Line]] = {}
     for key in ("label", "spread"):
@@ -123,7 +123,7 @@ def fair_picture(rows: Sequence[Row]) -> Picture:
     alt = (
         "Two panels against the mean reward that was reached, one line for each cfg_scale with a marker for each "
         f"reward_scale, {len(values_of(inside, 'seed'))} seeds: the probability of the own label, and the spread within "
-        f"a label."
+        "a label."
     )
     return lines(panels, alt=alt, xlabel="mean reward", ylabel=list(panels), markers=True)
 
@@ -135,82 +135,55 @@ def _apart(a: list[Row], b: list[Row], key: str) -> int:
 
 
 def at_reward(rows: Sequence[Row], cfg_scale: float, reward: float, key: str) -> float:
-    """A column's mean at a given mean reward, between the two neighbouring reward scales; nan outside their range."""
+    """A column's mean at a given mean reward, between two neighbouring reward scales; see `interpolate`."""
     of_scale = where(rows, placement="inside", cfg_scale=cfg_scale)
     scales = sorted(values_of(of_scale, "reward_scale"))
     reached = [over_seeds(where(of_scale, reward_scale=scale), "reward").mean for scale in scales]
     values = [over_seeds(where(of_scale, reward_scale=scale), key).mean for scale in scales]
-    for (r0, v0), (r1, v1) in pairwise(zip(reached, values, strict=True)):
-        if min(r0, r1) <= reward <= max(r0, r1) and r0 != r1:
-            return v0 + (v1 - v0) * (reward - r0) / (r1 - r0)
-    return math.nan
+    return interpolate(reward, reached, values)
 
 
-def matched(rows: Sequence[Row], shares: Sequence[float] = (0.2, 0.9)) -> str:
-    """Label accuracy and spread without and with guidance at equal mean rewards, shares of the largest all reach."""
-    inside = where(rows, placement="inside")
-    cfgs, rewards = values_of(inside, "cfg_scale"), values_of(inside, "reward_scale")
-    top = min(max(over_seeds(cell(rows, r, c), "reward").mean for r in rewards) for c in cfgs)
-    parts = []
-    for share in shares:
-        found = "; ".join(
-            f"cfg_scale {c:g}: {at_reward(rows, c, share * top, 'label'):.2f}, {at_reward(rows, c, share * top, 'spread'):.2f}"
-            for c in cfgs
-        )
-        parts.append(f"At a mean reward of {share * top:.2f}, interpolated, p(own label) and spread are: {found}.")
-    return " ".join(parts)
-
-
-def _shown(rows: list[Row], key: str) -> str:
-    return interval_text(over_seeds(rows, key))
-
-
-def sentence(rows: Sequence[Row]) -> str:
-    """In how many pairs of scales each raises or lowers what the other is for, and the label in conflict."""
+def facts(rows: Sequence[Row]) -> dict[str, float]:
+    """In how many pairs of scales, guidance inside, each raises or lowers what the other is for (0 while intervals over
+    seeds overlap); what came of every pair, inside and outside, as in fact("label", reward_scale, cfg_scale); label and
+    spread at equal mean rewards, shares of the largest that all reach; and the runs lost."""
     inside = where(rows, placement="inside")
     rewards = [scale for scale in values_of(inside, "reward_scale") if scale]
     cfgs = [scale for scale in values_of(inside, "cfg_scale") if scale]
     both = [(reward_scale, cfg_scale) for reward_scale in rewards for cfg_scale in cfgs]
-    by_guidance = [_apart(cell(rows, r, c), cell(rows, r, 0.0), "reward") for r, c in both]
-    by_reward = [_apart(cell(rows, r, c), cell(rows, 0.0, c), "label") for r, c in both]
-    saved = [_apart(cell(rows, r, c), cell(rows, r, 0.0), "label") for r, c in both]
-    c = max(cfgs)
-    parts = [
-        f"Of {len(both)} pairs of scales, both on and guidance inside: guidance raises the mean reward in "
-        f"{by_guidance.count(1)} and lowers it in {by_guidance.count(-1)}; it raises p(own label) in {saved.count(1)} and "
-        f"lowers it in {saved.count(-1)}; the reward raises p(own label) in {by_reward.count(1)} and lowers it in "
-        f"{by_reward.count(-1)} (no overlap of the intervals over seeds)."
-    ]
-    held = [
-        f"reward_scale {r:g}: {_shown(cell(rows, r, 0.0), 'label_left')} and {_shown(cell(rows, r, c), 'label_left')}"
-        for r in rewards
-    ]
-    parts.append(
-        f"For the left label, which disagrees with the reward, p(own label) without guidance and with cfg_scale {c:g}: "
-        + "; ".join(held)
-        + "."
-    )
-    outside = where(rows, placement="outside")
-    if outside:
-        r, c = outside[-1]["reward_scale"], outside[-1]["cfg_scale"]
-        parts.append(
-            f"At reward_scale {r:g} and cfg_scale {c:g}, p(own label), reward and spread: "
-            + "; ".join(
-                f"{place} {', '.join(_shown(cell(rows, r, c, place), key) for key in PANELS)}, "
-                f"{100 * over_seeds(cell(rows, r, c, place), 'off_support').mean:.1f}% off the data"
-                for place in ("inside", "outside")
-            )
-            + "."
-        )
-    diverged = [row for row in rows if row["diverged"]]
-    at = ", ".join(f"{scale:g}" for scale in sorted(set(values_of(diverged, "reward_scale"))))
-    parts.append(
-        f"{len(diverged)} of {len(rows)} runs diverged (a hundredth of a label's samples beyond a coordinate of 6), at "
-        f"reward_scale {at}."
-        if diverged
-        else "No run diverged."
-    )
-    return " ".join(parts)
+    counts = {
+        "reward_by_guidance": [_apart(cell(rows, r, c), cell(rows, r, 0.0), "reward") for r, c in both],
+        "label_by_guidance": [_apart(cell(rows, r, c), cell(rows, r, 0.0), "label") for r, c in both],
+        "label_by_reward": [_apart(cell(rows, r, c), cell(rows, 0.0, c), "label") for r, c in both],
+    }
+    found: dict[str, float] = {"pairs": len(both), "runs": len(rows)}
+    for name, signs in counts.items():
+        found |= {f"{name}_raised": signs.count(1), f"{name}_lowered": signs.count(-1)}
+    for reward_scale in values_of(inside, "reward_scale"):
+        for cfg_scale in values_of(inside, "cfg_scale"):
+            own = cell(rows, reward_scale, cfg_scale)
+            for key in ("label", "label_left", "reward", "spread", "off_support"):
+                found |= facts_of(over_seeds(own, key), key, reward_scale, cfg_scale)
+    for reward_scale, cfg_scale in {(row["reward_scale"], row["cfg_scale"]) for row in rows if row not in inside}:
+        own = cell(rows, reward_scale, cfg_scale, "outside")
+        for key in ("label", "label_left", "reward", "spread", "off_support"):
+            found |= facts_of(over_seeds(own, key), "outside", key, reward_scale, cfg_scale)
+    lost = [row for row in rows if row["diverged"]]
+    found |= {"lost": len(lost), "first_lost": min((row["reward_scale"] for row in lost), default=math.inf)}
+    for share in (0.2, 0.9):
+        target = share * common_reward(rows)
+        found[fact("target", share)] = target
+        for cfg_scale in values_of(inside, "cfg_scale"):
+            for key in ("label", "spread"):
+                found[fact("at", share, key, cfg_scale)] = at_reward(rows, cfg_scale, target, key)
+    return found
+
+
+def common_reward(rows: Sequence[Row]) -> float:
+    """The largest mean reward that some reward scale reaches at every cfg_scale, guidance inside."""
+    inside = where(rows, placement="inside")
+    cfgs, rewards = values_of(inside, "cfg_scale"), values_of(inside, "reward_scale")
+    return min(max(over_seeds(cell(rows, r, c), "reward").mean for r in rewards) for c in cfgs)
 
 
 STUDY = Study(
@@ -226,5 +199,5 @@ STUDY = Study(
     settings=settings,
     measure=measure,
     picture=picture,
-    sentence=sentence,
+    facts=facts,
 )

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.statistics import Interval
+from ..evaluation.statistics import Interval, interpolate
 from ..mixture import GaussianMixture
 from ..toy.frontier import GRID
-from ..toy.report import START
 from ..toy.ring import REWARDS, reference
 from ..toy.summary import KL_SIGMA, WINDOW, summarise
 from ..truth.grid import Grid, kl_between, tilt_of_reward, tilt_on_grid
-from .study import Row, over_seeds
+from .study import over_seeds
 
 
 def uneven() -> GaussianMixture:
@@ -30,6 +29,8 @@ def uneven() -> GaussianMixture:
 
 
 WORLDS = {"ring": reference, "uneven": uneven}
+REACH = 0.1
+"""How far from a run's mean reward its metrics are still interpolated: a network's path between two runs is no line."""
 
 
 def excess_kl(mass: Tensor, grid: Grid, reward_name: str, mixture: GaussianMixture) -> float:
@@ -64,29 +65,7 @@ def excess_by_difference(world: str, reward_name: str, reward: float, kl: float)
     """KL to the reference less that of the tilt of equal reward: on clean densities this is KL to that tilt, exactly,
     since log of tilt over reference is linear in the reward; blurred, nearly."""
     along = tilts(world, reward_name)
-    return kl - float(np.interp(reward, along["reward"], along["kl"], left=math.nan, right=math.nan))
-
-
-def at_reward(rows: Sequence[Row], target: float, metric: str, reach: float = 0.1, gap: float = 0.3) -> list[float]:
-    """A metric of networks at a mean reward: one value a seed, linear between the start and its runs.
-
-    A seed is not known (nan) there if none of its runs goes so far, or if none is within `reach` of the target and the
-    two to interpolate between are more than `gap` apart.
-    """
-    start = [row for row in rows if row["regularizer"] == START]
-    runs = [row for row in rows if row["regularizer"] != START]
-    values = []
-    for seed in sorted({row["seed"] for row in runs}):
-        own = [row for row in runs if row["seed"] == seed and math.isfinite(row["reward"])]
-        along = sorted(start + own, key=lambda row: row["reward"])
-        below, above = ([row for row in along if (row["reward"] > target) == side] for side in (False, True))
-        near = any(abs(row["reward"] - target) < reach for row in own)
-        if not below or not above or not (near or above[0]["reward"] - below[-1]["reward"] < gap):
-            values.append(math.nan)
-            continue
-        rewards, heights = ([row[key] for row in (below[-1], above[0])] for key in ("reward", metric))
-        values.append(float(np.interp(target, rewards, heights)))
-    return values
+    return kl - interpolate(reward, along["reward"], along["kl"])
 
 
 def interval(values: Iterable[float]) -> Interval | None:

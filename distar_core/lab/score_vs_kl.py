@@ -8,11 +8,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from ..errors import NonFiniteError
-from ..evaluation.statistics import Interval
+from ..evaluation.statistics import Interval, at_equal, interpolate
 from ..figures.charts import PLAIN, Mark, dot_plot
 from ..figures.picture import Picture, Style
 from ..methods import Method
@@ -21,27 +20,33 @@ from ..rates import cosine_decay
 from ..roles import MixtureScore, Roles, Trainable
 from ..runs.run import check_finite
 from ..toy.frontier import DIVERGENCES, GRID, TILT, TRUSTED, curve, read_points
-from ..toy.report import START, of, read_runs
+from ..toy.records import START, read_runs, select
 from ..toy.ring import LEVELS, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, sample
 from ..toy.summary import summarise
 from ..training import State, post_train
 from ..truth.grid import fixed_point
 from ..truth.quadrature import AffineGenerator, GeneratorScore
-from .matched import WORLDS, at_reward, excess_by_difference, excess_kl, found_in, interval, tilts
-from .study import Row, Study, interval_text, where
+from .matched import REACH, WORLDS, excess_by_difference, excess_kl, found_in, interval, tilts
+from .study import Row, Study, fact, facts_of, where
 from .toy_runs import SAMPLES, UNKNOWN, flat_components_diverge, matched_scale, start_generator, train
 
-NETWORK, EXACT, LONG, FIXED = "network", "exact assistant", "long", "fixed point"
-DIFFERENTIATED = ", law differentiated"
-L2, HUBER = "score, squared L2", "score, pseudo-Huber"
-FOUR = ("KL, w = σ²/α²", "KL, w = 1", HUBER, L2)
-ROWS = (L2 + DIFFERENTIATED, L2, HUBER + DIFFERENTIATED, HUBER, "KL, w = 1", "KL, w = σ²/α²")
+NETWORK, EXACT, LONG, FIXED = "network", "exact", "long", "fixed-point"
+L2, HUBER = "l2", "star"
+L2_MOVING, HUBER_MOVING = "l2-differentiated", "star-differentiated"
+FOUR = ("kl-x0", "kl-one", HUBER, L2)
+METHODS: dict[str, Method] = {
+    **TOY_METHODS,
+    L2_MOVING: replace(TOY_METHODS[L2], name=L2_MOVING, law="differentiated"),
+    HUBER_MOVING: replace(TOY_METHODS[HUBER], name=HUBER_MOVING, law="differentiated"),
+}
+"""The rows of the comparison: those of the toy, and two whose sampling law is differentiated."""
+ROWS = (L2_MOVING, L2, HUBER_MOVING, HUBER, "kl-one", "kl-x0")
 STEPS = (
-    ("freezing the law", L2 + DIFFERENTIATED, L2),
+    ("freezing the law", L2_MOVING, L2),
     ("pseudo-Huber for squared L2", L2, HUBER),
-    ("differentiating pseudo-Huber's law", HUBER, HUBER + DIFFERENTIATED),
-    ("averaging KL over levels with w = 1", L2 + DIFFERENTIATED, "KL, w = 1"),
-    ("w = σ² for w = 1", "KL, w = 1", "KL, w = σ²/α²"),
+    ("differentiating pseudo-Huber's law", HUBER, HUBER_MOVING),
+    ("averaging KL over levels with w = 1", L2_MOVING, "kl-one"),
+    ("w = σ² for w = 1", "kl-one", "kl-x0"),
 )
 SHARES = {"middle": 0.5, "high": 0.7}
 # mean rewards at these shares of the way to the best, as in frontier.aims; fixed, since the recorded scales aim for them
@@ -52,22 +57,22 @@ TARGETS = {
 }
 # reward scales whose fixed points have about these mean rewards, where the shipped table has none
 SCALES: dict[tuple[str, str, str], tuple[float, float]] = {
-    ("ring", "mode", L2 + DIFFERENTIATED): (0.62, 0.96),
-    ("ring", "mode", HUBER + DIFFERENTIATED): (0.65, 0.71),
-    ("ring", "side", L2 + DIFFERENTIATED): (0.212, 0.355),
-    ("ring", "side", HUBER + DIFFERENTIATED): (0.275, 0.29),
-    ("uneven", "side", "KL, w = 1"): (0.72, 1.2),
-    ("uneven", "side", "KL, w = σ²/α²"): (0.45, 0.8),
+    ("ring", "mode", L2_MOVING): (0.62, 0.96),
+    ("ring", "mode", HUBER_MOVING): (0.65, 0.71),
+    ("ring", "side", L2_MOVING): (0.212, 0.355),
+    ("ring", "side", HUBER_MOVING): (0.275, 0.29),
+    ("uneven", "side", "kl-one"): (0.72, 1.2),
+    ("uneven", "side", "kl-x0"): (0.45, 0.8),
     ("uneven", "side", L2): (0.24, 0.47),
     ("uneven", "side", HUBER): (0.29, 0.35),
 }
 # more scales at which fixed points are computed, so that their lines are known between the two
 BETWEEN: dict[tuple[str, str, str], tuple[float, ...]] = {
-    ("ring", "mode", HUBER + DIFFERENTIATED): (0.64, 0.66, 0.68),
-    ("ring", "side", L2 + DIFFERENTIATED): (0.1, 0.15, 0.28, 0.5),
-    ("ring", "side", HUBER + DIFFERENTIATED): (0.1, 0.2, 0.25, 0.26, 0.265, 0.27, 0.28, 0.3),
-    ("uneven", "side", "KL, w = 1"): (0.5, 1.6),
-    ("uneven", "side", "KL, w = σ²/α²"): (0.3, 1.1),
+    ("ring", "mode", HUBER_MOVING): (0.64, 0.66, 0.68),
+    ("ring", "side", L2_MOVING): (0.1, 0.15, 0.28, 0.5),
+    ("ring", "side", HUBER_MOVING): (0.1, 0.2, 0.25, 0.26, 0.265, 0.27, 0.28, 0.3),
+    ("uneven", "side", "kl-one"): (0.5, 1.6),
+    ("uneven", "side", "kl-x0"): (0.3, 1.1),
     ("uneven", "side", L2): (0.15, 0.7),
     ("uneven", "side", HUBER): (0.2, 0.25, 0.32, 0.42),
 }
@@ -77,13 +82,6 @@ HEADS = {
     "spread": "spread, fullest mode",
     "off_support": "share off the data",
 }
-
-
-def method_of(regularizer: str, reward_scale: float) -> Method:
-    """A row of the comparison as a method."""
-    method = TOY_METHODS[regularizer.removesuffix(DIFFERENTIATED)]
-    law = {"law": "differentiated"} if regularizer.endswith(DIFFERENTIATED) else {}
-    return replace(method, reward_scale=reward_scale, **law)  # type: ignore[arg-type]
 
 
 def affine_start(mixture: GaussianMixture, seed: int, count: int = 64) -> AffineGenerator:
@@ -186,7 +184,7 @@ def measure(setting: Row) -> dict[str, float]:
         with torch.no_grad():
             points = start(torch.randn(SAMPLES, 2, generator=torch.Generator().manual_seed(1234)), None)
         return found_in(points, reward_name, mixture) | {"residual": 0.0}
-    method = method_of(name, scale)
+    method = replace(METHODS[name], reward_scale=scale)
     try:
         if setting["kind"] == EXACT:
             state = train_affine(method, mixture, reward_name, seed=seed, steps=steps)
@@ -200,7 +198,7 @@ def measure(setting: Row) -> dict[str, float]:
 
 @lru_cache
 def _recorded() -> tuple[Row, ...]:
-    """The demo's networks (report.read_runs) and the shipped fixed points, as rows of this study."""
+    """The demo's networks (records.read_runs) and the shipped fixed points, as rows of this study."""
     rows: list[Row] = []
     runs, points = read_runs(), read_points()
 
@@ -218,10 +216,10 @@ def _recorded() -> tuple[Row, ...]:
 
     for reward in ("mode", "side"):
         aims = {round(target, 4): aim for aim, target in TARGETS["ring", reward].items()}
-        for run in of(runs, reward, START):
+        for run in select(runs, reward, START):
             row(NETWORK, reward, START, "start", 0.0, 0.0, run.summary, 0.0)
         for name in FOUR:
-            for run in of(runs, reward, name):
+            for run in select(runs, reward, name):
                 row(NETWORK, reward, name, aims.get(run.aim, "low"), run.reward_scale, run.seed, run.summary, 0.0)
         for name in ROWS:
             for point in curve(points, reward, name):
@@ -234,8 +232,8 @@ def with_recorded(rows: Sequence[Row]) -> list[Row]:
     return [*rows, *_recorded()]
 
 
-class Line(NamedTuple):
-    """The fixed points of a row along the scale; nan where the solver did not come to rest."""
+class FixedPoints(NamedTuple):
+    """The fixed points of a row along the scale; those at which the solver did not come to rest are left out."""
 
     scale: list[float]
     reward: list[float]
@@ -243,24 +241,24 @@ class Line(NamedTuple):
 
     def at_reward(self, reward: float, metric: str) -> float:
         """The metric where the line has this mean reward, between its points only."""
-        return float(np.interp(reward, self.reward, self.values[metric], left=math.nan, right=math.nan))
+        return interpolate(reward, self.reward, self.values[metric])
 
     def reward_at(self, scale: float) -> float:
         """The mean reward at a reward scale."""
-        return float(np.interp(math.log(scale), np.log(self.scale), self.reward, left=math.nan, right=math.nan))
+        return interpolate(math.log(scale), [math.log(known) for known in self.scale], self.reward)
 
 
-def line_of(rows: Sequence[Row], world: str, reward_name: str, name: str) -> Line | None:
+def line_of(rows: Sequence[Row], world: str, reward_name: str, name: str) -> FixedPoints | None:
     """The trusted fixed points of a row, the tilted optimum included; None if there are fewer than two."""
     if name == TILT:
         along = tilts(world, reward_name)
-        return Line([], along["reward"], {metric: along[metric] for metric in HEADS})
+        return FixedPoints([], along["reward"], {metric: along[metric] for metric in HEADS})
     points = where(rows, kind=FIXED, world=world, reward_name=reward_name, regularizer=name)
     trusted = sorted((p for p in points if p["residual"] < TRUSTED), key=lambda point: point["reward_scale"])
     if len(trusted) < 2:
         return None
     columns = {key: [point[key] for point in trusted] for key in ("reward_scale", "reward", *HEADS)}
-    return Line(columns["reward_scale"], columns["reward"], {metric: columns[metric] for metric in HEADS})
+    return FixedPoints(columns["reward_scale"], columns["reward"], {metric: columns[metric] for metric in HEADS})
 
 
 def networks(
@@ -268,7 +266,9 @@ def networks(
 ) -> Interval | None:
     """A row's networks at matched reward."""
     of_world = where(rows, kind=NETWORK, world=world, reward_name=reward_name)
-    return interval(at_reward([row for row in of_world if row["regularizer"] in (name, START)], target, metric))
+    start = where(of_world, regularizer=START)
+    own = where(of_world, regularizer=name)
+    return interval(at_equal(own, "reward", target, metric, start=start[0] if start else None, reach=REACH))
 
 
 def excess_table(
@@ -290,7 +290,13 @@ KINDS = {
     EXACT: PLAIN[1]._replace(line=""),
     LONG: PLAIN[2]._replace(line=""),
 }
-SHOWN = {LONG: "network, four times the steps"}
+SHOWN = {
+    FIXED: "fixed point",
+    NETWORK: "network",
+    EXACT: "exact assistant",
+    LONG: "network, four times the steps",
+}
+"""How the legend calls the kinds."""
 
 
 def _marks(name: str, kind: str, found: Interval | None) -> list[Mark]:
@@ -299,7 +305,7 @@ def _marks(name: str, kind: str, found: Interval | None) -> list[Mark]:
 
 def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Mark]]:
     """The panels of one world and reward: mean reward at the scale of the middle aim, then metrics at its mean reward; exact
-    assistants and long runs, which have one run a seed, show the excess KL at their own."""
+    assistants and long runs, which have one run per seed, show the excess KL at their own."""
     target = TARGETS[world, reward_name]["middle"]
     apart = any(where(rows, kind=kind, world=world, reward_name=reward_name) for kind in (LONG, EXACT))
     title = f"{world}, “{reward_name}”"
@@ -328,7 +334,7 @@ def band(rows: Sequence[Row], world: str, reward_name: str) -> dict[str, list[Ma
 
 
 def picture(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGETS)) -> Picture:
-    """One band a world and reward: rewards at equal scale, and four metrics at equal reward, for every row and kind."""
+    """One band per world and reward: rewards at equal scale, and four metrics at equal reward, for every row and kind."""
     everything = with_recorded(rows)
     panels = [
         (title, [mark._replace(kind=SHOWN.get(mark.kind, mark.kind)) for mark in marks])
@@ -339,28 +345,10 @@ def picture(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGET
     alt = (
         f"Five panels per world and reward ({names}); in each, one line per regularizer from the tilted optimum down to KL with σ²/α², "
         "black bars for fixed points, dots for networks, squares for exact assistants, triangles for runs of four times "
-        f"the steps, with intervals over seeds."
+        "the steps, with intervals over seeds."
     )
     kinds = {SHOWN.get(kind, kind): style for kind, style in KINDS.items()}
     return dot_plot(panels, (TILT, *ROWS), kinds, alt=alt, columns=1 + len(HEADS))
-
-
-def ranking(rows: Sequence[Row], world: str, reward_name: str) -> str:
-    """The rows by the excess KL of their networks, that of their fixed points in brackets, and the largest step."""
-    table = excess_table(rows, world, reward_name)
-    known = {name: value for name, _, value in table}
-    listed = sorted((e for e in table if e[1] or not math.isnan(e[2])), key=lambda e: e[1].mean if e[1] else math.inf)
-    if not listed:
-        return f"{world.capitalize()}, “{reward_name}”: nothing was run."
-    parts = [
-        f"{name} {interval_text(found) if found else 'not reached'} ({'unknown' if math.isnan(value) else f'{value:.2f}'})"
-        for name, found, value in listed
-    ]
-    moves = {words: known[after] - known[before] for words, before, after in STEPS}
-    largest = max((words for words in moves if not math.isnan(moves[words])), key=lambda w: abs(moves[w]), default=None)
-    step = f"; the largest single step is {largest}, {moves[largest]:+.2f}" if largest else ""
-    target = TARGETS[world, reward_name]["middle"]
-    return f"{world.capitalize()}, “{reward_name}”, mean reward {target:.2f}, excess KL of networks (of fixed points): {', '.join(parts)}{step}."
 
 
 class Miss(NamedTuple):
@@ -371,6 +359,10 @@ class Miss(NamedTuple):
     name: str
     known: float
     found: Mapping[str, Interval]
+
+    def closed_by(self, kind: str) -> bool:
+        """Whether runs of this kind more than halve the gap."""
+        return abs(self.found[kind].mean - self.known) < 0.5 * abs(self.found[NETWORK].mean - self.known)
 
 
 def misses(rows: Sequence[Row], bands: Sequence[tuple[str, str]]) -> tuple[list[Miss], int]:
@@ -391,32 +383,34 @@ def misses(rows: Sequence[Row], bands: Sequence[tuple[str, str]]) -> tuple[list[
     return missed, compared
 
 
-def gap_text(rows: Sequence[Row], bands: Sequence[tuple[str, str]]) -> str:
-    """Where networks and fixed points disagree, and whether longer runs or an exact assistant close the gap."""
-    missed, compared = misses(rows, bands)
-    text = f"At equal scale, the networks' mean reward misses the fixed point's by more than the interval in {len(missed)} of {compared} settings"
-    for kind, words in ((LONG, "four times the steps"), (EXACT, "an exact assistant")):
-        tried = [miss for miss in missed if kind in miss.found]
-        closed = [
-            miss
-            for miss in tried
-            if abs(miss.found[kind].mean - miss.known) < 0.5 * abs(miss.found[NETWORK].mean - miss.known)
-        ]
-        if tried:
-            names = "; ".join(
-                f"{m.name} under “{m.reward_name}”: {m.found[NETWORK].mean:.2f} → {m.found[kind].mean:.2f}, known {m.known:.2f}"
-                for m in tried
-            )
-            text += f"; {words} more than halve{'s' if kind == EXACT else ''} the gap in {len(closed)} of {len(tried)} ({names})"
-    return text + "."
-
-
-def sentence(rows: Sequence[Row], bands: Sequence[tuple[str, str]] = tuple(TARGETS)) -> str:
-    """The rows in order at matched reward, the largest step, and how well training reaches the fixed points."""
+def facts(rows: Sequence[Row]) -> dict[str, float]:
+    """Excess KL at the middle aim by world, reward and row, of networks and of fixed points (`known_…`), in nats; of the
+    steps between rows the change at the fixed point (`step_…`) by the place of the row that it ends at; in how many of
+    the settings the networks' mean reward misses the fixed point's at equal scale, and how often four times the steps or
+    an exact assistant more than halve such a gap.
+    """
     everything = with_recorded(rows)
-    return " ".join(
-        [*(ranking(everything, world, reward_name) for world, reward_name in bands), gap_text(everything, bands)]
-    )
+    found: dict[str, float] = {}
+    for world, reward_name in TARGETS:
+        known: dict[str, float] = {}
+        for name, networks_, value in excess_table(everything, world, reward_name):
+            known[name] = value
+            found[fact("known", world, reward_name, name)] = value
+            if networks_:
+                found |= facts_of(networks_, "excess", world, reward_name, name)
+        for _, before, after in STEPS:
+            found[fact("step", world, reward_name, before, after)] = known[after] - known[before]
+    missed, compared = misses(everything, tuple(TARGETS))
+    found |= {"missed": len(missed), "compared": compared}
+    for kind in (LONG, EXACT):
+        tried = [miss for miss in missed if kind in miss.found]
+        closed = [miss for miss in tried if miss.closed_by(kind)]
+        found |= {fact("tried", kind): len(tried), fact("closed", kind): len(closed)}
+        for miss in tried:
+            found |= facts_of(miss.found[kind], "reward", kind, miss.reward_name, miss.name)
+            found |= facts_of(miss.found[NETWORK], "reward", NETWORK, miss.reward_name, miss.name)
+            found[fact("reward", FIXED, miss.reward_name, miss.name)] = miss.known
+    return found
 
 
 STUDY = Study(
@@ -429,5 +423,5 @@ STUDY = Study(
     settings=settings,
     measure=measure,
     picture=picture,
-    sentence=sentence,
+    facts=facts,
 )

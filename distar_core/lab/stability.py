@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ..figures.charts import Axis, lines
 from ..figures.picture import Picture
-from ..toy.report import REGULARIZERS
+from ..toy.records import REGULARIZERS
 from ..toy.ring import TOY_METHODS
-from .study import Row, Study, curve, values_of, where
+from .study import Row, Study, curve, fact, values_of, where
 from .toy_runs import matched_scale, train_and_summarise
 
 RATES = (1e-4, 5e-4, 2e-3, 8e-3, 3.2e-2)
+DEFAULT_RATE = 5e-4
+"""The toy's own."""
 REWARD = "mode"
 
 
@@ -55,26 +58,26 @@ def picture(rows: Sequence[Row]) -> Picture:
     )
 
 
-def sentence(rows: Sequence[Row]) -> str:
-    """How many runs diverged and where, and the range of the reward over seeds elsewhere, by regularizer."""
-    parts = []
+def facts(rows: Sequence[Row]) -> dict[str, float]:
+    """By regularizer: how many runs diverged, at the lowest of which rates, and by how much seeds differ in mean reward, at
+    the toy's own rate and at most at any rate without a divergence."""
+    found: dict[str, float] = {}
     for name in values_of(rows, "regularizer"):
         of_name = where(rows, regularizer=name)
-        diverged = [row["lr"] for row in of_name if row["diverged"]]
-        places = f" (learning rate {', '.join(f'{rate:g}' for rate in dict.fromkeys(diverged))})" if diverged else ""
+        lost = [row["lr"] for row in of_name if row["diverged"]]
         ranges = {
             rate: max(rewards) - min(rewards)
             for rate in values_of(of_name, "lr")
-            if rate not in diverged and (rewards := [row["reward"] for row in where(of_name, lr=rate)])
+            if rate not in lost and (rewards := [row["reward"] for row in where(of_name, lr=rate)])
         }
-        widest = max(ranges, key=lambda rate: ranges[rate], default=None)
-        spread = (
-            ""
-            if widest is None
-            else f"; elsewhere seeds differ by up to {ranges[widest]:.3f} in mean reward, at {widest:g}"
-        )
-        parts.append(f"{name}: {len(diverged)} of {len(of_name)} runs diverged{places}{spread}")
-    return ". ".join(parts) + "."
+        found |= {
+            fact("runs", name): len(of_name),
+            fact("lost", name): len(lost),
+            fact("first_lost", name): min(lost, default=math.inf),
+            fact("range", name): max(ranges.values(), default=math.nan),
+            fact("range_at_default", name): ranges.get(DEFAULT_RATE, math.nan),
+        }
+    return found
 
 
 STUDY = Study(
@@ -85,5 +88,5 @@ STUDY = Study(
     settings=settings,
     measure=measure,
     picture=picture,
-    sentence=sentence,
+    facts=facts,
 )

@@ -1,8 +1,9 @@
-"""What every experiment is: settings to run, what to measure, a picture and a sentence, both from its CSV alone."""
+"""What every experiment is: settings to run, what to measure, a picture and its facts, both from its CSV alone."""
 
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -40,8 +41,8 @@ class Study:
         measure: one setting -> what was found, numbers by column. Called in a process of its own, so it must be
             importable by name.
         picture: rows -> the figure; its alternative text says what is drawn, not what was found.
-        sentence: rows -> what was found, in words and numbers computed from the rows.
-        details: rows -> Markdown for the page, below the sentence; None for a study that needs none.
+        facts: rows -> what was found, as numbers with the names of `fact`. Words about them, each with the comparisons of
+            facts that it claims, stand in tools/templates/EXPERIMENTS.md.j2.
     """
 
     name: str
@@ -50,8 +51,7 @@ class Study:
     settings: Callable[[str], Sequence[Row]]
     measure: Callable[[Row], Mapping[str, float]]
     picture: Callable[[Sequence[Row]], Picture]
-    sentence: Callable[[Sequence[Row]], str]
-    details: Callable[[Sequence[Row]], str] | None = None
+    facts: Callable[[Sequence[Row]], Mapping[str, float]]
 
 
 def read_rows(name: str, path: Path | None = None) -> list[Row]:
@@ -160,6 +160,18 @@ def over_seeds(rows: Sequence[Row], key: str) -> Interval:
     if not bool(torch.isfinite(values).all()):
         return Interval(float("nan"), float("nan"), float("nan"))
     return bootstrap_interval(values)
+
+
+def fact(*parts: str | float) -> str:
+    """The name of a fact, an identifier: fact("excess", "kl-x0", 0.5) is "excess_kl_x0_0p5"."""
+    words = (part if isinstance(part, str) else f"{part:g}" for part in parts)
+    return re.sub(r"\W+", "_", re.sub(r"(?<=\d)\.(?=\d)", "p", "_".join(words)))
+
+
+def facts_of(found: Interval, *parts: str | float) -> dict[str, float]:
+    """An interval as facts: its mean under the name of the parts, and its ends as NAME_low and NAME_high."""
+    name = fact(*parts)
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def interval_text(found: Interval, digits: int = 2) -> str:

@@ -33,7 +33,7 @@ def _distilled(world: Callable[[], GaussianMixture], steps: int) -> ToyGenerator
 
 
 def start_generator(steps: int, world: Callable[[], GaussianMixture] = reference) -> ToyGenerator:
-    """The distilled generator that runs of so many steps start from; trained once a process, and briefly for runs of
+    """The distilled generator that runs of so many steps start from; trained once per process, and briefly for runs of
     less than 100 steps."""
     return _distilled(world, 100 if steps < 100 else 2500)
 

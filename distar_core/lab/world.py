@@ -7,17 +7,16 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ..evaluation.statistics import Interval
+from ..evaluation.statistics import Interval, interpolate
 from ..figures.charts import draw_line, label_ends, set_axis
 from ..figures.picture import BLUE, GREY, ORANGE, PURPLE, RED, VIOLET, Picture, Style, new_mosaic
 from ..losses import weight_sigma, weight_x0
-from ..toy.report import markdown_table
-from .study import Row, Study, interval_line, interval_text, values_of
+from .study import Row, Study, fact, facts_of, interval_line, values_of
 
 MARKS = (0, 8, 17, 33, 50, 75, 100)
 """Where a run is measured, in per cent of its steps."""
@@ -25,6 +24,56 @@ METRICS = ("preference", "gold", "faithful", "clip", "diversity", "open_entropy"
 DISTANCES = ("frechet", "frechet_reference", "moved")
 """Fréchet distances to renders and to the guided reference's pictures, and the root mean square change of the pixels since
 the start, with captions and seeds in common."""
+
+
+class Kind(NamedTuple):
+    """A method with a weight, as the study compares it: its id, its label and how it is drawn."""
+
+    id: str
+    label: str
+    style: Style
+
+
+KINDS = {
+    ("sim", ""): Kind("sim", "SIM (no reward)", Style(GREY, "P", "-")),
+    ("reward-only", ""): Kind("reward-only", "reward only", Style("#5c5c62", "X", (0, (1, 1)))),
+    ("diff-instruct*", ""): Kind("star", "DI*, guidance inside", Style(BLUE, "o", "-")),
+    ("diff-instruct*-out", ""): Kind("star-out", "DI*, guidance outside", Style(VIOLET, "D", (0, (4, 2)))),
+    ("diff-instruct++", "x0"): Kind("kl-x0", "DI++, w = σ²/α²", Style(RED, "s", (0, (5, 1)))),
+    ("diff-instruct++", "sigma"): Kind("kl-sigma", "DI++, w = σ", Style(ORANGE, "^", (0, (3, 1, 1, 1)))),
+    ("didr-proxy", "x0"): Kind("didr-proxy", "DIDR by proxy", Style(PURPLE, "v", (0, (6, 1, 1, 1)))),
+}
+"""By method and weight of the KL methods: σ²/α², the x_0 gap, or σ, the eps gap."""
+
+
+class Arm(NamedTuple):
+    """One method at one reward scale."""
+
+    method: str
+    weight: str
+    reward_scale: float
+
+    @property
+    def kind(self) -> Kind:
+        """The method with its weight."""
+        return KINDS[self.method, self.weight]
+
+    @property
+    def id(self) -> str:
+        """Such as star-0.3; the kind's alone where there is one scale only."""
+        return self.kind.id if self.alone else f"{self.kind.id}-{self.reward_scale:g}"
+
+    @property
+    def label(self) -> str:
+        """As id, in words."""
+        return self.kind.label if self.alone else f"{self.kind.label}, scale {self.reward_scale:g}"
+
+    @property
+    def alone(self) -> bool:
+        """Whether the scale says nothing: there is no reward, or nothing else."""
+        return self.method in ("sim", "reward-only")
+
+
 ARMS = (
     ("sim", "", (0.0,)),
     ("reward-only", "", (1.0,)),
@@ -34,37 +83,19 @@ ARMS = (
     ("diff-instruct++", "sigma", (1.5, 5.0)),
     ("didr-proxy", "x0", (0.1,)),
 )
-"""Method, weight of the KL methods (σ²/α², the x_0 gap, or σ, the eps gap) and reward scales."""
+"""Method, weight and reward scales."""
 MATCHED = (
     {
-        ("diff-instruct*", "", 0.3),
-        ("diff-instruct*-out", "", 1.0),
-        ("diff-instruct++", "x0", 3.0),
-        ("diff-instruct++", "sigma", 1.5),
+        Arm("diff-instruct*", "", 0.3),
+        Arm("diff-instruct*-out", "", 1.0),
+        Arm("diff-instruct++", "x0", 3.0),
+        Arm("diff-instruct++", "sigma", 1.5),
     },
-    {("diff-instruct*", "", 1.0), ("diff-instruct++", "x0", 10.0), ("diff-instruct++", "sigma", 5.0)},
+    {Arm("diff-instruct*", "", 1.0), Arm("diff-instruct++", "x0", 10.0), Arm("diff-instruct++", "sigma", 5.0)},
 )
 """Arms whose scales were chosen, by pilots, to end at about one proxy reward."""
-LABELS = {
-    ("sim", ""): "SIM (no reward)",
-    ("reward-only", ""): "reward only",
-    ("diff-instruct*", ""): "DI*, guidance inside",
-    ("diff-instruct*-out", ""): "DI*, guidance outside",
-    ("diff-instruct++", "x0"): "DI++, w = σ²/α²",
-    ("diff-instruct++", "sigma"): "DI++, w = σ",
-    ("didr-proxy", "x0"): "DIDR by proxy",
-}
 CFG_SCALE = 1.0
 WEIGHTS = {"x0": weight_x0, "sigma": weight_sigma}
-STYLES_OF = {
-    ("sim", ""): Style(GREY, "P", "-"),
-    ("reward-only", ""): Style("#5c5c62", "X", (0, (1, 1))),
-    ("diff-instruct*", ""): Style(BLUE, "o", "-"),
-    ("diff-instruct*-out", ""): Style(VIOLET, "D", (0, (4, 2))),
-    ("diff-instruct++", "x0"): Style(RED, "s", (0, (5, 1))),
-    ("diff-instruct++", "sigma"): Style(ORANGE, "^", (0, (3, 1, 1, 1))),
-    ("didr-proxy", "x0"): Style(PURPLE, "v", (0, (6, 1, 1, 1))),
-}
 PROFILE_SIZES = {"ci": (12, 4, 2), "fast": (60, 32, 50), "full": (200, 32, 100)}
 """Steps, rows of a batch, and draws to measure on with one object and as many with two."""
 
@@ -162,36 +193,33 @@ def measure(setting: Row) -> dict[str, float]:
     return unknown | found | means
 
 
-def arms(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The runs by label: one method at one reward scale, over seeds."""
-    found: dict[str, list[Row]] = {}
+def by_arm(rows: Sequence[Row]) -> dict[Arm, list[Row]]:
+    """The runs by arm, over seeds."""
+    found: dict[Arm, list[Row]] = {}
     for row in rows:
-        scale = "" if row["method"] in ("sim", "reward-only") else f", scale {row['reward_scale']:g}"
-        found.setdefault(LABELS[row["method"], row["weight"]] + scale, []).append(row)
+        found.setdefault(Arm(row["method"], row["weight"], row["reward_scale"]), []).append(row)
     return found
 
 
-def along(rows: Sequence[Row], metric: str) -> list[Interval]:
+def trajectory(rows: Sequence[Row], metric: str) -> list[Interval]:
     """A metric at the marks: mean over seeds with the smallest and the largest seed."""
-    return [spread([row[f"{metric}@{mark}"] for row in rows]) for mark in MARKS]
+    return [range_over_seeds([row[f"{metric}@{mark}"] for row in rows]) for mark in MARKS]
 
 
-def spread(values: Sequence[float]) -> Interval:
+def final(rows: Sequence[Row], metric: str) -> Interval:
+    """A metric at the end of the runs: mean over seeds with the smallest and the largest seed."""
+    return trajectory(rows, metric)[-1]
+
+
+def range_over_seeds(values: Sequence[float]) -> Interval:
     """Mean, smallest and largest."""
     return Interval(float(np.mean(values)), min(values), max(values))
 
 
 def at_proxy(row: Row, target: float, metric: str) -> float:
-    """A metric where a run first reaches a proxy reward, linear between marks; nan if it does not reach it."""
-    proxies = [row[f"preference@{mark}"] for mark in MARKS]
-    values = [row[f"{metric}@{mark}"] for mark in MARKS]
-    k = next((k for k, proxy in enumerate(proxies) if proxy >= target), None)
-    if k is None:
-        return math.nan
-    if k == 0:
-        return values[0]
-    share = (target - proxies[k - 1]) / (proxies[k] - proxies[k - 1])
-    return values[k - 1] + share * (values[k] - values[k - 1])
+    """A metric where a run first has a proxy reward, linear between marks; see `interpolate`."""
+    proxies, values = ([row[f"{name}@{mark}"] for mark in MARKS] for name in ("preference", metric))
+    return interpolate(target, proxies, values)
 
 
 def picture(rows: Sequence[Row]) -> Picture:
@@ -206,21 +234,20 @@ def picture(rows: Sequence[Row]) -> Picture:
         "frechet_reference": "Fréchet to the reference",
         "moved": "change of the pixels (rms)",
     }
-    by_arm = arms(rows)
-    styles = {name: STYLES_OF[own[0]["method"], own[0]["weight"]] for name, own in by_arm.items()}
+    runs = by_arm(rows)
     figure, (main, *small) = new_mosaic([["gold"] * len(others), list(others)], [2.2, 1.0], width=10.5, height=7.6)
     for axes, metric in zip((main, *small), ("gold", *others), strict=True):
-        for name, own in by_arm.items():
-            line = interval_line("", [i.mean for i in along(own, "preference")], along(own, metric))
-            draw_line(axes, line, styles[name], every=1, markersize=5 if axes is main else 2.5)
+        for arm, own in runs.items():
+            line = interval_line("", [i.mean for i in trajectory(own, "preference")], trajectory(own, metric))
+            draw_line(axes, line, arm.kind.style, every=1, markersize=5 if axes is main else 2.5)
         set_axis(axes, "x", "proxy reward")
     set_axis(main, "y", "gold preference")
     for axes, title in zip(small, others.values(), strict=True):
         axes.set_title(textwrap.fill(title, 16), fontsize=9)
-    ends = {name: (along(own, "preference")[-1].mean, along(own, "gold")[-1].mean) for name, own in by_arm.items()}
-    label_ends(main, [(name, x, y, styles[name].color) for name, (x, y) in ends.items()])
+    ends = {arm: (final(own, "preference").mean, final(own, "gold").mean) for arm, own in runs.items()}
+    label_ends(main, [(arm.label, x, y, arm.kind.style.color) for arm, (x, y) in ends.items()])
     alt = (
-        f"Gold preference against the mean proxy reward (a preference reward learnt from comparisons), {len(by_arm)} arms of "
+        f"Gold preference against the mean proxy reward (a preference reward learnt from comparisons), {len(runs)} arms of "
         f"{len(values_of(rows, 'seed'))} seeds, each named at the end of its curve, with a marker at "
         f"{', '.join(map(str, MARKS))} per cent of the run and bands from the smallest to the largest seed; below it, smaller, "
         f"the same curves for {', '.join(others.values())}."
@@ -233,25 +260,15 @@ def reached(rows: Sequence[Row]) -> float:
     return min(max(row[f"preference@{mark}"] for mark in MARKS) for row in rows)
 
 
-def ends(rows: Sequence[Row], metric: str, digits: int = 3) -> str:
-    """A metric at the end of the runs, mean [smallest, largest]."""
-    return range_text([row[f"{metric}@100"] for row in rows], digits)
-
-
-def range_text(values: Sequence[float], digits: int) -> str:
-    """mean [smallest, largest]."""
-    return interval_text(spread(values), digits)
-
-
-def rising(by_arm: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
+def gaining_arms(runs: Mapping[Arm, Sequence[Row]]) -> dict[Arm, Sequence[Row]]:
     """The arms whose every run gains at least a tenth of what the best arm's every run does, so that they can be compared."""
-    gains = {name: min(reached([row]) - row["preference@0"] for row in own) for name, own in by_arm.items()}
-    return {name: own for name, own in by_arm.items() if gains[name] >= 0.1 * max(gains.values())}
+    gains = {arm: min(reached([row]) - row["preference@0"] for row in own) for arm, own in runs.items()}
+    return {arm: own for arm, own in runs.items() if gains[arm] >= 0.1 * max(gains.values())}
 
 
-def fallen(rows: Sequence[Row]) -> int | None:
+def peak_before_fall(rows: Sequence[Row]) -> int | None:
     """The place of the mark from which gold falls by at least 0.02 until the end, in every run, while the proxy rises."""
-    gold = along(rows, "gold")
+    gold = trajectory(rows, "gold")
     best = max(range(len(MARKS)), key=lambda k: gold[k].mean)
     at = f"@{MARKS[best]}"
     falls = all(
@@ -260,100 +277,38 @@ def fallen(rows: Sequence[Row]) -> int | None:
     return best if falls else None
 
 
-def sentence(rows: Sequence[Row]) -> str:
-    """Arms that end at about one proxy reward beside each other, gold at equal proxy reward on the way, where gold falls,
-    and who does not raise the proxy."""
-    by_arm = arms(rows)
-    rewarded = {name: own for name, own in by_arm.items() if own[0]["reward_scale"]}
-    compared = rising(rewarded)
-    start = rows[0]
-    parts = [
-        f"The start has proxy {start['preference@0']:.2f}, gold {start['gold@0']:.3f}, faithful {start['faithful@0']:.3f}, open "
-        f"entropy {start['open_entropy@0']:.2f}."
-    ]
-    for group in MATCHED:
-        inside = {
-            name: own
-            for name, own in compared.items()
-            if (own[0]["method"], own[0]["weight"], own[0]["reward_scale"]) in group
-        }
-        ranked = sorted(inside.items(), key=lambda one: -along(one[1], "gold")[-1].mean)
-        told = [
-            f"{name}: proxy {along(own, 'preference')[-1].mean:.2f}, gold {ends(own, 'gold')}, faithful {ends(own, 'faithful')}, "
-            f"open entropy {ends(own, 'open_entropy', 2)}"
-            for name, own in ranked
-        ]
-        ended = [along(own, "preference")[-1].mean for own in inside.values()]
-        if len(told) > 1 and max(ended) - min(ended) <= 0.2:
-            parts.append(f"Arms that end at about one proxy reward: {'; '.join(told)}.")
+FINAL = {
+    "preference": ("proxy", 2),
+    "gold": ("gold", 3),
+    "faithful": ("faithful", 3),
+    "diversity": ("diversity", 3),
+    "open_entropy": ("open entropy", 2),
+    "moved": ("moved", 3),
+}
+"""What the facts hold of the end of the runs: metric -> its head in a table, and digits."""
+
+
+def facts(rows: Sequence[Row]) -> dict[str, float]:
+    """The metrics of FINAL at the start (`start_…`) and, by arm, at the end, mean, smallest and largest seed, with the
+    change of gold since the start; gold where each run of an arm that raises the proxy first reaches the highest proxy
+    common to all of them (`at_proxy`, `common_proxy`); whether gold `falls` at last in every run of an arm; and whether
+    an arm `gains`, see `gaining_arms`."""
+    runs = by_arm(rows)
+    rewarded = {arm: own for arm, own in runs.items() if arm.reward_scale}
+    compared = gaining_arms(rewarded)
     target = reached([row for own in compared.values() for row in own])
-    found = {name: [at_proxy(row, target, "gold") for row in own] for name, own in compared.items()}
-    listed = "; ".join(
-        f"{name} {range_text(v, 3)}" for name, v in sorted(found.items(), key=lambda one: -float(np.mean(one[1])))
-    )
-    parts.append(f"Gold on the way, where each run first reaches proxy {target:.2f}: {listed}.")
-    falls = []
-    for name, own in compared.items():
-        if (best := fallen(own)) is not None:
-            gold, proxies = along(own, "gold"), along(own, "preference")
-            falls.append(
-                f"{name} (from {gold[best].mean:.3f} at proxy {proxies[best].mean:.2f} to {gold[-1].mean:.3f} at "
-                f"{proxies[-1].mean:.2f})"
-            )
-    parts.append(
-        f"Gold falls again while the proxy goes on rising, in every run, under {'; '.join(falls)}."
-        if falls
-        else "No method that raises the proxy lets gold fall again in every run."
-    )
-    for name, own in by_arm.items():
-        change = [row["gold@100"] - row["gold@0"] for row in own]
-        if name not in rewarded:
-            parts.append(f"{name} moves pixels by {ends(own, 'moved')} and changes gold by {range_text(change, 3)}.")
-        elif name not in compared:
-            parts.append(
-                f"{name} raises the proxy by less than a tenth of the most, and changes gold by {range_text(change, 3)}."
-            )
-    varied = [
-        f"{name} (diversity {ends(own, 'diversity')}, open entropy {ends(own, 'open_entropy', 2)})"
-        for name, own in by_arm.items()
-        if any(row[f"{metric}@100"] >= row[f"{metric}@0"] for row in own for metric in ("diversity", "open_entropy"))
-    ]
-    parts.append(
-        f"Variety falls, by diversity (start {start['diversity@0']:.3f}) and by open entropy, in every run"
-        + (f" but some or all of {'; '.join(varied)}." if varied else ".")
-    )
-    return " ".join(parts)
-
-
-def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The end of every arm: pulls over the first tenth of the run, and metrics with the range over seeds."""
-    columns = {
-        "preference": ("proxy", 2),
-        "gold": ("gold", 3),
-        "faithful": ("faithful", 3),
-        "diversity": ("diversity", 3),
-        "open_entropy": ("open entropy", 2),
-        "frechet_reference": ("Fréchet to reference", 3),
-        "moved": ("moved", 3),
-    }
-    found = [["arm", "pull of reward / regularizer", *(head for head, _ in columns.values())]]
-    first = [f"{rows[0][f'{metric}@0']:.{digits}f}" for metric, (_, digits) in columns.items()]
-    found.append(["start", "", *first])
-    for name, own in arms(rows).items():
-        pulls = [np.mean([row[f"pull_{term}"] for row in own]) for term in ("reward", "regularizer")]
-        cells = [ends(own, metric, digits) for metric, (_, digits) in columns.items()]
-        found.append([name, f"{pulls[0]:.2f} / {pulls[1]:.2f}", *cells])
+    found: dict[str, float] = {fact("start", metric): rows[0][f"{metric}@0"] for metric in FINAL}
+    found["common_proxy"] = target
+    for arm, own in runs.items():
+        for metric in FINAL:
+            found |= facts_of(final(own, metric), metric, arm.id)
+        change = range_over_seeds([row["gold@100"] - row["gold@0"] for row in own])
+        found |= facts_of(change, "gold_change", arm.id)
+        found[fact("falls", arm.id)] = peak_before_fall(own) is not None
+        found[fact("gains", arm.id)] = arm in compared
+        if arm in compared:
+            found |= facts_of(range_over_seeds([at_proxy(row, target, "gold") for row in own]), "at_proxy", arm.id)
     return found
-
-
-def details(rows: Sequence[Row]) -> str:
-    """What the numbers are, and the end of every arm."""
-    return (
-        f"Brackets here hold the smallest and the largest seed. Every look measures the same {2 * int(rows[0]['draws'])} draws "
-        "of held-out captions (open entropy: of twelve short captions that leave size and background open); the pulls are mean norms over the first tenth of a run, as they stand at x_0 and x_t. Chance over "
-        "draws and captions comes on top of the range over seeds. (The prediction was written before the runs began and committed while the "
-        "first were under way.)\n\n" + markdown_table(table(rows))
-    )
 
 
 STUDY = Study(
@@ -367,6 +322,5 @@ STUDY = Study(
     settings=settings,
     measure=measure,
     picture=picture,
-    sentence=sentence,
-    details=details,
+    facts=facts,
 )

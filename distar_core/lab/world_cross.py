@@ -8,9 +8,8 @@ from importlib.resources import files
 
 from ..figures.charts import lines
 from ..figures.picture import BLUE, ORANGE, RED, Picture, Style
-from ..toy.report import markdown_table
-from .study import Row, Study, interval_line, values_of, where
-from .world import PROFILE_SIZES, along, ends, measure
+from .study import Row, Study, fact, facts_of, interval_line, values_of, where
+from .world import PROFILE_SIZES, final, measure
 
 REWARD_SCALES = (0.0, 0.3)
 CFG_SCALES = (0.0, 1.0, 3.0)
@@ -59,8 +58,8 @@ def picture(rows: Sequence[Row]) -> Picture:
         panels[METRICS[metric][0]] = [
             interval_line(
                 f"cfg_scale {guidance:g}",
-                [along(own, "preference")[-1].mean for own in by_reward],
-                [along(own, metric)[-1] for own in by_reward],
+                [final(own, "preference").mean for own in by_reward],
+                [final(own, metric) for own in by_reward],
                 STYLES_OF[guidance],
             )
             for guidance in values_of(rows, "cfg_scale")
@@ -75,41 +74,15 @@ def picture(rows: Sequence[Row]) -> Picture:
     return lines(panels, alt=alt, xlabel="proxy reward", ylabel=[""] * len(panels), markers=True, columns=3)
 
 
-def sentence(rows: Sequence[Row]) -> str:
-    """What the reward adds at each guidance scale, and what guidance does without it."""
-    scales = values_of(rows, "reward_scale")
-    parts = []
-    for guidance in values_of(rows, "cfg_scale"):
-        pair = [where(rows, cfg_scale=guidance, reward_scale=scale) for scale in (min(scales), max(scales))]
-        told = []
-        for metric in ("gold", "clip", "open_entropy", "saturation"):
-            name, digits = METRICS[metric]
-            told.append(f"{name} from {' to '.join(ends(own, metric, digits) for own in pair)}")
-        parts.append(
-            f"At cfg_scale {guidance:g} the reward ({min(scales):g} to {max(scales):g}) moves {', '.join(told)}."
-        )
-    told = []
-    for metric in ("faithful", "diversity", "open_entropy", "saturation"):
-        name, digits = METRICS[metric]
-        course = [
-            ends(where(rows, cfg_scale=g, reward_scale=min(scales)), metric, digits)
-            for g in values_of(rows, "cfg_scale")
-        ]
-        told.append(f"{name} {', '.join(course)} (start {rows[0][f'{metric}@0']:.{digits}f})")
-    guidances = ", ".join(f"{guidance:g}" for guidance in values_of(rows, "cfg_scale"))
-    parts.append(f"Without reward, at cfg_scale {guidances}: {'; '.join(told)}.")
-    return " ".join(parts)
-
-
-def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The end of the runs of each pair of scales, mean [smallest, largest seed]."""
-    found = [["(reward_scale, cfg_scale)", *(head for head, _ in METRICS.values())]]
-    found.append(["start", *(f"{rows[0][f'{metric}@0']:.{digits}f}" for metric, (_, digits) in METRICS.items())])
+def facts(rows: Sequence[Row]) -> dict[str, float]:
+    """The metrics at the start (`start_…`) and at the end by reward scale and guidance scale, mean, smallest and largest
+    seed, as in fact("gold", reward_scale, cfg_scale)."""
+    found: dict[str, float] = {fact("start", metric): rows[0][f"{metric}@0"] for metric in METRICS}
     for guidance in values_of(rows, "cfg_scale"):
         for scale in values_of(rows, "reward_scale"):
             own = where(rows, cfg_scale=guidance, reward_scale=scale)
-            cells = [ends(own, metric, digits) for metric, (_, digits) in METRICS.items()]
-            found.append([f"({scale:g}, {guidance:g})", *cells])
+            for metric in METRICS:
+                found |= facts_of(final(own, metric), metric, scale, guidance)
     return found
 
 
@@ -117,25 +90,6 @@ def published() -> list[dict[str, str]]:
     """Table 3 of the DI* release (README of github.com/pkulwj1994/diff_instruct_star): SDXL, Parti prompts, without seeds or intervals."""
     text = (files("distar_core.lab") / "data" / "published_table_3.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
-
-
-def details(rows: Sequence[Row]) -> str:
-    """Our cross, and beside it Table 3 of the release with a word on its scales."""
-    theirs = published()
-    return "\n\n".join(
-        [
-            "Brackets, here and above, hold the smallest and the largest seed.",
-            markdown_table(table(rows)),
-            "Beside it, **as published** and not ours: Table 3 of the [DI\\* release](https://github.com/pkulwj1994/diff_instruct_star), "
-            "SDXL at 1024 px on Parti prompts; it gives no seeds or intervals.",
-            markdown_table([list(theirs[0]), *([*row.values()] for row in theirs)]),
-            "The scales are not the same numbers. A reward scale has the unit of 1/reward: theirs multiplies a reward that the release does "
-            "not name, presumably PickScore, whose values lie near 0.22, or near 22 with CLIP's logit scale; ours a preference reward near 4.4 "
-            "with a deviation of 1.7 over pictures. Their 7.5 may be the additive scale of this page or diffusers' spelling, which "
-            "would be 6.5 here. What can be compared is the pattern: what the reward adds at a given guidance, and what guidance does "
-            "without reward.",
-        ]
-    )
 
 
 STUDY = Study(
@@ -147,6 +101,5 @@ STUDY = Study(
     settings=settings,
     measure=measure,
     picture=picture,
-    sentence=sentence,
-    details=details,
+    facts=facts,
 )

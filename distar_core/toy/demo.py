@@ -24,7 +24,8 @@ from ..runs.run import check_finite
 from ..training import post_train
 from .frontier import AIMS, Point, aims, read_points, scale_for
 from .page import write_page
-from .report import START, UNLEASHED
+from .records import START
+from .report import UNLEASHED
 from .ring import (
     LOOP,
     REWARDS,
@@ -39,7 +40,7 @@ from .ring import (
 )
 from .summary import Summary, summarise
 
-UNBOUNDED = (("score, pseudo-Huber", 1.0), ("score, pseudo-Huber", 4.0), ("KL, w = 1", 4.0))
+UNBOUNDED = (("star", 1.0), ("star", 4.0), ("kl-one", 4.0))
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def perform(job: Job, generator: ToyGenerator) -> Run:
 def plan(profile: Profile, points: Sequence[Point]) -> list[Job]:
     """All runs of a profile. A regularizer's reward scale is the one whose known fixed point has the reward aimed for.
 
-    Under "reward only" the scale cancels in Adam, so one run a seed stands for all scales.
+    With the reward only the scale cancels in Adam, so one run per seed stands for all scales.
     """
     jobs = []
     middle = len(profile.aims) // 2
@@ -144,7 +145,7 @@ def perform_all(jobs: Sequence[Job], generator: ToyGenerator, workers: int | Non
 
 
 def write_runs(folder: Path, runs: Sequence[Run], start: dict[str, Summary]) -> None:
-    """runs.csv: one row a run, and one for the distilled generator under each reward; distances.csv: how far the
+    """runs.csv: one row per run, and one for the distilled generator under each reward; distances.csv: how far the
     samples of the unbounded exhibit got, by step."""
     columns = ["reward_name", "regularizer", "aim", "reward_scale", "seed", "steps", *Summary._fields, "seconds"]
     with open(folder / "runs.csv", "w", newline="", encoding="utf-8") as file:

@@ -12,26 +12,26 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from ..evaluation.statistics import interpolate
 from ..truth.grid import Divergence, Grid, fixed_point, tilt_on_grid
 from .ring import LEVELS, REWARDS, reference
 from .summary import Summary, summarise
 
 GRID = Grid(half_width=5.2, count=119)
-TILT = "tilted optimum"
+TILT = "tilt"
 TRUSTED = 0.05
 AIMS = (0.25, 0.5, 0.7)
 SCALES = tuple(round(0.1 * 10 ** (k / 5), 3) for k in range(-2, 13))
 
 DIVERGENCES = {
-    "KL, w = σ²/α²": Divergence("kl", weight=lambda sigma: sigma**2),
-    "KL, w = 1": Divergence("kl"),
-    "score, pseudo-Huber": Divergence("score", huber_c=0.05),
-    "score, squared L2": Divergence("score"),
-    "score, pseudo-Huber, law differentiated": Divergence("score", huber_c=0.05, frozen=False),
-    "score, squared L2, law differentiated": Divergence("score", frozen=False),
+    "kl-x0": Divergence("kl", weight=lambda sigma: sigma**2),
+    "kl-one": Divergence("kl"),
+    "star": Divergence("score", huber_c=0.05),
+    "l2": Divergence("score"),
+    "star-differentiated": Divergence("score", huber_c=0.05, frozen=False),
+    "l2-differentiated": Divergence("score", frozen=False),
 }
 
 
@@ -107,8 +107,7 @@ def known_reward(points: Iterable[Point], reward_name: str, regularizer: str, sc
     """The fixed point's mean reward at a reward scale, by log-linear interpolation; nan where it is not known."""
     along = curve(points, reward_name, regularizer)
     rewards = [point.summary.reward if point.trusted else math.nan for point in along]
-    scales = [point.reward_scale for point in along]
-    return float(np.interp(math.log(scale), np.log(scales), rewards, left=math.nan, right=math.nan))
+    return interpolate(math.log(scale), [math.log(point.reward_scale) for point in along], rewards)
 
 
 def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, target: float) -> float:
@@ -127,7 +126,7 @@ def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, targe
             f"reward {target:g} is off the curve of {regularizer!r} under {reward_name!r}, which spans {span}; "
             "choose a target within"
         )
-    return float(np.exp(np.interp(target, rewards, np.log([point.reward_scale for point in along]))))
+    return math.exp(interpolate(target, rewards, [math.log(point.reward_scale) for point in along]))
 
 
 def aims(reward_name: str, shares: Sequence[float] = AIMS) -> list[float]:

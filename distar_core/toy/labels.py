@@ -18,13 +18,13 @@ from ..truth.grid import kl_at_level
 from .ring import TOY_METHODS, ToyReward, label_count
 from .summary import KL_SIGMA, WINDOW
 
-LABELS = ("right", "top", "left", "bottom")
+DIRECTIONS = ("right", "top", "left", "bottom")
 """Where the two modes of each label are, label 0 first."""
 
 REWARD = ToyReward("rightwards", "tanh(x₁/2)", True, lambda x0: (x0[..., 0] / 2).tanh())
 """Agrees with the label on the right, disagrees with the one on the left, picks a mode at top and bottom."""
 
-_STAR = TOY_METHODS["score, pseudo-Huber"]
+_STAR = TOY_METHODS["star"]
 
 
 def guided_method(placement: Guidance, reward_scale: float, cfg_scale: float) -> Method:
@@ -87,7 +87,7 @@ def summarise_label(points: Tensor, label: int, mixture: GaussianMixture, reward
 
 
 def summarise_labels(points: Tensor, condition: Tensor, mixture: GaussianMixture, reward: Reward) -> list[LabelSummary]:
-    """One summary a label, of samples [N, 2] made for the labels [N]; every label of the mixture must occur."""
+    """One summary per label, of samples [N, 2] made for the labels [N]; every label of the mixture must occur."""
     return [summarise_label(points[condition == k], k, mixture, reward) for k in range(label_count(mixture))]
 
 

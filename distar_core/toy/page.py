@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .frontier import read_points
+from .records import read_runs
 from .report import (
     TITLE,
     arrivals,
     gap_sentence,
     method_table,
     ranking,
-    read_runs,
     result_table,
     reward_names,
     unbounded_sentence,

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from ..figures import charts, plane
+from ..figures.names import label_of
 from ..figures.picture import STYLES, Picture
 from ..mixture import GaussianMixture
 from .frontier import TILT, Point, curve
-from .report import KNOWN_SPREAD, REGULARIZERS, START, Row, of, reward_names
+from .records import REGULARIZERS, START, Row, select
+from .report import KNOWN_SPREAD, reward_names
 from .ring import TOY_METHODS, ToyReward
 
 START_ALT = (
@@ -103,15 +105,15 @@ def from_tables(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> d
 def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> Picture:
     """Modes, KL and spread against mean reward: fixed points as lines, runs as markers."""
     lines = []
-    for label in (TILT, *REGULARIZERS):
-        along = curve(points, name, label)
+    for regularizer in (TILT, *REGULARIZERS):
+        along = curve(points, name, regularizer)
         # a line stops where the truth is not known
         heights = {m: [getattr(p.summary, m) if p.trusted else math.nan for p in along] for m in METRICS}
-        lines.append(charts.Curve(label, [p.summary.reward for p in along], heights))
+        lines.append(charts.Curve(regularizer, [p.summary.reward for p in along], heights))
     dots = [
         charts.Dot(row.regularizer, row.summary.reward, row.summary._asdict())
-        for label in (START, *TOY_METHODS)
-        for row in of(rows, name, label)
+        for regularizer in (START, *TOY_METHODS)
+        for row in select(rows, name, regularizer)
     ]
     alt = (
         f"Three panels against mean reward under “{name}”: the number of modes falls and KL to the reference rises for every "
@@ -138,7 +140,9 @@ def unbounded(distances: Path) -> Picture:
     for (regularizer, scale, _), points in runs.items():
         style = STYLES[regularizer]._replace(line="-" if float(scale) <= 1 else (0, (4, 2)))
         steps, reached = zip(*points, strict=True)
-        curves.append(charts.Line(f"{regularizer}, reward scale {float(scale):g}", steps, reached, style=style))
+        curves.append(
+            charts.Line(f"{label_of(regularizer)}, reward scale {float(scale):g}", steps, reached, style=style)
+        )
     farthest = {curve.label: curve for curve in sorted(curves, key=lambda curve: curve.y[-1])}
     alt = (
         "Mean distance of the samples from the origin over training steps under a linear reward, logarithmic axis, one line "

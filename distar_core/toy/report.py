@@ -5,41 +5,23 @@ Every number and every verdict on the page and in the README is computed here fr
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..evaluation.statistics import at_equal
+from ..figures.names import label_of
 from .frontier import Point, known_reward
+from .records import REGULARIZERS, START, Row, select
 from .ring import REWARDS, TOY_METHODS
-from .summary import Summary
 
-START = "distilled generator"
-UNLEASHED = "reward only"
-STAR = "score, pseudo-Huber"
-TITLE = f"Diff-Instruct* ({STAR})"
-RIVALS = ("KL, w = σ²/α²", "KL, w = 1")
+UNLEASHED = "reward-only"
+STAR = "star"
+TITLE = f"Diff-Instruct* ({label_of(STAR)})"
+RIVALS = ("kl-x0", "kl-one")
 KNOWN_SPREAD = 0.244
-REGULARIZERS = tuple(name for name in TOY_METHODS if name != UNLEASHED)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of runs.csv; numbers that do not apply are nan."""
-
-    reward_name: str
-    regularizer: str
-    aim: float
-    reward_scale: float
-    seed: float
-    steps: float
-    seconds: float
-    summary: Summary
 
 
 class Metric(NamedTuple):
@@ -65,42 +47,15 @@ def cost(metric: str, value: float) -> float:
     return abs(value - KNOWN_SPREAD) if metric == "spread" else value
 
 
-def read_runs(path: Path | None = None) -> list[Row]:
-    """The rows of runs.csv; without a path, of the full profile's run that ships with the package."""
-    source = path or files("distar_core.toy") / "data" / "runs_full.csv"
-    text = source.read_text(encoding="utf-8")
-    return [
-        Row(
-            row["reward_name"],
-            row["regularizer"],
-            **{key: float(row[key] or "nan") for key in ("aim", "reward_scale", "seed", "steps", "seconds")},
-            summary=Summary.read(row),
-        )
-        for row in csv.DictReader(text.splitlines())
-    ]
-
-
-def of(rows: Iterable[Row], reward_name: str, regularizer: str) -> list[Row]:
-    """The rows of one regularizer under one reward."""
-    return [row for row in rows if (row.reward_name, row.regularizer) == (reward_name, regularizer)]
-
-
 def at_reward(rows: Sequence[Row], reward_name: str, regularizer: str, target: float, metric: str) -> list[float]:
-    """A metric where a regularizer's runs have mean reward `target`: one value a seed, linear between its runs.
+    """A metric where a regularizer's runs have mean reward `target`: one value for each seed, see `at_equal`.
 
     The distilled generator is the first point of every seed's curve. A seed whose runs do not reach the target gives
     nan: nothing is extrapolated.
     """
-    start = of(rows, reward_name, START)
-    chosen = of(rows, reward_name, regularizer)
-    values = []
-    for seed in sorted({row.seed for row in chosen}):
-        own = start + [row for row in chosen if row.seed == seed]
-        along = sorted((row.summary for row in own), key=lambda summary: summary.reward)
-        rewards = [summary.reward for summary in along]
-        heights = [getattr(summary, metric) for summary in along]
-        values.append(float(np.interp(target, rewards, heights, left=math.nan, right=math.nan)))
-    return values
+    chosen = [{"seed": row.seed} | row.summary._asdict() for row in select(rows, reward_name, regularizer)]
+    start = [row.summary._asdict() for row in select(rows, reward_name, START)]
+    return at_equal(chosen, "reward", target, metric, start=start[0] if start else None)
 
 
 class Verdict(NamedTuple):
@@ -160,7 +115,7 @@ def common_targets(rows: Sequence[Row], reward_name: str, *regularizers: str) ->
     """
     lows, highs = [], []
     for regularizer in regularizers:
-        chosen = of(rows, reward_name, regularizer)
+        chosen = select(rows, reward_name, regularizer)
         for seed in {row.seed for row in chosen}:
             rewards = [row.summary.reward for row in chosen if row.seed == seed]
             lows.append(min(rewards))
@@ -183,11 +138,15 @@ def ranking(rows: Sequence[Row], reward_name: str) -> str:
     order = sorted(values, key=lambda name: float(np.mean(values[name])))
     least, most = (float(np.mean(values[name])) for name in (order[0], order[-1]))
     equal = [name for name in order if min(values[name]) <= max(values[order[0]])]
-    closest = f"{order[0]} stays closest to the reference"
+    closest = f"{label_of(order[0])} stays closest to the reference"
     if len(equal) > 1:
-        closest = f"{', '.join(f'“{name}”' for name in equal)} stay about equally close to the reference"
-    farthest = f" and {order[-1]} ends {most / least:.1f} times as far as the first" if order[-1] not in equal else ""
-    listed = ", ".join(f"{name} {shown('kl', values[name])}" for name in order)
+        closest = f"{', '.join(f'“{label_of(name)}”' for name in equal)} stay about equally close to the reference"
+    farthest = (
+        f" and {label_of(order[-1])} ends {most / least:.1f} times as far as the first"
+        if order[-1] not in equal
+        else ""
+    )
+    listed = ", ".join(f"{label_of(name)} {shown('kl', values[name])}" for name in order)
     return (
         f"At mean reward {target:.2f} under “{reward_name}”, {closest}{farthest}, by KL; mean over seeds "
         f"[smallest, largest]: {listed}."
@@ -217,10 +176,12 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         for rival in RIVALS:
             common = common_targets(rows, name, STAR, rival)
             if not common:
-                lines.append(f"Reward “{name}”: no mean reward that every seed of {STAR} and of {rival} reaches.")
+                lines.append(
+                    f"Reward “{name}”: no mean reward that every seed of {label_of(STAR)} and of {label_of(rival)} reaches."
+                )
             for target in common:
                 parts = [f"{verb} {text}" for verb, text in outcomes(rows, name, rival, target).items() if text]
-                lines.append(f"Reward “{name}” at {target:.2f}, {TITLE} against {rival}: {'; '.join(parts)}.")
+                lines.append(f"Reward “{name}” at {target:.2f}, {TITLE} against {label_of(rival)}: {'; '.join(parts)}.")
     return lines
 
 
@@ -232,14 +193,8 @@ def verdict_table(rows: Sequence[Row], *, highest_only: bool = False) -> list[li
             common = common_targets(rows, name, STAR, rival)
             for target in common[-1:] if highest_only else common:
                 cells = [text or "nothing" for text in outcomes(rows, name, rival, target).values()]
-                table.append([name, f"{target:.2f}", rival, *cells])
+                table.append([name, f"{target:.2f}", label_of(rival), *cells])
     return table
-
-
-def markdown_table(cells: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first row its head."""
-    head, *body = cells
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
 
 
 def one_win_one_loss(rows: Sequence[Row], reward_name: str) -> list[str]:
@@ -259,7 +214,7 @@ def one_win_one_loss(rows: Sequence[Row], reward_name: str) -> list[str]:
                     where = f"At mean reward {target:.2f} under “{reward_name}”"
                     found[verb] = (
                         size,
-                        f"{where} Diff-Instruct* {verb} on {METRICS[v.metric].words} against {rival}: {numbers}.",
+                        f"{where} Diff-Instruct* {verb} on {METRICS[v.metric].words} against {label_of(rival)}: {numbers}.",
                     )
     nothing = "At the rewards compared, Diff-Instruct* {} on no metric for every seed."
     return [found[verb][1] if verb in found else nothing.format(verb) for verb in ("wins", "loses")]
@@ -284,7 +239,7 @@ def truth_gaps(rows: Sequence[Row], points: Sequence[Point]) -> list[Gap]:
     gaps = []
     for name in reward_names(rows):
         for regularizer in REGULARIZERS:
-            chosen = of(rows, name, regularizer)
+            chosen = select(rows, name, regularizer)
             for scale in sorted({row.reward_scale for row in chosen}):
                 known = known_reward(points, name, regularizer, scale)
                 trained = [row.summary.reward for row in chosen if row.reward_scale == scale]
@@ -305,10 +260,40 @@ def gap_sentence(rows: Sequence[Row], points: Sequence[Point]) -> str:
     )
     if outside:
         text += "; the largest: " + "; ".join(
-            f"{g.regularizer} under “{g.reward_name}” at scale {g.reward_scale:g}, {shown('', g.trained)} against {g.known:.3f}"
+            f"{label_of(g.regularizer)} under “{g.reward_name}” at scale {g.reward_scale:g}, {shown('', g.trained)} against {g.known:.3f}"
             for g in outside[:4]
         )
     return text + "." + (f" In {unknown} more the fixed point is not known well enough." if unknown else "")
+
+
+def facts(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, float]:
+    """The demo's findings as numbers, by reward (rewards and ids with _ for -).
+
+    `target_…`: the middle of the mean rewards that all regularizers reach; `kl_…`: KL to the reference there by
+    regularizer, mean over seeds, with its smallest and largest as `…_low` and `…_high`; at the highest mean reward that
+    Diff-Instruct* and a KL row both reach, `better_…`, `worse_…`, `undecided_…`: the number of metrics. `outside`,
+    `compared`, `unknown`: settings whose trained mean reward misses the fixed point's, and how many were compared or not
+    known; `runaway`: the smallest mean reward of the runaway under the linear reward, at scale 4.
+    """
+    found: dict[str, float] = {}
+    for name in reward_names(rows):
+        reward = name.replace("-", "_")
+        common = common_targets(rows, name, *REGULARIZERS)
+        found[f"target_{reward}"] = common[len(common) // 2]
+        for regularizer in REGULARIZERS:
+            values = at_reward(rows, name, regularizer, found[f"target_{reward}"], "kl")
+            key = f"kl_{reward}_{regularizer.replace('-', '_')}"
+            found |= {key: float(np.mean(values)), f"{key}_low": min(values), f"{key}_high": max(values)}
+        for rival in RIVALS:
+            verdicts = compare(rows, name, STAR, rival, common_targets(rows, name, STAR, rival)[-1])
+            for outcome in OUTCOMES:
+                key = f"{outcome}_{reward}_{rival.replace('-', '_')}"
+                found[key] = sum(verdict.outcome == outcome for verdict in verdicts)
+    gaps = truth_gaps(rows, points)
+    known = [gap for gap in gaps if not math.isnan(gap.known)]
+    found |= {"outside": sum(gap.outside for gap in known), "compared": len(known), "unknown": len(gaps) - len(known)}
+    found["runaway"] = min(row.summary.reward for row in select(rows, "linear", STAR) if row.reward_scale == 4)
+    return found
 
 
 def method_table() -> list[list[str]]:
@@ -316,11 +301,11 @@ def method_table() -> list[list[str]]:
     table = [["in the demo", "loss", "unit of the gap", "distance", "weight w", "sampling law", "noise levels"]]
     for name, method in TOY_METHODS.items():
         if method.regularizer is None:
-            table.append([name, "none", "–", "–", "–", "–", "–"])
+            table.append([label_of(name), "none", "–", "–", "–", "–", "–"])
             continue
         table.append(
             [
-                name,
+                label_of(name),
                 method.regularizer.__name__,
                 method.unit or "score",
                 repr(method.distance) if method.distance else "–",
@@ -340,15 +325,15 @@ def result_table(rows: Sequence[Row], reward_name: str, *, compact: bool = False
 
     heads = list(METRICS) if compact else [metric.words for metric in METRICS.values()]
     table = [["regularizer", "reward scale", "mean reward", *(head.replace("_", " ") for head in heads)]]
-    for row in of(rows, reward_name, START):
+    for row in select(rows, reward_name, START):
         cells = [format(getattr(row.summary, metric), METRICS[metric].format) for metric in METRICS]
-        table.append([START, "–", f"{row.summary.reward:.3f}", *cells])
+        table.append([label_of(START), "–", f"{row.summary.reward:.3f}", *cells])
     for regularizer in TOY_METHODS:
-        chosen = of(rows, reward_name, regularizer)
+        chosen = select(rows, reward_name, regularizer)
         for scale in sorted({row.reward_scale for row in chosen}):
             seeds = [row.summary for row in chosen if row.reward_scale == scale]
             cells = [cell(metric, [getattr(seed, metric) for seed in seeds]) for metric in ("reward", *METRICS)]
-            table.append([regularizer, "any" if regularizer == UNLEASHED else f"{scale:g}", *cells])
+            table.append([label_of(regularizer), "any" if regularizer == UNLEASHED else f"{scale:g}", *cells])
     return table
 
 
@@ -357,10 +342,10 @@ def unbounded_sentence(rows: Sequence[Row]) -> str:
     parts = []
     for regularizer, scale in dict.fromkeys((r.regularizer, r.reward_scale) for r in rows if r.reward_name == "linear"):
         if regularizer != START:
-            rewards = [row.summary.reward for row in of(rows, "linear", regularizer) if row.reward_scale == scale]
+            rewards = [row.summary.reward for row in select(rows, "linear", regularizer) if row.reward_scale == scale]
             away = f"runs away (mean reward above {min(rewards):.0f} when the run ends)"
             rest = f"ends at mean reward {shown('', rewards)}"
-            parts.append(f"{regularizer} at scale {scale:g} {away if min(rewards) > 100 else rest}")
+            parts.append(f"{label_of(regularizer)} at scale {scale:g} {away if min(rewards) > 100 else rest}")
     return "Under the linear reward x₁/2, " + "; ".join(parts) + "."
 
 
@@ -369,9 +354,9 @@ def arrivals(rows: Sequence[Row], reward_name: str) -> str:
     aims = targets(rows, reward_name)
     aim = aims[len(aims) // 2]
     ends = [
-        f"{row.summary.reward:.2f} ({row.regularizer})"
+        f"{row.summary.reward:.2f} ({label_of(row.regularizer)})"
         for regularizer in REGULARIZERS
-        for row in of(rows, reward_name, regularizer)
+        for row in select(rows, reward_name, regularizer)
         if (row.seed, row.aim) == (0, aim)
     ]
     return f"Each regularizer was aimed at mean reward {aim:.2f}; the runs ended at {', '.join(ends)}."

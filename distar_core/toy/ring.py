@@ -63,18 +63,18 @@ def on_levels(method: Method) -> Method:
     return replace(method, time_law=LAW, assistant_time_law=LAW)
 
 
-def _row(label: str, base: str, **changes: Any) -> Method:
-    return replace(on_levels(METHODS[base]), name=label, **changes)
+def _row(name: str, base: str, **changes: Any) -> Method:
+    return replace(on_levels(METHODS[base]), name=name, **changes)
 
 
 TOY_METHODS = {
     method.name: method
     for method in (
-        _row("reward only", "reward-only"),
-        _row("KL, w = σ²/α²", "diff-instruct++", weight=weight_x0),
-        _row("KL, w = 1", "diff-instruct++", weight=weight_one),
-        _row("score, pseudo-Huber", "diff-instruct*", distance=PseudoHuber(0.05)),
-        _row("score, squared L2", "diff-instruct*", distance=SquaredL2()),
+        _row("reward-only", "reward-only"),
+        _row("kl-x0", "diff-instruct++", weight=weight_x0),
+        _row("kl-one", "diff-instruct++", weight=weight_one),
+        _row("star", "diff-instruct*", distance=PseudoHuber(0.05)),
+        _row("l2", "diff-instruct*", distance=SquaredL2()),
     )
 }
 

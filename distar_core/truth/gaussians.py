@@ -50,7 +50,7 @@ def placed(loss: SampleLoss, placement: Literal["inside", "outside"], cfg_scale:
     return {"inside": inside, "outside": outside}[placement]
 
 
-def resting_place(
+def fixed_point(
     loss: SampleLoss,
     *,
     mean: float,

@@ -28,10 +28,12 @@ import torch
 from distar_core import post_train, probes
 from distar_core.course import check, predict, profile, reveal
 from distar_core.figures import plane
+from distar_core.figures.names import label_of
 from distar_core.lab.assistant import error_by_level
 from distar_core.toy import pictures, report
 from distar_core.toy import ring as toy
 from distar_core.toy.frontier import read_points
+from distar_core.toy.records import read_runs
 from distar_core.toy.summary import summarise
 
 torch.set_num_threads(1)
@@ -59,7 +61,7 @@ with torch.no_grad():
 
 # %% tags=["figure", "hide-input"]
 reward = toy.REWARDS["mode"]
-panels = {"reference": reference.sample(2000, torch.Generator().manual_seed(0)), "distilled generator": start}
+panels = {"reference": reference.sample(2000, torch.Generator().manual_seed(0)), "distilled": start}
 plane.clouds(
     panels,
     reference,
@@ -107,13 +109,13 @@ def train(name, reward_scale):
 # so here it hardly matters.
 
 # %%
-alone = train("reward only", reward_scale=0.82)
+alone = train("reward-only", reward_scale=0.82)
 at_best = (toy.sample(alone, 2000) - reference.means[0]).norm(dim=1)
 reveal("00.a", f"half of the samples lie within {at_best.median():.2f} of the reward's best point")
 
 # %% tags=["figure", "hide-input"]
 plane.clouds(
-    {"distilled generator": start, "reward only": toy.sample(alone, 2000)},
+    {"distilled": start, "reward-only": toy.sample(alone, 2000)},
     reference,
     reward=reward,
     alt="Left, the distilled generator on all eight modes; right, the generator after training on the reward alone:"
@@ -138,10 +140,10 @@ plane.clouds(
 # measures the disagreement. Below, the only change is the word in quotes.
 
 # %%
-leashed = train("score, pseudo-Huber", reward_scale=0.82)
+leashed = train("star", reward_scale=0.82)
 
 # %% tags=["figure", "hide-input"]
-clouds = {"reward only": toy.sample(alone, 2000), "score, pseudo-Huber": toy.sample(leashed, 2000)}
+clouds = {"reward-only": toy.sample(alone, 2000), "star": toy.sample(leashed, 2000)}
 plane.clouds(
     clouds,
     reference,
@@ -158,9 +160,9 @@ plane.clouds(
 # leaves out what is farther than three of them from the centre.)
 
 # %%
-for name, points in ({"distilled generator": start} | clouds).items():
+for name, points in ({"distilled": start} | clouds).items():
     found = summarise(points, reward(points), reference)
-    print(f"{name:20s} reward {found.reward:.2f}   modes {found.modes:.1f}   spread {found.spread:.2f}")
+    print(f"{label_of(name):20s} reward {found.reward:.2f}   modes {found.modes:.1f}   spread {found.spread:.2f}")
 
 # %% [markdown]
 # The leash costs reward, about 0.6 in place of 1, and buys back almost five modes and their width.
@@ -179,12 +181,12 @@ for name, points in ({"distilled generator": start} | clouds).items():
 # The reward scales are chosen so that both end at about the same mean reward.
 
 # %%
-kl = train("KL, w = σ²/α²", reward_scale=0.7)
-states = {"KL, w = σ²/α²": (kl, 0.7), "score, pseudo-Huber": (leashed, 0.82)}
+kl = train("kl-x0", reward_scale=0.7)
+states = {"kl-x0": (kl, 0.7), "star": (leashed, 0.82)}
 clouds = {name: toy.sample(state, 2000) for name, (state, _) in states.items()}
 for name, points in clouds.items():
     found = summarise(points, reward(points), reference)
-    print(f"{name:20s} reward {found.reward:.2f}   modes {found.modes:.1f}   spread {found.spread:.2f}")
+    print(f"{label_of(name):20s} reward {found.reward:.2f}   modes {found.modes:.1f}   spread {found.spread:.2f}")
 
 # %% tags=["figure", "hide-input"]
 plane.clouds(
@@ -319,13 +321,13 @@ for sigma in toy.LEVELS[:5] + toy.LEVELS[6:7]:
 predict("00.2", "?")
 
 # %%
-points = toy.sample(train("KL, w = 1", reward_scale=2.0), 2000)
+points = toy.sample(train("kl-one", reward_scale=2.0), 2000)
 found = summarise(points, reward(points), reference)
 reveal("00.2", f"reward {found.reward:.2f}   modes {found.modes:.1f}   spread {found.spread:.2f}")
 
 # %% [markdown]
 # Answer **b**: still KL, and the width is back. The spot came from the weight: *which* levels a method listens to matters as
-# much as KL or score. Try `"score, squared L2"` with `reward_scale=0.45`, too.
+# much as KL or score. Try `"l2"`, the score with squared L2, with `reward_scale=0.45`, too.
 
 # %% [markdown]
 # ## Is the score leash better? One win, one loss
@@ -335,7 +337,7 @@ reveal("00.2", f"reward {found.reward:.2f}   modes {found.modes:.1f}   spread {f
 # by `distar demo --profile full`. Lines show where each method would come to rest, solved on a grid without any network.
 
 # %%
-rows = report.read_runs()
+rows = read_runs()
 
 # %% tags=["figure"]
 pictures.frontier(rows, read_points(), "mode")
@@ -347,7 +349,7 @@ pictures.frontier(rows, read_points(), "mode")
 # at mean reward 1 is the collapsed generator.
 #
 # Markers do not all lie on their line: networks leave samples between the modes, and some runs had not come to rest. Not
-# every run reached the mean reward that it aimed for; the README lists the largest gaps. Two statements computed from the same
+# every run reached the mean reward that it aimed for; `EXPERIMENTS.md` counts them, in its section `demo`. Two statements computed from the same
 # runs (“mode” is this reward's name in the library; brackets: lowest and highest seed):
 
 # %%

@@ -29,9 +29,11 @@ from distar_core import GaussianMixture, losses, post_train, probes
 from distar_core.course import check, predict, profile, reveal
 from distar_core.figures import charts, plane
 from distar_core.figures.charts import Line
+from distar_core.figures.names import label_of
 from distar_core.figures.picture import TRUTH
-from distar_core.lab import STUDIES, read_rows
+from distar_core.lab import STUDIES, read_rows, values_of
 from distar_core.lab.assistant import error_by_level
+from distar_core.lab.study import fact
 from distar_core.toy import ring as toy
 from distar_core.toy.summary import summarise
 from distar_core.truth import quadrature
@@ -422,7 +424,7 @@ predict("02.a", "?")
 
 # %%
 rough = toy.distilled(reference, steps=60)
-method = replace(toy.TOY_METHODS["KL, w = 1"], reward_at="nowhere", reward_scale=0.0)
+method = replace(toy.TOY_METHODS["kl-one"], reward_at="nowhere", reward_scale=0.0)
 run = toy.toy_state(rough, reference, None, seed=0, steps=settings.steps, lr=2e-3)
 for _ in post_train(run, method, toy.no_conditions, steps=0, seed=0, **toy.LOOP):
     pass  # the warm-up: the assistant alone
@@ -576,7 +578,7 @@ def mean_loss(belief, distance):
     return float(losses.score_divergence(noised, scores, distance=distance, unit="eps").mean())
 
 
-distances = {"score, pseudo-Huber": losses.PseudoHuber(0.05), "score, squared L2": losses.SquaredL2()}
+distances = {"star": losses.PseudoHuber(0.05), "l2": losses.SquaredL2()}
 charts.lines(
     {"": [Line(name, beliefs, [mean_loss(b, d) for b in beliefs]) for name, d in distances.items()]},
     xlabel="mean b that the assistant believes in (true: 1)",
@@ -600,7 +602,7 @@ charts.lines(
 
 # %%
 reward = toy.REWARDS["mode"]
-leash = replace(toy.TOY_METHODS["score, pseudo-Huber"], reward_scale=0.82)
+leash = replace(toy.TOY_METHODS["star"], reward_scale=0.82)
 
 
 def watched(assistant_lr):
@@ -723,12 +725,17 @@ predict("02.b", "?")
 
 # %%
 rows, study = read_rows("assistant"), STUDIES["assistant"]
-usual = [row for row in rows if row["assistant"] == "toy default" and row["regularizer"] == "score, pseudo-Huber"]
+usual = [row for row in rows if row["assistant"] == "default" and row["regularizer"] == "star"]
 reveal("02.b", f"{sum(row['cosine_half'] for row in usual) / len(usual):.2f}, the mean of {len(usual)} seeds")
 print("expected before the runs:", study.prediction)
 
 # %% tags=["figure"]
-print("recorded: distar lab assistant --profile full", *study.sentence(rows).split(". "), sep="\n")
+facts = study.facts(rows)  # recorded: distar lab assistant --profile full
+for name in values_of(rows, "regularizer"):
+    print(
+        f"{label_of(name):20s} cosine, all levels {facts[fact('cosine', name)]:.2f}, at σ = 0.1 {facts[fact('cosine_lowest', name)]:.2f}, "
+        f"at σ = 3.2 {facts[fact('cosine_highest', name)]:.2f}; below 0.5 at {facts[fact('failing', name)]} of 8 levels"
+    )
 study.picture(rows)
 
 # %% [markdown]

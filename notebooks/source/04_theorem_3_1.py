@@ -823,7 +823,7 @@ def compare(regularizer, name):
 
 
 leash = partial(checked_loss, c=0.05)
-compare(leash, "score, pseudo-Huber")
+compare(leash, "star")
 
 # %% [markdown]
 # The same to rounding. Let it run on.
@@ -836,7 +836,7 @@ with torch.no_grad():
     before, after = start(z, None), generator(z)
 print(f"mean reward {reward(before).mean():.2f} -> {reward(after).mean():.2f}")
 plane.clouds(
-    {"distilled generator": before, "score, pseudo-Huber": after},
+    {"distilled": before, "star": after},
     world,
     reward=toy.REWARDS["mode"],
     alt="Left, the distilled generator on all eight modes. Right, after training with the sixty lines: the samples crowd the"
@@ -851,7 +851,7 @@ plane.clouds(
 state.roles.assistant.module.network.body.layers.load_state_dict(correction.state_dict())
 dots = toy.spread_out(after[:300], 14)
 arrows = {}
-for title, name in {"loss of Theorem 3.1": "score, pseudo-Huber", "KL's loss instead": "KL, w = 1"}.items():
+for title, name in {"loss of Theorem 3.1": "star", "KL's loss instead": "kl-one"}.items():
     moves = probes.motion(state, replace(toy.TOY_METHODS[name], reward_scale=0.82), dots)
     arrows[title] = (dots, moves["reward"], moves["regularizer"])
 plane.pull_picture(
@@ -881,7 +881,7 @@ def kl_loss(x_t, noise, sigma, assistant, reference):
     return (sigma**2 * (assistant(x_t) - reference(x_t)).detach() * x_t).sum(1)
 
 
-compare(kl_loss, "KL, w = σ²/α²")
+compare(kl_loss, "kl-x0")
 reveal("04.6", "the `return` of the regularizer, as above; it equals the library's method to rounding")
 
 # %% [markdown]

@@ -31,6 +31,7 @@ from distar_core import MixtureScore, post_train, probes
 from distar_core.course import check, predict, profile, reveal
 from distar_core.evaluation import statistics
 from distar_core.figures import charts, plane
+from distar_core.figures.names import label_of
 from distar_core.figures.picture import STYLES, TRUTH
 from distar_core.lab import STUDIES, matched, read_rows, score_vs_kl
 from distar_core.lab.study import interval_text, values_of, where
@@ -38,6 +39,7 @@ from distar_core.mixture import GaussianMixture
 from distar_core.toy import pictures, report, summary
 from distar_core.toy import ring as toy
 from distar_core.toy.frontier import DIVERGENCES, read_points, scale_for
+from distar_core.toy.records import REGULARIZERS, read_runs
 from distar_core.truth import grid, quadrature
 
 torch.set_num_threads(1)
@@ -67,7 +69,7 @@ settings = profile()
 
 # %%
 reference, reward = toy.reference(), toy.REWARDS["side"]
-recorded = report.read_runs()
+recorded = read_runs()
 
 # %% tags=["figure"]
 pictures.frontier(recorded, read_points(), "side")
@@ -82,9 +84,9 @@ pictures.frontier(recorded, read_points(), "side")
 # read off the height. Nothing is extrapolated.
 
 # %%
-for name in report.REGULARIZERS:
+for name in REGULARIZERS:
     modes = report.at_reward(recorded, "side", name, 0.6, "modes")
-    print(f"{name:20s} modes at mean reward 0.60: {report.shown('modes', modes)}")
+    print(f"{label_of(name):20s} modes at mean reward 0.60: {report.shown('modes', modes)}")
 
 # %% [markdown]
 # Mean, lowest and highest seed. The rows other than w = σ²/α² overlap or nearly do.
@@ -169,7 +171,7 @@ distances_of, slopes = {}, {}
 for c in (0.005, 0.05, 0.5):
     d, slope = checked_huber(sizes, c)
     distances_of[f"c = {c:g}"], slopes[f"c = {c:g}"] = d, slope[:, 0]
-of_constant = charts.PLAIN[0], STYLES["score, pseudo-Huber"], charts.PLAIN[1]
+of_constant = charts.PLAIN[0], STYLES["star"], charts.PLAIN[1]
 
 # %% tags=["figure", "hide-input"]
 charts.lines(
@@ -289,9 +291,9 @@ charts.lines(
 
 # %% tags=["figure", "hide-input"]
 counts = {
-    "score, squared L2": torch.ones_like(sigmas),
-    "KL, w = 1": (sigmas / 0.1).log(),
-    "KL, w = σ²/α²": (sigmas**2 - 0.01) / 2,
+    "l2": torch.ones_like(sigmas),
+    "kl-one": (sigmas / 0.1).log(),
+    "kl-x0": (sigmas**2 - 0.01) / 2,
 }
 nearest_one = sigmas.sub(1).abs().argmin()
 at_one = {name: count / count[nearest_one] for name, count in counts.items()}
@@ -334,9 +336,9 @@ predict("05.a", "?")
 # %%
 bump, aim = toy.REWARDS["mode"], 0.6643
 values = bump(lattice.points).reshape(own.shape)
-masses = {"tilted optimum": grid.tilt_of_reward(own, values, aim)}
+masses = {"tilt": grid.tilt_of_reward(own, values, aim)}
 steps = {"ci": 8, "fast": 350, "full": 900}[settings.name]
-for name in (score_vs_kl.ROWS[0], score_vs_kl.L2, score_vs_kl.HUBER, "KL, w = 1", "KL, w = σ²/α²"):
+for name in (score_vs_kl.ROWS[0], score_vs_kl.L2, score_vs_kl.HUBER, "kl-one", "kl-x0"):
     scale = scale_for(read_points(), "mode", name, aim)
     found = grid.fixed_point(reference, bump, DIVERGENCES[name], scale, toy.LEVELS, lattice, steps=steps)
     masses[name] = found.mass
@@ -351,7 +353,9 @@ def excess(mass):
 
 for name, mass in masses.items():
     s = summary.summarise(lattice.points, values.flatten(), reference, mass=mass, grid=lattice)
-    print(f"{name:40s} reward {s.reward:.2f}  modes {s.modes:.1f}  spread {s.spread:.3f}  excess KL {excess(mass):.3f}")
+    print(
+        f"{label_of(name):40s} reward {s.reward:.2f}  modes {s.modes:.1f}  spread {s.spread:.3f}  excess KL {excess(mass):.3f}"
+    )
 pay = {name: excess(mass) for name, mass in masses.items()}
 moves = {words: pay[after] - pay[before] for words, before, after in score_vs_kl.STEPS if {before, after} <= set(pay)}
 reveal("05.a", "; ".join(f"{words} {move:+.2f}" for words, move in moves.items()))
@@ -359,7 +363,12 @@ reveal("05.a", "; ".join(f"{words} {move:+.2f}" for words, move in moves.items()
 # %% tags=["figure", "hide-input"]
 rng = torch.Generator().manual_seed(0)
 plane.clouds(
-    {name.replace(", law", ",\nlaw"): lattice.sample(mass, 1500, rng).float() for name, mass in masses.items()},
+    {
+        label_of(name).replace(", law", ",\nlaw") if name not in STYLES else name: lattice.sample(
+            mass, 1500, rng
+        ).float()
+        for name, mass in masses.items()
+    },
     reference,
     reward=bump,
     alt="Six clouds drawn from densities of equal mean reward. Tilted optimum, both squared L2 rows, pseudo-Huber and KL with"
@@ -403,7 +412,7 @@ for (world, reward_name), target in score_vs_kl.TARGETS.items():
     print(f"{world}, “{reward_name}”, mean reward {target['middle']:.2f}: excess KL, 95 % interval, fixed point")
     for name, found, known in score_vs_kl.excess_table(everything, world, reward_name):
         if found or math.isfinite(known):
-            print(f"   {name:40s} {interval_text(found) if found else 'not reached':20s} {known:.2f}")
+            print(f"   {label_of(name):40s} {interval_text(found) if found else 'not reached':20s} {known:.2f}")
 
 # %% [markdown]
 # Triangles are networks with four times the steps. If a gap closes with the longer run, it was impatience; if only with the
@@ -423,7 +432,10 @@ for name in score_vs_kl.FOUR:
         ).mean
         for kind in kinds[:2]
     ]
-    print(f"{name:20s}", *(f"{value:9.2f}" for value in [*means, line.reward_at(runs[0]["reward_scale"]), *surplus]))
+    print(
+        f"{label_of(name):20s}",
+        *(f"{value:9.2f}" for value in [*means, line.reward_at(runs[0]["reward_scale"]), *surplus]),
+    )
 
 # %% [markdown]
 # 1. *Excess KL.* Networks pay more than the fixed point in *every* row. With four times the steps more than half of this surplus
@@ -444,8 +456,8 @@ for name in score_vs_kl.FOUR:
 
 # %% tags=["figure", "hide-input"]
 response = {}
-for distance in (score_vs_kl.L2, score_vs_kl.HUBER):
-    laws = {"law frozen": distance, "law differentiated": distance + score_vs_kl.DIFFERENTIATED}
+for distance, moving in {score_vs_kl.L2: score_vs_kl.L2_MOVING, score_vs_kl.HUBER: score_vs_kl.HUBER_MOVING}.items():
+    laws = {"law frozen": distance, "law differentiated": moving}
     for (law, name), style in zip(laws.items(), charts.PLAIN, strict=False):
         line = score_vs_kl.line_of(everything, "ring", "mode", name)
         response.setdefault(distance, []).append(charts.Line(law, line.scale, line.reward, style=style))
@@ -525,11 +537,11 @@ charts.lines(
 # under a mere breath of reward, scale 0.1.
 
 # %%
-for name in ("KL, w = 1", "score, squared L2"):
+for name in ("kl-one", "l2"):
     low = grid.fixed_point(reference, bump, DIVERGENCES[name], 0.1, toy.LEVELS[:3], lattice, steps=steps)
     s = summary.summarise(lattice.points, values.flatten(), reference, mass=low.mass, grid=lattice)
     print(
-        f"{name:20s} reward {s.reward:.2f}  modes {s.modes:.1f}  spread {s.spread:.3f}  excess {excess(low.mass):.3f}"
+        f"{label_of(name):20s} reward {s.reward:.2f}  modes {s.modes:.1f}  spread {s.spread:.3f}  excess {excess(low.mass):.3f}"
     )
 
 # %% [markdown]
@@ -568,10 +580,10 @@ true = [
     quadrature.true_gradients(quadrature.pencil_setting(1.0, 0.5, s), quadrature.squared(), "eps", 2001)
     for s in few.tolist()
 ]
-on_both = {"KL, w = 1": torch.stack([g.kl for g in true]), "score, squared L2": torch.stack([g.frozen for g in true])}
-on_both["KL, w = σ²/α²"] = few[:, None] ** 2 * on_both["KL, w = 1"]
+on_both = {"kl-one": torch.stack([g.kl for g in true]), "l2": torch.stack([g.frozen for g in true])}
+on_both["kl-x0"] = few[:, None] ** 2 * on_both["kl-one"]
 v, u = 0.25 + 1.0, 1.0 + 1.0
-kl, l2 = on_both["KL, w = 1"][15, 0], on_both["score, squared L2"][15, 0]
+kl, l2 = on_both["kl-one"][15, 0], on_both["l2"][15, 0]
 print(f"pull on m at σ = {few[15]:.0f}: by hand {1 / u} and {2 / (u * v)}, by quadrature {kl:.3f} and {l2:.3f}")
 
 # %% tags=["figure", "hide-input"]
@@ -622,7 +634,7 @@ force = {}
 for c in (0.005, 0.05, 0.5):
     gaps = slope * shifts[:, None]
     force[f"pseudo-Huber, c = {c:g}"] = (slope * checked_huber(gaps.reshape(-1, 1), c)[1].reshape(gaps.shape)).mean(1)
-force["KL, w = 1"] = shifts * (1 / (1 + every**2)).mean()
+force["kl-one"] = shifts * (1 / (1 + every**2)).mean()
 strongest = force["pseudo-Huber, c = 0.005"][-1]
 reveal(
     "05.c",
@@ -697,13 +709,18 @@ pictures.unbounded(files("distar_core.toy") / "data" / "distances_full.csv")
 
 # %% tags=["figure"]
 constants = read_rows("huber-c")  # recorded: distar lab huber-c --profile full
-print("expected:", STUDIES["huber-c"].prediction, "\nfound:")
-print(STUDIES["huber-c"].sentence(constants).replace("; ", ";\n   ").replace(". ", ".\n"))
+print("expected:", STUDIES["huber-c"].prediction)
+facts = STUDIES["huber-c"].facts(constants)
+for metric in ("modes", "spread", "excess_kl"):
+    print(f"{metric:10s} {facts[f'{metric}_0p005']:.2f} at c = 0.005, {facts[f'{metric}_5']:.2f} at c = 5")
+print(
+    f"linear reward: held up to scale {facts['largest_held']:.2f}, lost from {facts['smallest_lost']:.2f} on, whatever c"
+)
 STUDIES["huber-c"].picture(constants)
 
 # %% [markdown]
 # At equal mean reward c changes little: not the number of modes, and spread and excess KL fall somewhat for large c. The runaways
-# are the pencil's story: sorted by reward scale, as the last sentence does, they are one case, at about the limit above, whatever c.
+# are the pencil's story: sorted by reward scale, as the last line does, they are one case, at about the limit above, whatever c.
 #
 # The second study turns the generator's learning rate up, to 64 times the toy's 0.0005, five seeds each. Which row loses more runs
 # than the others at the highest rate, so often that the seeds cannot explain it? A run is lost if a value is not finite, or a
@@ -723,7 +740,9 @@ rates = read_rows("stability")  # recorded: distar lab stability --profile full
 for name in values_of(rates, "regularizer"):
     lost = [int(row["diverged"]) for row in where(rates, regularizer=name, lr=max(values_of(rates, "lr")))]
     share = statistics.wilson_interval(sum(lost), len(lost))
-    print(f"{name:20s} lost {sum(lost)} of {len(lost)}, 95 % interval of the share {share.low:.0%} to {share.high:.0%}")
+    print(
+        f"{label_of(name):20s} lost {sum(lost)} of {len(lost)}, 95 % interval of the share {share.low:.0%} to {share.high:.0%}"
+    )
 reveal("05.d", f"{sum(int(row['diverged']) for row in rates)} of {len(rates)} runs were lost, all at the highest rate")
 print("expected:", STUDIES["stability"].prediction)
 STUDIES["stability"].picture(rates)
@@ -740,7 +759,7 @@ STUDIES["stability"].picture(rates)
 # %%
 generator = toy.distilled(reference, steps=settings.distil_steps)
 states, clouds = {}, {}
-for name in ("score, squared L2", "KL, w = 1"):
+for name in ("l2", "kl-one"):
     method = replace(toy.TOY_METHODS[name], reward_scale=scale_for(read_points(), "side", name, 0.5013))
     state = toy.toy_state(generator, reference, reward, seed=0, steps=settings.steps)
     for _ in post_train(state, method, toy.no_conditions, steps=settings.steps, seed=0, **toy.LOOP):
@@ -751,7 +770,9 @@ for name in ("score, squared L2", "KL, w = 1"):
 arrows = {}
 for name, (state, method) in states.items():
     s = summary.summarise(clouds[name], reward(clouds[name]), reference)
-    print(f"{name:20s} reward {s.reward:.2f} (known 0.50)  modes {s.modes:.1f}  off the data {s.off_support:.1%}")
+    print(
+        f"{label_of(name):20s} reward {s.reward:.2f} (known 0.50)  modes {s.modes:.1f}  off the data {s.off_support:.1%}"
+    )
     dots = toy.spread_out(clouds[name][:300], 14)
     moves = probes.motion(state, method, dots)
     arrows[name] = (dots, moves["reward"], moves["regularizer"])

@@ -29,6 +29,7 @@ import torch
 from distar_core import losses, post_train, probes
 from distar_core.course import check, predict, profile, reveal
 from distar_core.figures import charts, plane
+from distar_core.figures.names import label_of
 from distar_core.lab import STUDIES, landscape, over_seeds, read_rows, values_of
 from distar_core.roles import MixtureScore, guided
 from distar_core.toy import labels as labelled_toy
@@ -64,7 +65,7 @@ settings = profile()
 reference = labelled_toy.labelled_reference()
 labels = labelled_toy.labels_for(4000, reference)
 clean = labelled_toy.draw(reference, labels, torch.Generator().manual_seed(0))
-groups = {name: labels == k for k, name in enumerate(labelled_toy.LABELS)}
+groups = {name: labels == k for k, name in enumerate(labelled_toy.DIRECTIONS)}
 at_start = labelled_toy.over_labels(labelled_toy.summarise_labels(clean, labels, reference, labelled_toy.REWARD))
 print(f"p(own label | x₀), mean over the samples: {at_start.label:.2f}; spread within a label: {at_start.spread:.2f}")
 plane.clouds(
@@ -277,7 +278,7 @@ pair = {
 def rest_of(loss, weight, cfg_scale, placement="inside"):
     """Mean and deviation of the generator m + s z at rest; inside: the guided score in the reference's place."""
     with_guidance = gaussians.placed(loss, placement, cfg_scale)
-    return gaussians.resting_place(lambda n, s: weight(n) * with_guidance(n, s), **pair)
+    return gaussians.fixed_point(lambda n, s: weight(n) * with_guidance(n, s), **pair)
 
 
 for w in (1.0, 3.0):
@@ -559,7 +560,7 @@ print(f"DMD's weight, inside against outside: {(by_place[0] / by_place[1] - 1).a
 # %% tags=["figure", "hide-input"]
 scales = [0.0, 0.5, 1.0, 2.0, 4.0, 7.5]
 panels = {}
-for name, loss in {"KL, w = 1": losses.integral_kl, "score, pseudo-Huber": huber}.items():
+for name, loss in {"kl-one": losses.integral_kl, "star": huber}.items():
     panels[name] = [
         charts.Line(placement, scales, [float(pull(loss, placement, w).norm(dim=1).mean()) for w in scales])
         for placement in ("inside", "outside")
@@ -585,7 +586,7 @@ for w in (1.0, 3.0, 7.5):
         "pseudo-Huber, inside": rest_of(huber, losses.weight_one, w),
         "outside": rest_of(huber, losses.weight_one, w, "outside"),
     }
-    print(f"cfg_scale {w:g}   " + "   ".join(f"{name} {m:.2f}, {s:.2f}" for name, (m, s) in places.items()))
+    print(f"cfg_scale {w:g}   " + "   ".join(f"{label_of(name)} {m:.2f}, {s:.2f}" for name, (m, s) in places.items()))
 
 # %% [markdown]
 # At cfg_scale 1 outside changes mean and deviation less than inside. At 7.5 its mean is the farther one. A scale says nothing without its placement.
@@ -723,12 +724,12 @@ plane.pull_picture(
 # %%
 def shift(loss, cfg_scale, reward_scale=0.2):
     leash = gaussians.placed(loss, "inside", cfg_scale)
-    with_reward = gaussians.resting_place(lambda n, s: leash(n, s) - reward_scale * n.x0[:, 0], **pair)
-    return with_reward[0] - gaussians.resting_place(leash, **pair)[0]
+    with_reward = gaussians.fixed_point(lambda n, s: leash(n, s) - reward_scale * n.x0[:, 0], **pair)
+    return with_reward[0] - gaussians.fixed_point(leash, **pair)[0]
 
 
-for name, loss in {"KL, w = 1": losses.integral_kl, "pseudo-Huber": huber}.items():
-    print(f"{name:13s}" + "".join(f"   cfg_scale {w:g}: {shift(loss, w):.3f}" for w in (0.0, 1.0, 3.0)))
+for name, loss in {"kl-one": losses.integral_kl, "pseudo-Huber": huber}.items():
+    print(f"{label_of(name):13s}" + "".join(f"   cfg_scale {w:g}: {shift(loss, w):.3f}" for w in (0.0, 1.0, 3.0)))
 
 # %% [markdown]
 # KL becomes stiffer with guidance: a narrower target resists more. Pseudo-Huber first becomes *softer*, twice as soft at
@@ -760,7 +761,16 @@ reveal("06.4", ", ".join(f"{mean:.2f} at cfg_scale {w:g}" for w, mean in means.i
 STUDIES["landscape"].picture(rows)
 
 # %%
-print(STUDIES["landscape"].sentence(rows))
+facts = STUDIES["landscape"].facts(rows)
+print(
+    f"guidance raises the mean reward in {facts['reward_by_guidance_raised']} of {facts['pairs']} pairs of scales, and lowers it in {facts['reward_by_guidance_lowered']}"
+)
+for scale in ("1", "2"):
+    left = [facts[f"label_left_{scale}_{w}"] for w in ("0", "7p5")]
+    print(
+        f"reward scale {scale}, p(own label) of “left”: {left[0]:.2f} without guidance, {left[1]:.2f} at cfg_scale 7.5"
+    )
+print(f"{facts['lost']} of {facts['runs']} runs diverged, all at reward scale {facts['first_lost']:g} or more")
 
 # %% [markdown]
 # Read the maps from the bottom. **Up to reward scale 1 they get on**: guidance raises p(own label), and raises the mean reward
@@ -794,7 +804,12 @@ plane.maps(
 # Equal scales are no equal footing. So, for the runs inside, the same rows against the reward that was *reached*:
 
 # %% tags=["figure"]
-print(landscape.matched(rows))
+for share in ("0p2", "0p9"):
+    kept = [(facts[f"at_{share}_label_{w}"], facts[f"at_{share}_spread_{w}"]) for w in ("0", "7p5")]
+    print(
+        f"at mean reward {facts[f'target_{share}']:.2f}, without guidance and at cfg_scale 7.5: p(own label) {kept[0][0]:.2f} and "
+        f"{kept[1][0]:.2f}, spread {kept[0][1]:.2f} and {kept[1][1]:.2f}"
+    )
 landscape.fair_picture(rows)
 
 # %% [markdown]

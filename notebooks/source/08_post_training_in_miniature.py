@@ -30,6 +30,7 @@ import torch
 from distar_core import losses, probes, training
 from distar_core.course import check, predict, profile, require, reveal
 from distar_core.figures import charts, plane
+from distar_core.figures.names import label_of
 from distar_core.figures.picture import BLUE, ORANGE, RED, STYLES, Style, image_grid
 from distar_core.lab import STUDIES, read_rows, where
 from distar_core.lab import world as study
@@ -285,14 +286,14 @@ def pull_if_off(loss, length):
 
 squared = replace(recipe.method, distance=losses.SquaredL2())
 leashes = {
-    "score, pseudo-Huber": recipe.method.loss,
-    "score, squared L2": squared.loss,
-    "KL, w = σ²/α²": lambda n, s: losses.weight_x0(n) * losses.integral_kl(n, s),
+    "star": recipe.method.loss,
+    "l2": squared.loss,
+    "kl-x0": lambda n, s: losses.weight_x0(n) * losses.integral_kl(n, s),
     "KL, w = σ": lambda n, s: losses.weight_sigma(n) * losses.integral_kl(n, s),
 }
 lengths_off = (0, 2, 5, 10, 20)
 pulled = {name: [pull_if_off(loss, k) for k in lengths_off] for name, loss in leashes.items()}
-print("score, pseudo-Huber: " + ", ".join(f"{value:.2f}" for value in pulled["score, pseudo-Huber"]))
+print(f"{label_of('star')}: " + ", ".join(f"{value:.2f}" for value in pulled["star"]))
 
 # %% tags=["figure", "hide-input"]
 charts.lines(
@@ -414,7 +415,7 @@ checked_scale = check("08.1", held_scale)
 
 # %%
 _, by_reward, _, gap = (values.mean().item() for values in seen["DI*, scale 0.3"])
-unit_pull, limit = by_reward / recipe.method.reward_scale, pulled["score, pseudo-Huber"][-1]
+unit_pull, limit = by_reward / recipe.method.reward_scale, pulled["star"][-1]
 for wide in (gap / 2, gap, 2 * gap):
     print(f"gap {wide:.1f}: reward_scale {checked_scale(wide, recipe.method.distance.c, limit, unit_pull):.2f}")
 print(f"single pulls: length {unit_pull:.2f} at scale 1, so nothing holds above reward_scale {limit / unit_pull:.2f}")
@@ -725,7 +726,7 @@ predict("08.5", "?")
 # %%
 rows = read_rows("world")
 alone = where(rows, method="reward-only")
-ways = {metric: [f"{found.mean:.2f}" for found in study.along(alone, metric)] for metric in ("preference", "gold")}
+ways = {metric: [f"{found.mean:.2f}" for found in study.trajectory(alone, metric)] for metric in ("preference", "gold")}
 reveal("08.5", "gold " + " → ".join(ways["gold"]) + " while the proxy goes " + " → ".join(ways["preference"]))
 
 # %% [markdown]
@@ -749,21 +750,18 @@ study.STUDY.picture(rows)
 # groups. “Reward only” is read where it passes by.
 
 # %%
-by_arm = study.arms(rows)
+by_arm = study.by_arm(rows)
 groups, targets = {}, {}
-for arms_of, kind in zip(study.MATCHED, ("recipe's scale", "larger scale"), strict=True):
-    same = [
-        name for name, (run, *_) in by_arm.items() if (run["method"], run["weight"], run["reward_scale"]) in arms_of
-    ]
-    groups[kind] = same
-    targets[kind] = sum(study.along(by_arm[name], "preference")[-1].mean for name in same) / len(same)
+for matched, kind in zip(study.MATCHED, ("recipe's scale", "larger scale"), strict=True):
+    groups[kind] = [arm for arm in by_arm if arm in matched]
+    targets[kind] = sum(study.final(by_arm[arm], "preference").mean for arm in matched) / len(matched)
 
 
 def marks(metric):
     """The end of every arm of both groups, and “reward only” on its way: mean over seeds, smallest, largest."""
     found = []
-    for kind, names in groups.items():
-        values = {name: [row[f"{metric}@100"] for row in by_arm[name]] for name in names}
+    for kind, arms in groups.items():
+        values = {arm.label: [row[f"{metric}@100"] for row in by_arm[arm]] for arm in arms}
         values["reward only, passing by"] = [study.at_proxy(row, targets[kind], metric) for row in alone]
         found += [charts.Mark(name, sum(v) / len(v), kind, min(v), max(v)) for name, v in values.items()]
     return found
@@ -780,7 +778,7 @@ panels = {
 looks = (Style(BLUE, "o", ""), Style(ORANGE, "^", ""))
 charts.dot_plot(
     [(title, marks(metric)) for metric, title in panels.items()],
-    [*groups["recipe's scale"], *groups["larger scale"], "reward only, passing by"],
+    [*(arm.label for arms in groups.values() for arm in arms), "reward only, passing by"],
     dict(zip(groups, looks, strict=True)),
     columns=5,
     width=1.6,
@@ -790,9 +788,9 @@ charts.dot_plot(
 )
 
 # %%
-for name, own in study.arms(rows).items():
-    ends = {metric: study.along(own, metric)[-1].mean for metric in panels}
-    print(f"{name:32s}" + "".join(f"  {metric} {value:.2f}" for metric, value in ends.items()))
+for arm, own in by_arm.items():
+    ends = {metric: study.final(own, metric).mean for metric in panels}
+    print(f"{arm.label:32s}" + "".join(f"  {metric} {value:.2f}" for metric, value in ends.items()))
 
 # %% [markdown]
 # *Near the recipe's scale* (blue) Diff-Instruct\* with guidance inside has the highest gold and the most faithful

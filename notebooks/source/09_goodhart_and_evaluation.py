@@ -526,7 +526,7 @@ for step, (p, g, f) in zip(found, zip(*course.values(), strict=True), strict=Tru
     print(f"step {step:3d}   proxy {p:.2f}   gold {g:.3f}   faithful {f:.3f}")
 reveal("09.b", f"gold ends at {course['gold'][-1]:.3f}, from {course['gold'][0]:.3f}")
 charts.lines(
-    {title: [charts.Line("reward only", list(found), course[name])] for name, title in titles.items()},
+    {title: [charts.Line("reward-only", list(found), course[name])] for name, title in titles.items()},
     markers=True,
     width=2.8,
     alt="Three panels against the step. The proxy rises all the way. Gold rises in the first steps, turns, and ends far below its start."
@@ -545,7 +545,7 @@ charts.lines(
     {
         "one proxy, two optimisers": [
             charts.Line("best of n", kept["the proxy"]["proxy"], kept["the proxy"]["gold"]),
-            charts.Line("reward only", course["preference"], course["gold"]),
+            charts.Line("reward-only", course["preference"], course["gold"]),
         ]
     },
     markers=True,
@@ -649,24 +649,24 @@ STUDIES["world"].picture(rows)
 # **equal proxy**, the highest that every run with a reward reaches (without DIDR, which does not raise it):
 
 # %% tags=["figure", "hide-input"]
-arms = study.rising({name: own for name, own in study.arms(rows).items() if own[0]["reward_scale"]})
+arms = study.gaining_arms({arm: own for arm, own in study.by_arm(rows).items() if arm.reward_scale})
 target = study.reached([row for own in arms.values() for row in own])
 panels = {"gold": "gold", "faithful": "faithful", "diversity": "distance between samples"}
 
 
-def mark(name, metric):
-    values = [study.at_proxy(row, target, metric) for row in arms[name]]
-    return charts.Mark(name, sum(values) / len(values), "mean and range over seeds", min(values), max(values))
+def mark(arm, metric):
+    values = [study.at_proxy(row, target, metric) for row in arms[arm]]
+    return charts.Mark(arm.label, sum(values) / len(values), "mean and range over seeds", min(values), max(values))
 
 
-for name in arms:
-    ends = [f"{study.along(arms[name], metric)[-1].mean:.2f}" for metric in ("preference", "gold", "faithful")]
+for arm in arms:
+    ends = [f"{study.final(arms[arm], metric).mean:.2f}" for metric in ("preference", "gold", "faithful")]
     print(
-        f"{name:34s} at proxy {target:.2f}: gold {mark(name, 'gold').value:.3f}   at the end: proxy {ends[0]}, gold {ends[1]}, faithful {ends[2]}"
+        f"{arm.label:34s} at proxy {target:.2f}: gold {mark(arm, 'gold').value:.3f}   at the end: proxy {ends[0]}, gold {ends[1]}, faithful {ends[2]}"
     )
 charts.dot_plot(
-    [(title, [mark(name, metric) for name in arms]) for metric, title in panels.items()],
-    list(arms),
+    [(title, [mark(arm, metric) for arm in arms]) for metric, title in panels.items()],
+    [arm.label for arm in arms],
     {"mean and range over seeds": Style(BLUE, "o", "-")},
     columns=3,
     alt=f"Three panels at equal proxy {target:.2f}, one row a method and reward scale: gold, faithful share, and distance between samples. "
@@ -807,8 +807,9 @@ for step in marks[:3]:
 # draws for all seeds:
 
 # %%
-for name in ("reward only", *[name for name in arms if name.startswith("DI*, guidance inside")]):
-    print(f"{name:34s} gold at the end, by seed: " + ", ".join(f"{row['gold@100']:.3f}" for row in arms[name]))
+for arm in arms:
+    if arm.method in ("reward-only", "diff-instruct*"):
+        print(f"{arm.label:34s} gold at the end, by seed: " + ", ".join(f"{row['gold@100']:.3f}" for row in arms[arm]))
 
 # %% [markdown]
 # Most agree to within two hundredths. Those of DI\* at scale 3, caught on the slope of the cliff, lie farther apart; with

@@ -33,7 +33,7 @@ def test_collapse_is_likely_narrow_and_rich(generator):
 
 
 def test_collapse_has_a_leash_for_a_cure(generator):
-    piece = replace(museum.collapse(), method=replace(TOY_METHODS["score, pseudo-Huber"], reward_scale=0.7))
+    piece = replace(museum.collapse(), method=replace(TOY_METHODS["star"], reward_scale=0.7))
     assert run(piece, generator, 200).readings[-1].modes > 4
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
-from distar_core.evaluation.statistics import best_of, bootstrap_interval, entropy, paired_interval
+from distar_core.evaluation.statistics import (
+    at_equal,
+    best_of,
+    bootstrap_interval,
+    entropy,
+    interpolate,
+    paired_interval,
+)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -133,3 +141,51 @@ def test_values_of_one_group_are_drawn_again_together() -> None:
 def test_groups_of_unlike_size_weigh_as_many_values_as_they_have() -> None:
     values, groups = torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 1, 1, 1])
     assert bootstrap_interval(values, groups=groups) == (0.75, 0.0, 1.0)
+
+
+def test_interpolation_follows_the_broken_line_and_extrapolates_nothing():
+    xs, ys = [0.0, 1.0, 3.0, 4.0], [5.0, 7.0, 1.0, 2.0]
+    for x in np.linspace(0, 4, 41):
+        assert interpolate(float(x), xs, ys) == pytest.approx(float(np.interp(x, xs, ys)), abs=1e-12)
+    assert math.isnan(interpolate(-1e-9, xs, ys))
+    assert math.isnan(interpolate(4 + 1e-9, xs, ys))
+    assert interpolate(2.0, [2.0], [3.0]) == 3.0, "one point is known at itself"
+    assert math.isnan(interpolate(2.0, [], []))
+
+
+def test_a_line_that_turns_back_is_read_off_the_first_time():
+    xs, ys = [0.0, 2.0, 1.0, 3.0], [0.0, 2.0, 10.0, 30.0]
+    assert interpolate(1.5, xs, ys) == pytest.approx(1.5)
+    assert interpolate(2.5, xs, ys) == pytest.approx(25.0)
+    assert interpolate(1.5, xs[::-1], ys[::-1]) == pytest.approx(15.0), "the control: from the other end"
+
+
+def test_beside_an_unknown_point_nothing_is_known_but_at_its_neighbours():
+    xs, ys = [0.0, 1.0, 2.0], [5.0, math.nan, 7.0]
+    assert (interpolate(0.0, xs, ys), interpolate(2.0, xs, ys)) == (5.0, 7.0)
+    assert all(math.isnan(interpolate(x, xs, ys)) for x in (0.01, 1.0, 1.99))
+
+
+RUNS = [
+    {"seed": 0, "reward": 0.4, "modes": 6.0},
+    {"seed": 0, "reward": 0.6, "modes": 4.0},
+    {"seed": 1, "reward": 0.45, "modes": 5.0},
+    {"seed": 2, "reward": math.nan, "modes": math.nan},
+]
+
+
+def test_a_metric_at_equal_reward_has_one_value_for_each_seed():
+    first, second, lost = at_equal(RUNS, "reward", 0.5, "modes")
+    assert first == pytest.approx(5.0)
+    assert math.isnan(second)
+    assert math.isnan(lost)
+
+
+def test_the_start_is_a_point_of_every_seed_that_counts_only_within_reach():
+    start = {"reward": 0.0, "modes": 8.0}
+    assert at_equal(RUNS[:3], "reward", 0.4, "modes", start=start) == pytest.approx([6.0, 8 - 3 * 0.4 / 0.45])
+    far = at_equal(RUNS[:3], "reward", 0.2, "modes", start=start, reach=0.1)
+    assert all(map(math.isnan, far))
+    near = at_equal(RUNS[:3], "reward", 0.31, "modes", start=start, reach=0.1)
+    assert near[0] == pytest.approx(8 - 2 * 0.31 / 0.4)
+    assert math.isnan(near[1]), "0.14 from the nearest run of this seed"

@@ -19,23 +19,22 @@ from distar_core.figures.picture import BLUE, CYCLE, GUIDE, ORANGE, STYLES, Styl
 from distar_core.toy.ring import REWARDS
 
 ALT = "Eight clumps of dots on a ring, the right one in the shade of the reward."
+LEASHES = ("kl-x0", "kl-one", "star", "l2")
 POINTS = ring().sample(200, torch.Generator().manual_seed(0))
 
 
 def pictures(tmp_path):
     """One picture of every kind."""
     reward = REWARDS["mode"]
-    yield plane.clouds(
-        {"reference": POINTS, "KL, w = 1": POINTS}, ring(), alt=ALT, reward=reward, notes={"KL, w = 1": "x"}
-    )
+    yield plane.clouds({"reference": POINTS, "kl-one": POINTS}, ring(), alt=ALT, reward=reward, notes={"kl-one": "x"})
     arrows = (POINTS[:5], torch.ones(5, 2), -torch.ones(5, 2))
-    yield plane.pull_picture({"KL, w = 1": arrows}, ring(), alt=ALT, backgrounds={"KL, w = 1": POINTS})
-    curve = charts.Curve("KL, w = 1", [0.1, 0.2, 0.3], {"modes": [3.0, float("nan"), 1.0]})
-    dots = [charts.Dot("reward only", 0.3, {"modes": value}) for value in (1.0, 9.0, float("inf"))]
+    yield plane.pull_picture({"kl-one": arrows}, ring(), alt=ALT, backgrounds={"kl-one": POINTS})
+    curve = charts.Curve("kl-one", [0.1, 0.2, 0.3], {"modes": [3.0, float("nan"), 1.0]})
+    dots = [charts.Dot("reward-only", 0.3, {"modes": value}) for value in (1.0, 9.0, float("inf"))]
     yield charts.frontier([curve], dots, {"modes": charts.Axis("modes", limits=(0, 8), guides=[8.0])}, alt=ALT)
     yield image_grid(torch.rand(3, 3, 8, 8), ["a", "b", "c"], alt=ALT, columns=2)
-    yield plane.animate({"KL, w = 1": [POINTS, POINTS + 0.1]}, ring(), tmp_path / "a.gif", alt=ALT, captions=["0", "1"])
-    style = STYLES["KL, w = 1"]
+    yield plane.animate({"kl-one": [POINTS, POINTS + 0.1]}, ring(), tmp_path / "a.gif", alt=ALT, captions=["0", "1"])
+    style = STYLES["kl-one"]
     yield charts.lines(
         {"a": [charts.Line("a", [0, 1], [1, 2], style=style)]},
         alt=ALT,
@@ -87,7 +86,7 @@ def smallest_distance(colors: list[str], kind: str) -> float:
 
 @pytest.mark.parametrize("kind", DICHROMATS)
 def test_methods_can_be_told_apart_without_colour_vision(kind):
-    leashes = {name: style for name, style in STYLES.items() if name.startswith(("KL", "score"))}
+    leashes = {name: style for name, style in STYLES.items() if name in LEASHES}
     # CIE76; the smallest is 24, between two greys of the protanope's that also differ in marker and line
     assert smallest_distance([style.color for style in STYLES.values()], kind) > 20
     assert len({style.marker for style in STYLES.values()}) == len(STYLES)
@@ -97,7 +96,7 @@ def test_methods_can_be_told_apart_without_colour_vision(kind):
 @pytest.mark.parametrize("kind", DICHROMATS)
 def test_lines_that_are_no_method_have_no_methods_colour(kind):
     plain = [style.color for style in charts.PLAIN]
-    leashes = [style.color for name, style in STYLES.items() if name.startswith(("KL", "score"))]
+    leashes = [style.color for name, style in STYLES.items() if name in LEASHES]
     assert smallest_distance(plain, kind) > 20
     assert all(smallest_distance([color, leash], kind) > 20 for color in plain for leash in leashes)
     assert any(style.color in leashes for style in CYCLE), "the control: lines by default do take them"
@@ -107,7 +106,7 @@ def test_lines_that_are_no_method_have_no_methods_colour(kind):
 def test_pulls_can_be_told_apart_and_from_the_methods_without_colour_vision(kind):
     """The sum is black as the tilted optimum is, and never in one picture with it."""
     pulls = [plane.ARROWS[name].color for name in ("reward", "regularizer", "guidance")]
-    leashes = [style.color for name, style in STYLES.items() if name.startswith(("KL", "score"))]
+    leashes = [style.color for name, style in STYLES.items() if name in LEASHES]
     assert smallest_distance([*pulls, "black", *leashes], kind) > 20
     assert len({arrow.width for arrow in plane.ARROWS.values()}) == len(plane.ARROWS)
     old = [ORANGE, BLUE]
@@ -167,7 +166,7 @@ def test_groups_of_a_cloud_differ_in_colour_and_marker():
 
 def test_the_animation_rests_on_its_last_frame_and_its_panels_stay_in_place(tmp_path):
     clouds = [POINTS, POINTS + 0.1, POINTS + 0.2]
-    plane.animate({"KL, w = 1": clouds}, ring(), tmp_path / "a.gif", alt=ALT, reward=REWARDS["mode"], captions="abc")
+    plane.animate({"kl-one": clouds}, ring(), tmp_path / "a.gif", alt=ALT, reward=REWARDS["mode"], captions="abc")
     with Image.open(tmp_path / "a.gif") as film:
         assert film.n_frames == 3, "frames that show the same are the same"
         durations = []
@@ -195,7 +194,7 @@ def test_words_beyond_ascii_reach_the_file():
 
 def marker_of(value, limits):
     """Where the frontier draws a run with this value, and how the marker is filled."""
-    dot = charts.Dot("KL, w = 1", 0.3, {"modes": value})
+    dot = charts.Dot("kl-one", 0.3, {"modes": value})
     picture = charts.frontier([], [dot], {"modes": charts.Axis("modes", limits=limits)}, alt=ALT)
     marker = picture.figure.axes[0].lines[0]
     return float(marker.get_ydata()[0]), marker.get_markerfacecolor()
@@ -203,7 +202,7 @@ def marker_of(value, limits):
 
 def test_runs_above_the_axis_are_open_markers_at_its_edge():
     limits = (0.0, 8.0)
-    assert marker_of(5.0, limits) == (5.0, STYLES["KL, w = 1"].color)
+    assert marker_of(5.0, limits) == (5.0, STYLES["kl-one"].color)
     assert marker_of(9.0, limits) == marker_of(math.inf, limits) == (8.0, "none")
 
 

@@ -1,4 +1,4 @@
-"""The study of the assistant: its settings, its words and picture on made-up rows, and one tiny run."""
+"""The study of the assistant: its settings, its facts and picture on made-up rows, and one tiny run."""
 
 import math
 
@@ -9,28 +9,29 @@ from distar_core.lab import STUDIES, values_of
 from distar_core.lab.assistant import (
     DEFAULT,
     EXACT,
+    GENEROUS,
     KINDS,
     STALE,
     Kind,
     error_by_level,
+    facts,
     known_state,
     picture,
     probe,
     ring_generator,
-    sentence,
 )
 from distar_core.toy.ring import LEVELS, TOY_METHODS, reference
 from distar_core.toy.summary import summarise
 
 STUDY = STUDIES["assistant"]
-TINY = {"assistant": DEFAULT, "regularizer": "score, pseudo-Huber", "updates": 2, "rate": 2e-3, "width": 96}
+TINY = {"assistant": DEFAULT, "regularizer": "star", "updates": 2, "rate": 2e-3, "width": 96}
 
 
 def made_up(cosines=(0.0, 0.9), kl=0.3):
     """Rows of two seeds for three assistants; cosines at the lower and the upper half of the levels."""
     rows = []
     for kind, lower, upper in ((DEFAULT, *cosines), (STALE, 0.0, 0.2), (EXACT, 1.0, 1.0)):
-        for name in ("score, pseudo-Huber", "KL, w = 1"):
+        for name in ("star", "kl-one"):
             for seed in range(2):
                 row = {"assistant": kind, "regularizer": name, "seed": float(seed)}
                 for k in range(len(LEVELS)):
@@ -50,20 +51,21 @@ def test_the_full_profile_has_every_assistant():
 
 def test_the_varied_assistants_differ_from_the_default_in_one_thing():
     for name, kind in KINDS.items():
-        changed = sum(a != b for a, b in zip(kind, Kind(), strict=True))
-        assert changed == {DEFAULT: 0, "5 updates, rate · 3": 2}.get(name, 1)
+        changed = sum(a != b for a, b in zip(kind[1:], Kind("")[1:], strict=True))
+        assert changed == {DEFAULT: 0, GENEROUS: 2}.get(name, 1)
 
 
-def test_the_sentence_follows_the_rows():
-    text = sentence(made_up())
-    assert "below 0.5 from σ = 0.1 up to σ = 0.44" in text
-    assert "50% of the squared gap" in text
-    assert f"4 for {DEFAULT}; 0 for {STALE}" in text
-    assert "toy default 0.30" in text or "toy default 0.31" in text
-    other = sentence(made_up(cosines=(0.8, 0.9), kl=math.nan))
-    assert "below 0.5 at no level" in other
-    assert "toy default 0.3" not in other
-    assert "below 0.5 at σ = 0.72, 1.2, 2, 3.2" in sentence(made_up(cosines=(0.9, 0.1)))
+def test_the_facts_follow_the_rows():
+    found = facts(made_up())
+    assert (found["failing_star"], found["failing_kl_one"]) == (4, 4)
+    assert found["error_share_star"] == pytest.approx(0.5)
+    assert (found["good_star_default"], found["good_star_stale"], found["good_star_exact"]) == (4, 0, 8)
+    assert found["kl_star_default"] == pytest.approx(0.305)
+    assert found["cosine_star"] == pytest.approx(0.305)
+    assert (found["cosine_lowest_star"], found["cosine_highest_star"]) == pytest.approx((0.005, 0.905))
+    other = facts(made_up(cosines=(0.8, 0.9), kl=math.nan))
+    assert (other["failing_star"], other["lost_star_default"]) == (0, 2)
+    assert "kl_star_default" not in other
 
 
 def test_runs_that_diverged_are_left_out_and_counted():
@@ -72,10 +74,10 @@ def test_runs_that_diverged_are_left_out_and_counted():
         row | {"seed": 2.0, "kl": math.inf} | {key: math.nan for key in row if key.startswith("cosine")}
         for row in rows[::2]
     ]
-    text = sentence(rows + third)
-    assert "(2 of 3 seeds, the rest diverged)" in text
-    assert text.count("below 0.5 from σ = 0.1 up to σ = 0.44") == 2
-    assert "nan" not in text
+    found = facts(rows + third)
+    assert (found["lost_star_default"], found["lost_kl_one_exact"]) == (1, 1)
+    assert (found["failing_star"], found["failing_kl_one"]) == (4, 4)
+    assert all(math.isfinite(value) for value in found.values())
     assert picture(rows + third)
 
 
@@ -96,7 +98,7 @@ def test_the_known_generator_starts_close_to_the_reference():
     assert found.spread == pytest.approx(0.244, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["score, pseudo-Huber", "KL, w = 1"])
+@pytest.mark.parametrize("name", ["star", "kl-one"])
 def test_with_the_exact_score_the_probe_finds_no_difference(name):
     state = known_state(KINDS[EXACT], seed=0, steps=10)
     with torch.no_grad():
@@ -112,16 +114,16 @@ def test_an_assistant_that_still_is_the_reference_sees_nothing_and_errs_by_the_w
     state = known_state(KINDS[DEFAULT], seed=0, steps=10)
     with torch.no_grad():
         state.roles.generator.module.shifts.add_(0.1)
-    one = probe(state, TOY_METHODS["KL, w = 1"], 0.7, rows=64)
+    one = probe(state, TOY_METHODS["kl-one"], 0.7, rows=64)
     assert float(one.found.norm()) == 0.0
     assert one.error == pytest.approx(one.gap)
 
 
-def test_measuring_a_tiny_run_fills_what_picture_and_sentence_read():
+def test_measuring_a_tiny_run_fills_what_picture_and_facts_read():
     rows = [TINY | {"seed": seed, "steps": 4} for seed in (0, 1)]
     rows = [row | STUDY.measure(row) for row in rows]
     assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
-    assert sentence(rows)
+    assert facts(rows)
     assert picture(rows)
 
 
@@ -133,5 +135,5 @@ def test_the_error_on_a_grid_is_that_of_the_probe():
     on_grid = error_by_level(state, draws=100_000)
     assert list(on_grid) == list(LEVELS)
     for sigma in (LEVELS[2], LEVELS[5]):
-        sampled = probe(state, TOY_METHODS["KL, w = 1"], sigma, rows=20_000)
+        sampled = probe(state, TOY_METHODS["kl-one"], sigma, rows=20_000)
         assert on_grid[sigma] == pytest.approx((sampled.error, sampled.gap), rel=0.05)

@@ -1,4 +1,4 @@
-"""The experiment didr: the distance to the best, and words that follow the numbers."""
+"""The experiment didr: the distance to the best, and facts that follow the numbers."""
 
 import math
 
@@ -8,6 +8,7 @@ import torch
 from distar_core.errors import NonFiniteError
 from distar_core.lab import didr
 from distar_core.lab.matched import found_in
+from distar_core.lab.study import fact
 from distar_core.toy.ring import reference
 
 
@@ -35,7 +36,7 @@ def test_a_run_that_diverges_is_a_row_without_numbers(monkeypatch: pytest.Monkey
         raise NonFiniteError("lost")
 
     monkeypatch.setattr(didr, "train", lost)
-    setting = {"reward_name": "mode", "method": "KL, w = 1", "reward_scale": 1.0, "seed": 0, "steps": 3}
+    setting = {"reward_name": "mode", "method": "kl-one", "reward_scale": 1.0, "seed": 0, "steps": 3}
     found = didr.measure(setting)
     assert all(math.isnan(value) for value in found.values())
     assert {"reward", "excess_kl", "modes", "off_support"} <= set(found)
@@ -49,11 +50,16 @@ def made_up(excess: dict[str, float]) -> list[dict]:
     ]
 
 
-def test_the_sentence_follows_the_numbers() -> None:
+def test_the_facts_follow_the_numbers() -> None:
     names = list(didr.ROWS)
-    rising = {name: 0.1 * (k + 1) for k, name in enumerate(names)}
-    falling = {name: 0.1 * (len(names) - k) for k, name in enumerate(names)}
-    first, second = didr.sentence(made_up(rising)), didr.sentence(made_up(falling))
-    assert first.index(names[0]) < first.index(names[-1])
-    assert second.index(names[0]) > second.index(names[-1])
-    assert "left the window" in didr.sentence(made_up(rising | {names[0]: math.inf}))
+    rows = made_up({name: 0.1 * (k + 1) for k, name in enumerate(names)})
+    found = didr.facts(rows)
+    for k, name in enumerate(names):
+        for reward in didr.SCALES:
+            for strength in range(3):
+                assert found[fact(reward, name, strength)] == pytest.approx(0.1 * (k + 1) + 0.02)
+    assert found["linear_kl_x0_0_low"] < found["linear_kl_x0_0"] < found["linear_kl_x0_0_high"]
+    assert found["start"] == didr.start_kl()
+    far = didr.facts([row | {"excess_kl": math.inf} if row["method"] == names[0] else row for row in rows])
+    assert math.isinf(far[fact("mode", names[0], 2)])
+    assert didr.picture(rows).png()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
+
 from distar_core.lab import huber_c as study
 
 
@@ -27,23 +29,25 @@ def test_every_profile_has_seeds_for_an_interval():
         assert {row["seed"] for row in study.settings(profile)} == set(range(seeds))
 
 
-def test_the_sentence_follows_the_numbers():
-    falling, rising = study.sentence(made_up(7.0, 1.0)), study.sentence(made_up(3.0, 0.0))
-    assert "effective modes: falls" in falling
-    assert "effective modes: rises" in rising
-    assert "spread, fullest mode: does not change beyond the intervals" in falling
-    assert "c = 0.005: 100%; c = 5: 100%" in falling
-    assert "c = 0.005: 0%; c = 5: 0%" in rising
+def test_the_facts_follow_the_numbers():
+    falling, rising = study.facts(made_up(7.0, 1.0)), study.facts(made_up(3.0, 0.0))
+    assert falling["modes_0p005_low"] > falling["modes_5_high"]
+    assert rising["modes_0p005_high"] < rising["modes_5_low"]
+    assert falling["spread_0p005"] == pytest.approx(falling["spread_5"], abs=0.02)
+    assert (falling["lost_0p005_0"], falling["lost_5_0"]) == (1.0, 1.0)
+    assert (rising["lost_0p005_0"], rising["lost_5_0"]) == (0.0, 0.0)
 
 
-def test_the_threshold_follows_the_numbers():
-    def linear(scale: float, diverged: float) -> dict[str, Any]:
-        return run("linear", 0.5, 0.0, 0.0, diverged=diverged) | {"reward_scale": scale}
+def test_the_scales_that_are_held_and_lost_follow_the_numbers():
+    def ends(*runs: tuple[float, float]) -> tuple[float, float]:
+        found = study.facts(
+            [run("linear", 0.5, 0.0, 0.0, diverged=lost) | {"reward_scale": scale} for scale, lost in runs]
+        )
+        return found["largest_held"], found["smallest_lost"]
 
-    assert "held up to 0.9 and lost from 1.8 on" in study.threshold([linear(0.9, 0.0), linear(1.8, 1.0)])
-    assert "No one scale separates" in study.threshold([linear(1.9, 0.0), linear(1.8, 1.0)])
-    assert "No run was lost, up to a scale of 0.9" in study.threshold([linear(0.9, 0.0)])
-    assert "a run was lost at 1.8." in study.threshold([linear(1.8, 1.0)])
+    assert ends((0.9, 0.0), (1.8, 1.0)) == (0.9, 1.8)
+    assert ends((1.9, 0.0), (1.8, 1.0)) == (1.9, 1.8), "no one scale separates the two"
+    assert ends((0.9, 0.0)) == (0.9, math.inf)
 
 
 def test_the_picture_has_four_panels_and_survives_runs_that_are_lost():
@@ -53,10 +57,10 @@ def test_the_picture_has_four_panels_and_survives_runs_that_are_lost():
     assert "effective modes" in study.picture(lost).alt
     far = [row | {"reward": 0.35} for row in rows]
     assert len(study.picture(far).png()) > 1000
-    assert "No c reached" in study.sentence(far)
+    assert "modes_5" not in study.facts(far), "no c reached the mean reward compared"
 
 
-def test_measure_returns_what_picture_and_sentence_use():
+def test_measure_returns_what_picture_and_facts_use():
     keys = {"reward_name": "linear", "c": 5.0, "strength": 0.0, "reward_scale": 0.1, "seed": 0.0, "steps": 2.0}
     found = study.measure(keys)
     assert {"reward", "modes", "spread", "kl", "diverged"} <= set(found)

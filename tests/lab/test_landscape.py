@@ -1,4 +1,4 @@
-"""The study of reward and guidance: its settings, its words and picture on made-up rows, one tiny run."""
+"""The study of reward and guidance: its settings, its facts and picture on made-up rows, one tiny run."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distar_core.lab import STUDIES
-from distar_core.lab.landscape import PANELS, at_reward, cell, fair_picture, matched, table
+from distar_core.lab.landscape import PANELS, at_reward, cell, common_reward, fair_picture, table
 
 STUDY = STUDIES["landscape"]
 
@@ -30,26 +30,27 @@ def made_up(label_by_cfg=0.05, reward_by_cfg=-0.1, label_by_reward=-0.1):
     return rows
 
 
-def test_the_sentence_counts_where_they_help_and_where_they_fight():
-    text = STUDY.sentence(made_up())
-    assert "guidance raises the mean reward in 0 and lowers it in 16" in text
-    assert "it raises p(own label) in 16 and lowers it in 0" in text
-    assert "the reward raises p(own label) in 0 and lowers it in 16" in text
-    assert "30.0% off the data" in text
-    assert "reward_scale 4: 0.40 [0.40, 0.40] and 0.90" in text
-    assert "No run diverged" in text
+def counts(rows):
+    found = STUDY.facts(rows)
+    names = ("reward_by_guidance", "label_by_guidance", "label_by_reward")
+    return [(found[f"{name}_raised"], found[f"{name}_lowered"]) for name in names]
 
 
-def test_the_sentence_changes_its_verdict_with_the_numbers():
-    text = STUDY.sentence(made_up(label_by_cfg=-0.05, reward_by_cfg=0.1, label_by_reward=0.1))
-    assert "guidance raises the mean reward in 16 and lowers it in 0" in text
-    assert "it raises p(own label) in 0 and lowers it in 16" in text
-    assert "the reward raises p(own label) in 16 and lowers it in 0" in text
-    level = STUDY.sentence(made_up(reward_by_cfg=0.0))
-    assert "guidance raises the mean reward in 0 and lowers it in 0" in level
+def test_the_facts_count_where_they_help_and_where_they_fight():
+    assert counts(made_up()) == [(0, 16), (16, 0), (0, 16)]
+    assert counts(made_up(label_by_cfg=-0.05, reward_by_cfg=0.1, label_by_reward=0.1)) == [(16, 0), (0, 16), (16, 0)]
+    assert counts(made_up(reward_by_cfg=0.0))[0] == (0, 0)
+
+
+def test_the_facts_have_every_pair_of_scales_and_the_runs_lost():
     rows = made_up()
-    rows[0]["diverged"] = 1.0
-    assert f"1 of {len(rows)} runs diverged" in STUDY.sentence(rows)
+    found = STUDY.facts(rows)
+    assert (found["label_left_4_0"], found["label_left_4_7p5"]) == pytest.approx((0.4, 0.9))
+    assert (found["outside_off_support_2_7p5"], found["off_support_2_7p5"]) == pytest.approx((0.3, 0.01))
+    assert (found["lost"], found["runs"], found["first_lost"]) == (0, len(rows), math.inf)
+    rows[-1]["diverged"] = 1.0
+    assert (STUDY.facts(rows)["lost"], STUDY.facts(rows)["first_lost"]) == (1, rows[-1]["reward_scale"])
+    assert found["target_0p9"] == pytest.approx(0.9 * common_reward(rows))
 
 
 def test_pictures_and_tables_are_of_the_runs_with_guidance_inside():
@@ -66,10 +67,9 @@ def test_values_at_equal_reward_are_interpolated():
     halfway = at_reward(rows, 0.0, 0.302, "spread")
     assert halfway == pytest.approx(0.672, abs=1e-6)
     assert math.isnan(at_reward(rows, 0.0, 5.0, "spread"))
-    assert "cfg_scale 7.5" in matched(rows)
 
 
-def test_one_tiny_run_returns_the_columns_that_picture_and_sentence_use():
+def test_one_tiny_run_returns_the_columns_that_picture_and_facts_use():
     setting = STUDY.settings("ci")[-1] | {"steps": 2}
     found = STUDY.measure(setting)
     assert {*PANELS, "off_support", "diverged", "kl", "modes", "label_left", "reward_left"} <= set(found)

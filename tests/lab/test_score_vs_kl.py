@@ -1,17 +1,18 @@
-"""The study behind “score against KL, fairly”: settings, measures, and words and picture that follow the numbers."""
+"""The study behind “score against KL, fairly”: settings, measures, facts and picture that follow the numbers."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from distar_core.lab import matched
 from distar_core.lab import score_vs_kl as study
-from distar_core.lab.score_vs_kl import DIFFERENTIATED, EXACT, FIXED, HUBER, L2, LONG, NETWORK
+from distar_core.lab.score_vs_kl import EXACT, FIXED, HUBER, HUBER_MOVING, L2, L2_MOVING, LONG, NETWORK
 from distar_core.toy.frontier import aims
-from distar_core.toy.report import START
+from distar_core.toy.records import START
 from distar_core.toy.ring import REWARDS, reference
 from distar_core.toy.summary import KL_SIGMA, WINDOW, summarise
 from distar_core.truth.grid import kl_at_level, tilt_on_grid
@@ -55,9 +56,9 @@ def test_the_targets_lie_their_shares_of_the_way_to_the_best():
 
 
 def test_a_differentiated_row_changes_the_law_alone():
-    moving, frozen = study.method_of(L2 + DIFFERENTIATED, 0.4), study.method_of(L2, 0.4)
+    moving, frozen = study.METHODS[L2_MOVING], study.METHODS[L2]
     assert (moving.law, frozen.law) == ("differentiated", "frozen")
-    assert (moving.distance, moving.weight, moving.reward_scale) == (frozen.distance, frozen.weight, 0.4)
+    assert replace(moving, name=frozen.name, law=frozen.law) == frozen
 
 
 def test_the_affine_maps_start_close_to_their_world():
@@ -71,9 +72,9 @@ def test_the_affine_maps_start_close_to_their_world():
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "steps"), [(EXACT, "KL, w = 1", 3), (FIXED, HUBER + DIFFERENTIATED, 2), (NETWORK, HUBER, 2)]
+    ("kind", "name", "steps"), [(EXACT, "kl-one", 3), (FIXED, HUBER_MOVING, 2), (NETWORK, HUBER, 2)]
 )
-def test_measure_returns_what_picture_and_sentence_use(kind, name, steps):
+def test_measure_returns_what_picture_and_facts_use(kind, name, steps):
     setting = {"kind": kind, **RING_SIDE, "regularizer": name, "aim": "middle", "reward_scale": 0.3, "seed": 0.0}
     found = study.measure(setting | {"steps": float(steps)})
     assert set(METRICS) <= set(found)
@@ -96,46 +97,32 @@ def test_excess_is_zero_for_a_tilt_and_the_difference_of_two_kls_elsewhere():
     assert difference == pytest.approx(direct, abs=0.01)
 
 
-def test_at_reward_is_linear_between_a_seeds_runs_and_says_when_it_does_not_know():
-    start = run(NETWORK, START, 0, aim="start", reward=0.0, modes=8.0)
-    rows = [start, run(NETWORK, L2, 0, reward=0.4, modes=6.0), run(NETWORK, L2, 1, reward=0.48, modes=5.0)]
-    rows += [run(NETWORK, L2, 0, aim="high", reward=0.6, modes=4.0)]
-    first, second = matched.at_reward(rows, 0.5, "modes")
-    assert first == pytest.approx(5.0)
-    assert math.isnan(second)
-    assert math.isnan(matched.at_reward(rows, 0.2, "modes")[0])
-
-
-def test_the_ranking_and_its_order_follow_the_numbers():
-    def rows(excess: float) -> list[dict]:
-        name = L2 + DIFFERENTIATED
-        return [
-            run(NETWORK, name, seed, aim=aim, reward=reward, excess_kl=excess)
+def test_the_facts_have_the_excess_of_networks_and_fixed_points():
+    def found(excess: float) -> float:
+        rows = [
+            run(NETWORK, L2_MOVING, seed, aim=aim, reward=reward, excess_kl=excess)
             for seed in range(3)
             for aim, reward in (("middle", 0.49), ("high", 0.7))
         ]
+        return study.facts(rows)["excess_ring_side_l2_differentiated"]
 
-    small, large = (study.sentence(rows(excess), [("ring", "side")]) for excess in (0.01, 5.0))
-    head = "excess KL of networks (of fixed points): "
-    assert f"{head}{L2 + DIFFERENTIATED} 0.01 [0.01, 0.01]" in small
-    assert f"{head}{L2} " in large
-    assert f"{L2 + DIFFERENTIATED} 5.00" in large
-    assert "the largest single step is" in small
+    assert (found(0.01), found(5.0)) == pytest.approx((0.01, 5.0))
+    recorded = study.facts([])
+    assert recorded["known_ring_mode_kl_x0"] > recorded["known_ring_mode_l2"] + 0.5
+    assert recorded["step_ring_mode_l2_star"] == pytest.approx(
+        recorded["known_ring_mode_star"] - recorded["known_ring_mode_l2"]
+    )
 
 
 def test_the_verdict_on_longer_runs_follows_the_numbers():
     """KL with w = 1 under “side” misses its fixed point at the middle aim in the recorded runs."""
-    near, far = (
-        study.sentence([run(LONG, "KL, w = 1", seed, reward=reward) for seed in range(3)], [("ring", "side")])
-        for reward in (0.5, 0.3)
-    )
-    assert "four times the steps more than halve the gap in 1 of 1" in near
-    assert "four times the steps more than halve the gap in 0 of 1" in far
-    assert "exact assistant" not in near
+    near, far = (study.facts([run(LONG, "kl-one", seed, reward=reward) for seed in range(3)]) for reward in (0.5, 0.3))
+    assert (near["tried_long"], near["closed_long"], near["tried_exact"]) == (1, 1, 0)
+    assert (far["tried_long"], far["closed_long"]) == (1, 0)
 
 
 def test_the_picture_has_a_line_of_five_panels_for_each_band():
-    rows = [run(kind, "KL, w = 1", seed) for kind in (LONG, EXACT) for seed in range(2)]
+    rows = [run(kind, "kl-one", seed) for kind in (LONG, EXACT) for seed in range(2)]
     picture = study.picture(rows, [("ring", "side")])
     assert len(picture.figure.axes) == 5
     assert "ring “side”" in picture.alt

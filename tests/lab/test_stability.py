@@ -1,12 +1,14 @@
-"""The study of learning rates: settings, one measured run, and words that follow the numbers."""
+"""The study of learning rates: settings, one measured run, and facts that follow the numbers."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import pytest
+
 from distar_core.lab import stability as study
-from distar_core.toy.report import REGULARIZERS
+from distar_core.toy.records import REGULARIZERS
 
 
 def run(name: str, rate: float, seed: float, reward: float = 0.6, diverged: float = 0.0) -> dict[str, Any]:
@@ -20,16 +22,18 @@ def test_the_full_profile_has_every_regularizer_at_every_rate():
     assert len(scales) == len(REGULARIZERS), "one scale a regularizer: their known rewards are equal"
 
 
-def test_the_sentence_follows_the_numbers():
-    calm = [run("a", rate, seed, reward=0.6 + 0.05 * seed) for rate in (1e-4, 1e-3) for seed in range(3)]
-    assert (
-        study.sentence(calm)
-        == "a: 0 of 6 runs diverged; elsewhere seeds differ by up to 0.100 in mean reward, at 0.0001."
-    )
-    lost = [*calm, run("a", 0.1, 0, diverged=1.0), run("a", 0.1, 1)]
-    assert "a: 1 of 8 runs diverged (learning rate 0.1); elsewhere" in study.sentence(lost)
-    wild = [row | {"reward": math.nan, "diverged": 1.0} for row in calm]
-    assert study.sentence(wild) == "a: 6 of 6 runs diverged (learning rate 0.0001, 0.001)."
+def test_the_facts_follow_the_numbers():
+    calm = [run("a", rate, seed, reward=0.6 + 0.05 * seed) for rate in (1e-4, study.DEFAULT_RATE) for seed in range(3)]
+    found = study.facts(calm)
+    assert (found["runs_a"], found["lost_a"], found["first_lost_a"]) == (6, 0, math.inf)
+    assert found["range_a"] == pytest.approx(0.1)
+    assert found["range_at_default_a"] == pytest.approx(0.1)
+    lost = study.facts([*calm, run("a", 0.1, 0, reward=9.0, diverged=1.0), run("a", 0.1, 1)])
+    assert (lost["runs_a"], lost["lost_a"], lost["first_lost_a"]) == (8, 1, 0.1)
+    assert lost["range_a"] == pytest.approx(0.1), "a rate with a divergence has no range"
+    wild = study.facts([row | {"reward": math.nan, "diverged": 1.0} for row in calm])
+    assert (wild["lost_a"], wild["first_lost_a"]) == (6, 1e-4)
+    assert math.isnan(wild["range_a"])
 
 
 def test_the_picture_has_three_panels():
@@ -38,7 +42,7 @@ def test_the_picture_has_three_panels():
     assert len(picture.figure.axes) == 3
 
 
-def test_measure_returns_what_picture_and_sentence_use():
-    found = study.measure({"regularizer": "KL, w = 1", "reward_scale": 1.0, "lr": 5e-4, "seed": 0.0, "steps": 3.0})
+def test_measure_returns_what_picture_and_facts_use():
+    found = study.measure({"regularizer": "kl-one", "reward_scale": 1.0, "lr": 5e-4, "seed": 0.0, "steps": 3.0})
     assert {"reward", "modes", "diverged"} <= set(found)
     assert found["diverged"] == 0

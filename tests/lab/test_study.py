@@ -11,7 +11,7 @@ import pytest
 from distar_core.figures import charts
 from distar_core.figures.picture import Picture
 from distar_core.lab import STUDIES, Row, Study, over_seeds, perform, read_rows, values_of, where
-from distar_core.lab.study import curve
+from distar_core.lab.study import curve, fact
 from distar_core.runs.progress import Progress
 
 
@@ -39,7 +39,7 @@ def picture(rows: Sequence[Row]) -> Picture:
     )
 
 
-STUDY = Study("small", "What?", "This.", settings, measure, picture, lambda rows: f"{len(rows)} runs.")
+STUDY = Study("small", "What?", "This.", settings, measure, picture, lambda rows: {"runs": len(rows)})
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def fewest_seeds(study: Study) -> int:
     for run in study.settings("full"):
         rest = tuple(value for key, value in run.items() if key != "seed")
         seeds.setdefault(rest, set()).add(run["seed"])
-    deterministic = {"fixed point", "distilled generator"}
+    deterministic = {"fixed-point", "distilled"}
     return min(len(found) for rest, found in seeds.items() if not deterministic & set(rest))
 
 
@@ -127,3 +127,9 @@ def test_control_of_the_seeds() -> None:
     one = {"method": "three", "lr": 0.1}
     mixed = replace(STUDY, settings=lambda profile: [*settings(profile), one | {"seed": 0}, one | {"seed": 1}])
     assert (fewest_seeds(STUDY), fewest_seeds(mixed)) == (5, 2)
+
+
+def test_the_name_of_a_fact_is_an_identifier_and_tells_numbers_apart() -> None:
+    assert fact("gold", "star-0.3", 7.5) == "gold_star_0p3_7p5"
+    assert fact("at", 0.3) != fact("at", 0, 3)
+    assert fact("a", "off-data", 0.5).isidentifier()

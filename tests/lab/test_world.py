@@ -1,4 +1,4 @@
-"""The studies in the world of pictures: settings, words and figures that follow the numbers, one measured run."""
+"""The studies in the world of pictures: settings, facts and figures that follow the numbers, one measured run."""
 
 from __future__ import annotations
 
@@ -61,77 +61,59 @@ def test_a_metric_at_equal_proxy_is_read_off_between_marks() -> None:
     assert study.at_proxy(row, 4.0, "gold") == pytest.approx(0.5)
     assert math.isnan(study.at_proxy(row, 6.1, "gold"))
     back = course("reward-only", "", 1.0, 0, [4.0, 5.0, 3.0, 5.0, 5.5, 6.0, 6.5], SOUND)
-    assert study.at_proxy(back, 3.5, "gold") == 0.5, "the start is beyond it already"
+    assert study.at_proxy(back, 3.5, "gold") == pytest.approx(0.535), "where it falls to it, if it started above"
     assert study.at_proxy(back, 4.5, "gold") == pytest.approx(0.51), "the first time, not the second"
     assert study.reached(rows()[:2]) == 6.0
 
 
-def test_the_sentence_names_who_is_hacked_and_follows_the_numbers() -> None:
-    said = study.sentence(rows())
-    hacked = "Gold falls again while the proxy goes on rising, in every run, under reward only (from 0.710 at proxy 4.40 to 0.310"
-    assert hacked in said
-    assert "DI*, guidance inside, scale 0.3 (from" not in said
-    assert (
-        "first reaches proxy 6.00: DI*, guidance inside, scale 0.3 0.700 [0.700, 0.700]; reward only 0.310 [0.300, 0.320]"
-        in said
-    )
-    assert "SIM (no reward) moves pixels by 0.060 [0.060, 0.060] and changes gold by 0.200" in said
-    calm = [row for row in rows() if row["method"] != "reward-only"]
-    assert "No method that raises the proxy lets gold fall again" in study.sentence(calm)
-
-
-def test_matched_arms_stand_beside_each_other_with_the_most_gold_first() -> None:
-    rival = [course("diff-instruct++", "x0", 3.0, seed, RISING, HACKED) for seed in range(3)]
-    said = study.sentence([*rival, *rows()])
-    first = "Arms that end at about one proxy reward: DI*, guidance inside, scale 0.3: proxy 6.00, gold 0.700 [0.700, 0.700]"
-    assert first in said
-    assert said.index(first) < said.index("DI++, w = σ²/α², scale 3: proxy 6.00, gold 0.300")
-    assert "Arms that end" not in study.sentence(rows()), "one arm alone is no comparison"
-    slow = [
-        course("diff-instruct++", "x0", 3.0, seed, [p - 0.1 * k for k, p in enumerate(RISING)], HACKED)
-        for seed in range(3)
-    ]
-    assert "Arms that end" not in study.sentence([*slow, *rows()]), "they do not end at one proxy reward"
+def test_the_facts_name_who_is_hacked_and_follow_the_numbers() -> None:
+    found = study.facts(rows())
+    assert (found["falls_reward_only"], found["falls_star_0p3"]) == (True, False)
+    assert found["common_proxy"] == 6.0
+    assert found["at_proxy_star_0p3"] == pytest.approx(0.7)
+    assert (found["at_proxy_reward_only_low"], found["at_proxy_reward_only_high"]) == pytest.approx((0.3, 0.32))
+    assert (found["moved_sim"], found["gold_change_sim"]) == pytest.approx((0.06, 0.2))
+    assert found["start_gold"] == 0.5
 
 
 def test_an_arm_that_the_reward_does_not_move_is_named_and_sets_no_target() -> None:
     stuck = [course("didr-proxy", "x0", 0.1, seed, IDLE, SOUND) for seed in range(3)]
-    said = study.sentence([*rows(), *stuck])
-    assert "first reaches proxy 6.00" in said
-    assert "DIDR by proxy, scale 0.1 raises the proxy by less than a tenth of the most" in said
+    found = study.facts([*rows(), *stuck])
+    assert found["common_proxy"] == 6.0
+    assert (found["gains_didr_proxy_0p1"], found["gains_star_0p3"]) == (False, True)
+    assert "at_proxy_didr_proxy_0p1" not in found
 
 
-def sorted_by_end(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows by their gold at the end, the least first."""
-    return sorted(found, key=lambda row: row["gold@100"])
+def test_an_arm_has_an_id_and_a_label() -> None:
+    arms = [study.Arm(method, weight, scale) for method, weight, scales in study.ARMS for scale in scales]
+    assert len({arm.id for arm in arms}) == len({arm.label for arm in arms}) == len(arms)
+    assert study.Arm("diff-instruct*", "", 0.3).id == "star-0.3"
+    assert set().union(*study.MATCHED) <= set(arms)
 
 
-def test_picture_and_table_hold_every_arm() -> None:
+def test_the_picture_holds_every_arm() -> None:
     picture = study.picture(rows())
     assert len([axes for axes in picture.figure.axes if axes.get_visible()]) == 6
-    assert [text.get_text() for text in picture.figure.axes[0].texts] == list(study.arms(sorted_by_end(rows())))
-    head, start, *arms = study.table(rows())
-    assert len({len(line) for line in (head, start, *arms)}) == 1
-    assert [line[0] for line in arms] == list(study.arms(rows()))
+    ended = sorted(study.by_arm(rows()).items(), key=lambda one: study.final(one[1], "gold").mean)
+    assert [text.get_text() for text in picture.figure.axes[0].texts] == [arm.label for arm, _ in ended]
+    assert [arm.id for arm in study.by_arm(rows())] == ["reward-only", "star-0.3", "sim"]
 
 
-def test_the_cross_has_its_words_and_the_published_table() -> None:
+def test_the_cross_has_its_facts_and_the_published_table() -> None:
     crossed = [
         course("diff-instruct*", "", scale, seed, [4.0 + scale] * 7, [0.5 + scale] * 7) | {"cfg_scale": guidance}
         for seed in range(3)
         for guidance in (0.0, 1.0)
         for scale in (0.0, 0.3)
     ]
-    assert "At cfg_scale 1 the reward (0 to 0.3) moves gold from 0.500 [0.500, 0.500] to 0.800" in cross.sentence(
-        crossed
-    )
+    found = cross.facts(crossed)
+    assert (found["gold_0_1"], found["gold_0p3_1"]) == pytest.approx((0.5, 0.8))
     assert len(cross.picture(crossed).figure.axes) == 6
-    said = cross.details(crossed)
-    assert "as published" in said
-    assert "| DI*, guidance inside | 100 | 7.5 | 1.067 | 5.74 | 0.2304 | 32.82 |" in said
+    best = cross.published()[-2]
+    assert (best["model"], best["image_reward"]) == ("DI*, guidance inside", "1.067")
 
 
-def test_measure_returns_what_picture_and_words_use() -> None:
+def test_measure_returns_what_picture_and_facts_use() -> None:
     (setting,) = study.settings("ci")
     row = as_read(setting) | {"steps": 12.0}
     found = row | study.measure(row)
@@ -141,5 +123,4 @@ def test_measure_returns_what_picture_and_words_use() -> None:
     assert all(
         math.isfinite(found[f"{name}@{mark}"]) for name in (*study.METRICS, *study.DISTANCES) for mark in study.MARKS
     )
-    assert study.sentence([found])
-    assert study.table([found])
+    assert study.facts([found])

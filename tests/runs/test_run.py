@@ -40,7 +40,7 @@ from distar_core.runs.signals import Interrupted
 from distar_core.toy import ring as toy
 from distar_core.toy.networks import MLP
 
-METHOD = replace(toy.TOY_METHODS["score, pseudo-Huber"], reward_scale=0.8)
+METHOD = replace(toy.TOY_METHODS["star"], reward_scale=0.8)
 WARMUP, STEPS = 3, 6
 OPTIONS: dict[str, Any] = {
     "steps": STEPS,
@@ -660,7 +660,7 @@ def regularizer_that_breaks(call: int) -> Callable[..., Tensor]:
 
 def test_a_regularizer_that_is_infinite_stops_the_run(tmp_path: Path) -> None:
     def method(call: int) -> Method:
-        return replace(toy.TOY_METHODS["KL, w = 1"], name="mine", regularizer=regularizer_that_breaks(call))
+        return replace(toy.TOY_METHODS["kl-one"], name="mine", regularizer=regularizer_that_breaks(call))
 
     reference = build()
     finish(reference, tmp_path / "whole", method=method(-1))

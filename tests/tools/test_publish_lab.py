@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 
 from distar_core.lab import STUDIES, read_rows
 from distar_core.lab.study import as_read
-from tools.publish_lab import figure_name, page
+from distar_core.toy import report
+from distar_core.toy.frontier import read_points
+from distar_core.toy.records import read_runs
+from tools.publish_lab import ClaimError, checker, figure_name, page
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -21,11 +25,27 @@ def pictures(records):
     return {name: STUDIES[name].picture(rows) for name, rows in records.items()}
 
 
-def test_a_figure_and_its_place_on_the_page_have_the_same_words(records, pictures) -> None:
-    text = page(records, pictures)
-    for name, picture in pictures.items():
-        assert f"![{picture.alt}](figures/{figure_name(name)})" in text
-        assert STUDIES[name].sentence(records[name]) not in picture.alt, "what was found stands below the figure"
+@pytest.fixture(scope="module")
+def demo():
+    return report.facts(read_runs(), read_points())
+
+
+def test_a_page_whose_tables_contradict_a_sentence_is_not_written(records, pictures, demo) -> None:
+    better = [row | {"diverged": 0.0} for row in records["stability"]]
+    with pytest.raises(ClaimError) as raised:
+        page({**records, "stability": better}, pictures, demo)
+    assert (raised.value.study, raised.value.comparison) == ("stability", "lost_star == 1")
+
+
+def test_a_claim_needs_facts_that_are_there() -> None:
+    claim = checker({"one": {"a": 1.0, "b": 2.0}})
+    assert claim("one", "a < b", "2 * a == b", caller=lambda: " true. ") == "true."
+    with pytest.raises(ClaimError):
+        claim("one", "a < b", "a > b", caller=lambda: "")
+    with pytest.raises(UndefinedError):
+        claim("one", "a < c", caller=lambda: "")
+    with pytest.raises(ValueError, match="one"):
+        claim("one", caller=lambda: "")
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -35,8 +55,3 @@ def test_every_study_ships_its_figure_and_runs_of_the_full_profile(name: str, re
     keys = list(wanted[0])
     assert list(records[name][0])[: len(keys)] == keys
     assert [{key: row[key] for key in keys} for row in records[name]] == wanted
-
-
-def test_the_page_follows_the_tables(records, pictures) -> None:
-    name = next(iter(STUDIES))
-    assert page({name: records[name]}, pictures) != page({name: records[name][: len(records[name]) // 2]}, pictures)

@@ -11,7 +11,8 @@ from distar_core.runs.folders import claim
 from distar_core.toy import demo, pictures
 from distar_core.toy.demo import PROFILES, UNBOUNDED, perform_all, plan, run_demo
 from distar_core.toy.frontier import read_points
-from distar_core.toy.report import REGULARIZERS, UNLEASHED
+from distar_core.toy.records import REGULARIZERS
+from distar_core.toy.report import UNLEASHED
 from distar_core.toy.ring import distilled, reference
 
 TINY = replace(PROFILES["ci"], seeds=1, steps=4, distil_steps=4, aims=(0.5,))

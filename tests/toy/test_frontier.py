@@ -22,7 +22,7 @@ from distar_core.toy.frontier import (
     scale_for,
     write_points,
 )
-from distar_core.toy.report import REGULARIZERS
+from distar_core.toy.records import REGULARIZERS
 
 POINTS = read_points()
 REWARDS = ("mode", "side", "off-data")
@@ -33,9 +33,9 @@ REWARDS = ("mode", "side", "off-data")
     [
         ("mode", TILT, 1.0),
         ("side", TILT, 3.981),
-        ("mode", "KL, w = 1", 1.0),
-        ("off-data", "KL, w = σ²/α²", 1.0),
-        ("mode", "score, squared L2", 0.631),
+        ("mode", "kl-one", 1.0),
+        ("off-data", "kl-x0", 1.0),
+        ("mode", "l2", 0.631),
     ],
 )
 def test_the_table_comes_from_the_code(reward_name, regularizer, scale):
@@ -87,7 +87,7 @@ def test_there_is_a_solver_for_every_regularizer_of_the_demo():
 
 @pytest.mark.parametrize("reward_name", REWARDS)
 def test_the_scale_for_an_aim_has_a_fixed_point_there(reward_name):
-    for regularizer in ("KL, w = 1", "score, squared L2"):
+    for regularizer in ("kl-one", "l2"):
         for aim in aims(reward_name):
             scale = scale_for(POINTS, reward_name, regularizer, aim)
             nearest = min(curve(POINTS, reward_name, regularizer), key=lambda p: abs(p.reward_scale - scale))
@@ -96,24 +96,24 @@ def test_the_scale_for_an_aim_has_a_fixed_point_there(reward_name):
 
 
 def test_an_aim_off_the_curve_is_refused():
-    with pytest.raises(ValueError, match=r"reward 1\.5 is off the curve of 'KL, w = 1' under 'mode'"):
-        scale_for(POINTS, "mode", "KL, w = 1", 1.5)
+    with pytest.raises(ValueError, match=r"reward 1\.5 is off the curve of 'kl-one' under 'mode'"):
+        scale_for(POINTS, "mode", "kl-one", 1.5)
     with pytest.raises(ValueError, match="spans nothing"):
-        scale_for(POINTS, "mode", "no such leash", 0.5)
+        scale_for(POINTS, "mode", "no such regularizer", 0.5)
 
 
 def test_what_lies_beside_a_point_that_is_not_at_rest_is_not_known_but_can_be_aimed_at():
-    first, second, third = curve(POINTS, "mode", "KL, w = 1")[:3]
+    first, second, third = curve(POINTS, "mode", "kl-one")[:3]
     shaken = [first, replace(second, residual=0.06), third]
     assert [point.trusted for point in shaken] == [True, False, True]
     ends = {first.reward_scale: first.summary.reward, third.reward_scale: third.summary.reward}
     for scale, reward in ends.items():
-        assert known_reward(shaken, "mode", "KL, w = 1", scale) == reward
+        assert known_reward(shaken, "mode", "kl-one", scale) == reward
     for unknown in (second.reward_scale, 1.01 * first.reward_scale, 0.9 * first.reward_scale, 2 * third.reward_scale):
-        assert math.isnan(known_reward(shaken, "mode", "KL, w = 1", unknown))
-    assert known_reward([first, second, third], "mode", "KL, w = 1", second.reward_scale) == second.summary.reward
+        assert math.isnan(known_reward(shaken, "mode", "kl-one", unknown))
+    assert known_reward([first, second, third], "mode", "kl-one", second.reward_scale) == second.summary.reward
     middle = sum(ends.values()) / 2
-    assert scale_for(shaken, "mode", "KL, w = 1", middle) == pytest.approx(
+    assert scale_for(shaken, "mode", "kl-one", middle) == pytest.approx(
         (first.reward_scale * third.reward_scale) ** 0.5
     )
 

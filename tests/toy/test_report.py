@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from distar_core.figures.names import label_of
 from distar_core.toy import report
 from distar_core.toy.frontier import Point, read_points
 from distar_core.toy.page import write_page
-from distar_core.toy.report import STAR, START, Row
+from distar_core.toy.records import REGULARIZERS, START, Row, read_runs, select
+from distar_core.toy.report import STAR
 from distar_core.toy.summary import Summary
-from tools import publish_demo
 
-RIVAL = "KL, w = 1"
+RIVAL = "kl-one"
 BLANK = Row(
     "mode", START, *[math.nan] * 5, Summary(reward=0.3, entropy=2.0, modes=8.0, kl=0.0, off_support=0.03, spread=0.25)
 )
@@ -34,7 +35,7 @@ ROWS = [
     BLANK,
     *[run(STAR, seed, 0.7, modes=6.0 + 0.1 * seed, spread=0.20, kl=1.0) for seed in range(3)],
     *[run(RIVAL, seed, 0.7, modes=5.0 + 0.1 * seed, spread=0.24, kl=1.05 - 0.05 * seed) for seed in range(3)],
-    *[run("KL, w = σ²/α²", seed, 0.5, modes=4.0) for seed in range(3)],
+    *[run("kl-x0", seed, 0.5, modes=4.0) for seed in range(3)],
 ]
 
 
@@ -66,7 +67,7 @@ def test_a_value_that_is_not_known_is_undecided_and_said_to_be():
     )
     rows = [changed(row, spread=math.nan) if row.regularizer == STAR else row for row in ROWS]
     head, *body = report.verdict_table(rows)
-    (against_rival,) = [dict(zip(head, line, strict=True)) for line in body if RIVAL in line]
+    (against_rival,) = [dict(zip(head, line, strict=True)) for line in body if "KL, w = 1" in line]
     assert "spread within the fullest mode (not known against 0.24" in against_rival["undecided on"]
 
 
@@ -83,7 +84,7 @@ def test_methods_are_compared_between_runs_that_all_seeds_have():
     assert report.common_targets(wide, "mode", STAR, RIVAL) == [0.52, 0.6]
     # one run a seed encloses a single reward, the distilled generator is no run of theirs
     assert report.common_targets(ROWS, "mode", STAR, RIVAL) == [0.7]
-    assert report.common_targets(ROWS, "mode", STAR, "KL, w = σ²/α²") == []
+    assert report.common_targets(ROWS, "mode", STAR, "kl-x0") == []
     short = [*wide, run(RIVAL, 3, 0.52, modes=6.0), run(RIVAL, 3, 0.58, modes=6.0)]
     assert report.common_targets(short, "mode", STAR, RIVAL) == [0.52, 0.58]
     assert report.common_targets([r for r in ROWS if r.regularizer != RIVAL], "mode", STAR, RIVAL) == []
@@ -91,7 +92,7 @@ def test_methods_are_compared_between_runs_that_all_seeds_have():
 
 def test_the_ranking_follows_the_kl():
     rows = [BLANK]
-    for place, name in enumerate(report.REGULARIZERS):
+    for place, name in enumerate(REGULARIZERS):
         rows += [
             run(name, seed, reward, modes=5.0, kl=place + 0.1 * seed) for seed in range(2) for reward in (0.5, 0.7)
         ]
@@ -100,21 +101,21 @@ def test_the_ranking_follows_the_kl():
     assert text.startswith(
         f"{head} 61.0 times as far as the first, by KL; mean over seeds [smallest, largest]: KL, w = σ²/α² 0.05"
     )
-    places = [text.index(f"{name} {place}.05") for place, name in enumerate(report.REGULARIZERS)]
+    places = [text.index(f"{label_of(name)} {place}.05") for place, name in enumerate(REGULARIZERS)]
     assert places == sorted(places)
     assert "no mean reward that every seed" in report.ranking(ROWS, "mode")
 
 
 def test_a_ranking_of_overlapping_seeds_names_no_winner():
     rows = [BLANK]
-    for place, name in enumerate(report.REGULARIZERS):
+    for place, name in enumerate(REGULARIZERS):
         rows += [
             run(name, seed, reward, modes=5.0, kl=1 + 0.05 * place + 0.06 * seed + 5 * (place == 3))
             for seed in range(2)
             for reward in (0.5, 0.7)
         ]
     text = report.ranking(rows, "mode")
-    first, second, third, last = report.REGULARIZERS
+    first, second, third, last = map(label_of, REGULARIZERS)
     assert f"under “mode”, “{first}”, “{second}” stay about equally close to the reference and {last} ends 6." in text
     assert third not in text.partition(" stay ")[0], "its smallest seed lies above the best's largest"
 
@@ -148,8 +149,18 @@ def test_gaps_to_the_truth_are_found_and_the_unknown_is_not_guessed():
     assert math.isnan(gaps(point(0.5, 0.6), point(2.0, 0.8, residual=0.5))[0].known)
 
 
+def test_the_facts_are_those_of_the_functions_for_prose():
+    found = report.facts(read_runs(), read_points())
+    values = report.at_reward(read_runs(), "mode", STAR, found["target_mode"], "kl")
+    assert (found["kl_mode_star_low"], found["kl_mode_star_high"]) == (min(values), max(values))
+    head, *body = report.verdict_table(read_runs(), highest_only=True)
+    (line,) = [row for row in body if row[0] == "mode" and row[2] == "KL, w = 1"]
+    wins = line[head.index("wins on")]
+    assert found["better_mode_kl_one"] == sum(metric.words in wins for metric in report.METRICS.values())
+
+
 def shipped():
-    return report.read_runs()
+    return read_runs()
 
 
 def test_the_shipped_run_is_the_full_profile():
@@ -157,18 +168,8 @@ def test_the_shipped_run_is_the_full_profile():
     assert report.reward_names(rows) == ["mode", "side", "off-data"]
     assert {row.seed for row in rows if not math.isnan(row.seed)} == {0, 1, 2, 3, 4}
     for name in report.reward_names(rows):
-        for regularizer in report.REGULARIZERS:
-            assert len(report.of(rows, name, regularizer)) == 15
-
-
-def test_the_readme_says_what_the_shipped_run_says():
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
-    results = publish_demo.readme_results(shipped(), read_points())
-    assert publish_demo.with_results(readme, results) == readme, "run python -m tools.publish_demo FOLDER"
-    halved = [changed(row, modes=row.summary.modes / 2) for row in shipped()]
-    assert publish_demo.with_results(readme, publish_demo.readme_results(halved, read_points())) != readme
-    with pytest.raises(ValueError, match="no place for results"):
-        publish_demo.with_results("no marks", results)
+        for regularizer in REGULARIZERS:
+            assert len(select(rows, name, regularizer)) == 15
 
 
 def test_the_page_says_where_the_runs_in_its_pictures_ended():

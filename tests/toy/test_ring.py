@@ -42,7 +42,7 @@ def test_arrows_are_the_scaled_reward_gradient_and_the_expected_pull():
     state = toy_state(distilled(reference(), steps=5), reference(), REWARDS["mode"], seed=0, steps=10)
     dots = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(REWARDS["mode"](dots).sum(), dots)
-    for name in ("KL, w = 1", "score, pseudo-Huber"):
+    for name in ("kl-one", "star"):
         method = replace(TOY_METHODS[name], reward_scale=0.8)
         arrows = motion(state, method, dots.detach(), draws=64)
         assert torch.allclose(arrows["reward"], 0.8 * gradient, atol=1e-6)

@@ -7,7 +7,7 @@ import torch
 
 from distar_core.losses import PseudoHuber, integral_kl, score_divergence
 from distar_core.toy.ring import LEVELS
-from distar_core.truth.gaussians import end_of_flow, placed, resting_place
+from distar_core.truth.gaussians import end_of_flow, fixed_point, placed
 
 PAIR = {"levels": LEVELS, "mean": 1.0, "deviation": 0.5, "null_deviation": 1.0}
 HUBER = partial(score_divergence, distance=PseudoHuber(0.05), unit="eps")
@@ -32,13 +32,13 @@ def test_without_guidance_the_flow_ends_at_the_conditional():
 
 @pytest.mark.parametrize("loss", [integral_kl, HUBER])
 def test_without_guidance_a_generator_rests_at_the_conditional(loss):
-    assert resting_place(loss, **PAIR) == pytest.approx((1.0, 0.5), abs=1e-6)
+    assert fixed_point(loss, **PAIR) == pytest.approx((1.0, 0.5), abs=1e-6)
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
 def test_under_integral_kl_it_rests_where_the_mean_slopes_agree(cfg_scale):
     """dKL/dm: the mean over levels of slope (m − zero) vanishes; dKL/ds: that of slope − 1/(s² + sigma²)."""
-    m, s = resting_place(placed(integral_kl, "inside", cfg_scale), **PAIR)
+    m, s = fixed_point(placed(integral_kl, "inside", cfg_scale), **PAIR)
     sigma = torch.tensor(LEVELS, dtype=torch.float64)
     at_zero = score(0.0, sigma, cfg_scale)
     slope = at_zero - score(1.0, sigma, cfg_scale)
@@ -48,5 +48,5 @@ def test_under_integral_kl_it_rests_where_the_mean_slopes_agree(cfg_scale):
 
 @pytest.mark.parametrize(("loss", "same"), [(integral_kl, True), (HUBER, False)])
 def test_inside_and_outside_rest_at_one_place_for_kl_and_at_two_for_pseudo_huber(loss, same):
-    places = [torch.tensor(resting_place(placed(loss, place, 2.0), **PAIR)) for place in ("inside", "outside")]
+    places = [torch.tensor(fixed_point(placed(loss, place, 2.0), **PAIR)) for place in ("inside", "outside")]
     assert (float((places[0] - places[1]).abs().max()) < 1e-9) == same

@@ -1,0 +1,11 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first row its head."""
+    head, *body = cells
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
