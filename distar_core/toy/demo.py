@@ -24,7 +24,7 @@ from ..runs.run import check_finite
 from ..training import post_train
 from .frontier import AIMS, Point, aims, read_points, scale_for
 from .page import write_page
-from .records import START
+from .records import START, read_runs
 from .report import UNLEASHED
 from .ring import (
     LOOP,
@@ -202,10 +202,11 @@ def run_demo(folder: Path, profile: Profile, tell: Tell = silent) -> Path:
     z = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(1234))
     with torch.no_grad():
         points = generator(z, None)
-    pictures.start(folder, mixture, REWARDS[profile.rewards[0]], points)
+    alts = pictures.start(folder, mixture, REWARDS[profile.rewards[0]], points)
     tell(Progress("distil", profile.distil_steps, profile.distil_steps, made=folder / "01_start.png"))
     start = {name: summarise(points, REWARDS[name](points), mixture) for name in (*profile.rewards, "linear")}
-    jobs = plan(profile, read_points())
+    known = read_points()
+    jobs = plan(profile, known)
     runs: list[Run] = []
     tell(Progress("post-train", 0, len(jobs)))
     with closing(perform_all(jobs, generator)) as performed:
@@ -221,8 +222,10 @@ def run_demo(folder: Path, profile: Profile, tell: Tell = silent) -> Path:
     tell(Progress("draw", 0, sets))
     for done, name in enumerate(profile.rewards, start=1):
         watched = {run.job.regularizer: run for run in runs if run.job.watched and run.job.reward_name == name}
-        pictures.watched(folder, mixture, REWARDS[name], points, watched)
+        alts |= pictures.watched(folder, mixture, REWARDS[name], points, watched)
         tell(Progress("draw", done, sets))
-    page = write_page(folder)
+    rows = read_runs(folder / "runs.csv")
+    alts |= pictures.from_tables(folder, rows, known)
+    page = write_page(folder, rows, known, alts)
     tell(Progress("draw", sets, sets))
     return page

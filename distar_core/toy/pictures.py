@@ -20,86 +20,78 @@ from .records import REGULARIZERS, START, Row, select
 from .report import KNOWN_SPREAD, reward_names
 from .ring import TOY_METHODS, ToyReward
 
-START_ALT = (
-    "Two panels with eight modes on a ring: samples of the reference, and of the distilled one-step generator, which "
-    "cover the same eight modes; the shading shows where the reward is high."
-)
 METRICS = ("modes", "kl", "spread")
 
 
-def clouds_alt(name: str) -> str:
-    """What the sample clouds under a reward show."""
-    return (
-        f"Sample clouds after post-training under the reward “{name}”, one panel per method over the reference's eight "
-        "modes: without a regularizer all samples gather where the reward is highest, with one they keep several modes."
-    )
+def _save(folder: Path, drawn: Mapping[str, Picture]) -> dict[str, str]:
+    """Save each picture under its file name; file name -> alternative text."""
+    for file, picture in drawn.items():
+        picture.save(folder / file)
+    return {file: picture.alt for file, picture in drawn.items()}
 
 
-def pulls_alt(name: str) -> str:
-    """What the pull picture under a reward shows."""
-    return (
-        f"At fourteen samples chosen far apart, per method and under the reward “{name}”: a wide pink arrow for the reward's pull, an "
-        "outlined turquoise one for the regularizer's, a thin black one for their sum; pink points to the reward, turquoise "
-        "mostly against it."
-    )
-
-
-def animation_alt(name: str) -> str:
-    """What the animation under a reward shows."""
-    return (
-        f"Animation of the sample clouds during post-training under the reward “{name}”: all drift towards the reward; "
-        "without a regularizer they leave the modes for wherever it is highest, with one they stay near the modes."
-    )
-
-
-def start(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor) -> None:
-    """The first picture: reference and distilled generator."""
+def start(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor) -> dict[str, str]:
+    """The first picture: reference and distilled generator; file name -> alternative text."""
     panels = {"reference": mixture.sample(1500, torch.Generator().manual_seed(0)), START: points}
-    plane.clouds(panels, mixture, reward=reward, alt=START_ALT).save(folder / "01_start.png")
+    alt = (
+        "Two panels with eight modes on a ring: samples of the reference, and of the distilled one-step generator, which "
+        "cover the same eight modes; the shading shows where the reward is high."
+    )
+    return _save(folder, {"01_start.png": plane.clouds(panels, mixture, reward=reward, alt=alt)})
 
 
-def watched(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor, runs: Mapping[str, Any]) -> None:
-    """Clouds, pulls and the animation under one reward; points of the distilled generator, regularizer -> demo.Run."""
+def watched(
+    folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor, runs: Mapping[str, Any]
+) -> dict[str, str]:
+    """Clouds, pulls and the animation under one reward; file name -> alternative text.
+
+    Args:
+        points: of the distilled generator.
+        runs: regularizer -> demo.Run.
+    """
     name = reward.name
     notes = {
         regularizer: f"reward {run.summary.reward:.2f}, {run.summary.modes:.1f} modes"
         for regularizer, run in runs.items()
     }
     last = {regularizer: run.clouds[-1] for regularizer, run in runs.items()}
-    plane.clouds({START: points} | last, mixture, reward=reward, notes=notes, alt=clouds_alt(name)).save(
-        folder / f"02_clouds_{name}.png"
+    clouds = plane.clouds(
+        {START: points} | last,
+        mixture,
+        reward=reward,
+        notes=notes,
+        alt=f"Sample clouds after post-training under the reward “{name}”, one panel per method over the reference's eight "
+        "modes: without a regularizer all samples gather where the reward is highest, with one they keep several modes.",
     )
-    leashed = {regularizer: run for regularizer, run in runs.items() if run.motions}
-    plane.pull_picture(
-        {r: (run.dots, run.motions["reward"], run.motions["regularizer"]) for r, run in leashed.items()},
+    regularized = {regularizer: run for regularizer, run in runs.items() if run.motions}
+    pulls = plane.pull_picture(
+        {r: (run.dots, run.motions["reward"], run.motions["regularizer"]) for r, run in regularized.items()},
         mixture,
         reward=reward,
         backgrounds=last,
-        alt=pulls_alt(name),
-    ).save(folder / f"03_pulls_{name}.png")
+        alt=f"At fourteen samples chosen far apart, per method and under the reward “{name}”: a wide pink arrow for the "
+        "reward's pull, an outlined turquoise one for the regularizer's, a thin black one for their sum; pink points to the "
+        "reward, turquoise mostly against it.",
+    )
     steps = [step for step, _ in next(iter(runs.values())).distances]
+    animation = f"animation_{name}.gif"
     still = plane.animate(
         {regularizer: run.clouds for regularizer, run in runs.items()},
         mixture,
-        folder / f"animation_{name}.gif",
+        folder / animation,
         reward=reward,
         captions=[f"step {step}" for step in steps],
-        alt=animation_alt(name),
+        alt=f"Animation of the sample clouds during post-training under the reward “{name}”: all drift towards the reward; "
+        "without a regularizer they leave the modes for wherever it is highest, with one they stay near the modes.",
     )
-    still.save(folder / f"animation_{name}_still.png")
+    saved = {f"02_clouds_{name}.png": clouds, f"03_pulls_{name}.png": pulls, f"animation_{name}_still.png": still}
+    return _save(folder, saved) | {animation: still.alt}
 
 
 def from_tables(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> dict[str, str]:
     """The figures that come from CSV files alone; file name -> alternative text."""
-    drawn = {}
-    for name in reward_names(rows):
-        picture = frontier(rows, points, name)
-        picture.save(folder / f"04_frontier_{name}.png")
-        drawn[f"04_frontier_{name}.png"] = picture.alt
-    picture = unbounded(folder / "distances.csv")
-    picture.save(folder / "05_unbounded.png")
-    drawn["05_unbounded.png"] = picture.alt
-    return drawn
+    frontiers = {f"04_frontier_{name}.png": frontier(rows, points, name) for name in reward_names(rows)}
+    return _save(folder, frontiers | {"05_unbounded.png": unbounded(folder / "distances.csv")})
 
 
 def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> Picture:
@@ -146,7 +138,8 @@ def unbounded(distances: Path) -> Picture:
     farthest = {curve.label: curve for curve in sorted(curves, key=lambda curve: curve.y[-1])}
     alt = (
         "Mean distance of the samples from the origin over training steps under a linear reward, logarithmic axis, one line "
-        "a seed: " + "; ".join(f"{label}: from {c.y[0]:.1f} to at most {c.y[-1]:.3g}" for label, c in farthest.items())
+        "per seed: "
+        + "; ".join(f"{label}: from {c.y[0]:.1f} to at most {c.y[-1]:.3g}" for label, c in farthest.items())
     )
     return charts.lines(
         {"linear reward x₁/2": curves},

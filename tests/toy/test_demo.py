@@ -57,7 +57,7 @@ def test_a_page_of_an_earlier_demo_does_not_stand_above_new_numbers(tmp_path, mo
     claim(tmp_path, "demo")
     (tmp_path / "index.html").write_text("earlier")
     monkeypatch.setattr(demo, "perform_all", lambda jobs, generator: (run for run in ()))
-    monkeypatch.setattr(demo, "write_page", lambda folder: pytest.fail("stopped too late"))
+    monkeypatch.setattr(demo, "write_page", lambda *_: pytest.fail("stopped too late"))
     monkeypatch.setattr(pictures, "watched", stop := Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path, TINY)
