@@ -10,6 +10,7 @@ import pytest
 from distar_core.toy import report
 from distar_core.toy.frontier import read_points
 from distar_core.toy.page import LONG_RUN, SHORT_RUN, write_page
+from distar_core.toy.records import read_runs
 
 VOID = {"meta", "img"}
 
@@ -48,7 +49,7 @@ def files(names):
 
 @pytest.fixture(scope="module")
 def rows():
-    return report.read_runs()
+    return read_runs()
 
 
 @pytest.fixture(scope="module")
