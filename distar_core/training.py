@@ -229,7 +229,7 @@ def post_train(
 ) -> Iterator[Record]:
     """Run `method` until `steps` generator steps are done; yields one record per step, warm-up steps first.
 
-    Everything that the loop draws is a function of (seed, step, stream), so a run that stops after any record and goes on
+    Everything that the loop draws is a function of (seed, step, stream), so a run that stops after any record and resumes
     from its checkpoint equals one that never stopped (dropout inside a role draws from torch's global source and is not
     covered). Nothing happens, and no argument is checked, before the first record is asked for. Then reference and reward
     are put in evaluation mode (`Roles.eval_frozen`): what does not learn has no dropout. The learners' modes are the caller's.

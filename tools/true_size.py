@@ -277,28 +277,15 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     )  # fmt: skip
     from distar_core.losses import score_divergence_detached
     from distar_core.sdxl.adapters import add_lora, tied_clone
+    from distar_core.sdxl.latents import decode
     from distar_core.sdxl.prompts import Prompt, PromptedUNet
 
-    ids = torch.tensor([o.pixels, o.pixels, 0, 0, o.pixels, o.pixels], dtype=torch.float32, device=DEVICE)
+    class Autocast(PromptedUNet):
+        """Products in bf16, adapters in float32."""
 
-    class Border(PromptedUNet):
-        """The loop's float32 outside, the network's own type inside."""
-
-        def forward(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
-            prompt = self.null(x_t) if condition is None else condition
-            extra = {"text_embeds": prompt.pooled.bfloat16(), "time_ids": ids.expand(len(x_t), 6)}
-            with torch.autocast(DEVICE, torch.bfloat16) if o.adapters == "autocast" else contextlib.nullcontext():
-                return self.unet(
-                    x_t.bfloat16(), t, encoder_hidden_states=prompt.text.bfloat16(), added_cond_kwargs=extra,
-                    return_dict=False,
-                )[0]  # fmt: skip
-
-    class Freed(Trainable):
-        """Gradients end with the update."""
-
-        def update(self, step: int) -> None:
-            super().update(step)
-            self.zero_grad()
+        def forward(self, x_t: Tensor, t: Tensor, condition: Prompt | None) -> Tensor:
+            with torch.autocast(DEVICE, torch.bfloat16):
+                return super().forward(x_t, t, condition)
 
     def unet() -> Any:
         return filled(lambda: UNet2DConditionModel(**UNET), torch.bfloat16)
@@ -371,15 +358,15 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
 
         def reward(x0: Tensor, condition: Any) -> Tensor:
             with phases.at("decode"):
-                # decode() of the library would carry its constants from the host at every call
-                images = (vae.decode(x0.bfloat16() / VAE["scaling_factor"]).sample.float() / 2 + 0.5).clamp(0, 1)
+                images = decode(vae, x0).clamp(0, 1)
             with phases.at("reward"):
                 small = F.interpolate(images, (224, 224), mode="bicubic", antialias=True).clamp(0, 1).bfloat16()
                 found = again(embedded, small) if o.checkpoint_reward else embedded(small)
                 return F.normalize(found.float(), dim=-1)[:, 0] * 100
 
     shape = (4, o.pixels // 8, o.pixels // 8)
-    roles = [Border(network, pixels=o.pixels, tokens=77) for network in (generator, reference, assistant)]
+    prompted = Autocast if o.adapters == "autocast" else PromptedUNet
+    roles = [prompted(network, pixels=o.pixels, tokens=77) for network in (generator, reference, assistant)]
     one_step = OneStep(roles[0], schedule, "eps", 399, shape)
     scores = [NetworkScore(role, schedule, "eps") for role in roles[1:]]
 
@@ -390,7 +377,7 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
             optimizer: Any = torch.optim.RMSprop(trained, lr=rate, alpha=0.99, foreach=False, capturable=o.graph)
         else:
             optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.0, 0.99), foreach=False)
-        return Freed(module, optimizer, ema_decay=ema)
+        return Trainable(module, optimizer, ema_decay=ema)
 
     ema = (0.999 if o.roles != "lora" else 0.0) if o.ema is None else o.ema
     state = State(

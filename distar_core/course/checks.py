@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Answer = Callable[..., Any]
-GO_ON = "The notebook goes on with the reference answer."
+GO_ON = "The notebook continues with the reference answer."
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Exercise:
 
     Attributes:
         number: "00.1" is the first exercise of notebook 00.
-        reference: a right answer; the notebook goes on with it while the learner's is missing or wrong.
+        reference: a right answer; the notebook continues with it while the learner's is missing or wrong.
         inputs: argument tuples to compare on.
         mistakes: typical wrong answers; the first that computes what the learner computed gives the hint.
         observe: (answer, *inputs) -> a number, a tensor or a sequence of them: what is compared.

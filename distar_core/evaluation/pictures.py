@@ -1,5 +1,5 @@
 """Numbers about pictures that no reward sees: diversity, distance of distributions, and the measurable side of
-"painting-like" pictures. Values come one a picture or one a prompt, so that intervals and paired tests can be made of them.
+"painting-like" pictures. They come one per picture or one per prompt, so that intervals and paired tests can be made of them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def pairwise_distance(features: Tensor) -> Tensor:
     """Mean of 1 − cosine over the pairs of samples of a prompt: features [P, S, D] -> [P]; 0 where all are alike.
 
     Raises:
-        ValueError: for fewer than two samples a prompt.
+        ValueError: for fewer than two samples per prompt.
     """
     samples = features.shape[1]
     if samples < 2:
-        raise ValueError(f"diversity needs at least two samples a prompt, got {samples}; draw more")
+        raise ValueError(f"diversity needs at least two samples per prompt, got {samples}; draw more")
     unit = torch.nn.functional.normalize(features, dim=-1)
     cosines = unit @ unit.mT
     off_diagonal = cosines.sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(1)

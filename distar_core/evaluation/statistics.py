@@ -134,7 +134,7 @@ def best_of(proxy: Tensor, values: Tensor, n: int) -> Tensor:
     if proxy.ndim != 2 or proxy.shape != values.shape or not 1 <= n <= count:
         raise ValueError(
             f"the best of {n} needs proxy and values of one shape [P, N] with N >= {n}, got {tuple(proxy.shape)} and "
-            f"{tuple(values.shape)}; draw more samples a prompt"
+            f"{tuple(values.shape)}; draw more samples per prompt"
         )
     shares = [math.comb(rank, n - 1) / math.comb(count, n) for rank in range(count)]
     ranked = values.double().gather(1, proxy.argsort(dim=1))

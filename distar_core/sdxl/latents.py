@@ -11,9 +11,13 @@ from torch import Tensor
 def _mean_and_std(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation by channel that the VAE's configuration gives its latents, as SDXL's pipeline reads them."""
     config = vae.config
-    mean = torch.as_tensor(config.latents_mean or [0.0] * config.latent_channels).to(like).view(1, -1, 1, 1)
-    std = torch.as_tensor(config.latents_std or [1.0] * config.latent_channels).to(like).view(1, -1, 1, 1)
-    return mean, std / config.scaling_factor
+
+    def by_channel(values: list[float] | None, otherwise: float) -> Tensor:
+        if values is None:  # made on the device: a copy from the host would make every step of a run wait
+            return like.new_full((1, config.latent_channels, 1, 1), otherwise)
+        return torch.as_tensor(values).to(like).view(1, -1, 1, 1)
+
+    return by_channel(config.latents_mean, 0.0), by_channel(config.latents_std, 1.0) / config.scaling_factor
 
 
 def encode(vae: Any, pictures: Tensor) -> Tensor:

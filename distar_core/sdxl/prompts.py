@@ -159,7 +159,7 @@ def _parsed(path: Path, text: str, first: int) -> Any:
 def check_prompts(prompts: Sequence[str]) -> None:
     """Raise ValueError for no prompts at all, or an empty one."""
     if not prompts:
-        raise ValueError("there are no prompts; give at least one, or a file with one a line")
+        raise ValueError("there are no prompts; give at least one, or a file with one per line")
     for place, prompt in enumerate(prompts):
         if not prompt.strip():
             raise ValueError(f"prompt {place} is empty; leave it out, or use None for the null condition")
@@ -319,8 +319,9 @@ class PromptedUNet(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Prompt | None) -> Tensor:
         prompt = self.null(x_t) if condition is None else condition
         dtype = self.unet.dtype
-        sizes = [self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]
-        time_ids = torch.tensor(sizes, dtype=torch.float32, device=x_t.device).expand(len(x_t), 6)
+        # original size, crop, target size; filled in on the device, since a copy from the host would make it wait
+        time_ids = x_t.new_full((len(x_t), 6), self.pixels, dtype=torch.float32)
+        time_ids[:, 2:4] = 0
         extra = {"text_embeds": prompt.pooled.to(dtype), "time_ids": time_ids}
         text = prompt.text.to(dtype)
         return self.unet(x_t.to(dtype), t, encoder_hidden_states=text, added_cond_kwargs=extra, return_dict=False)[0]

@@ -66,7 +66,7 @@ def fixed_point(
         loss: (noised, scores) -> [N], a function of losses.py or a sum of them, with its weight; scores.reference is the
             conditional score, scores.null the unconditional one.
         levels: noise levels sigma, equally weighted.
-        nodes: points an axis of the quadrature over z and eps.
+        nodes: points per axis of the quadrature over z and eps.
     """
     points, weights = uniform_normal(nodes, reach=5.0)
     pairs, levels_column = torch.cartesian_prod(points, points), torch.tensor(levels, dtype=torch.float64)

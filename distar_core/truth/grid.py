@@ -21,7 +21,7 @@ from ..schedule import NoiseSchedule, VarianceExploding
 
 @dataclass(frozen=True)
 class Grid:
-    """A square window [−half_width, half_width]² with `count` points an axis; float64."""
+    """A square window [−half_width, half_width]² with `count` points per axis; float64."""
 
     half_width: float = 4.4
     count: int = 101
@@ -66,7 +66,7 @@ class Level:
     Args:
         grid: where the clean mass lives.
         sigma: standard deviation of the noise.
-        count: evaluation points an axis; None takes a spacing of at most 0.8 sigma, and no coarser than 0.3.
+        count: evaluation points per axis; None takes a spacing of at most 0.8 sigma, and no coarser than 0.3.
 
     Raises:
         ValueError: for a level so fine that the grid's points would not blur together.

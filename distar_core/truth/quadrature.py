@@ -280,7 +280,7 @@ def true_gradients(setting: Setting, distance: PlainDistance, unit: str, count: 
 
     Args:
         unit: of the gap: "score", "eps" or "x0".
-        count: points an axis; 8001 on the line, 401 in the plane by default.
+        count: points per axis; 8001 on the line, 401 in the plane by default.
     """
     law, target = setting.law(), setting.target()
     x, cell = grid(setting.frozen_law(), count or (8001 if law.dimension == 1 else 401))
@@ -374,7 +374,7 @@ def plain_nodes(setting: Setting, count: int) -> Nodes:
 
 
 def rotated_nodes(setting: Setting, count: int, across: int = 3) -> Nodes:
-    """A uniform grid of `count` points an axis along x_t, and Gauss–Hermite nodes across it, for every component.
+    """A uniform grid of `count` points per axis along x_t, and Gauss–Hermite nodes across it, for every component.
 
     Given the component, x_t − alpha m = [alpha S, sigma I] (z, eps). With L Lᵀ its covariance, u = L⁻¹ [alpha S,
     sigma I] (z, eps) and the n coordinates v orthogonal to it are again independent standard normals: a rotation of

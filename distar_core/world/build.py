@@ -1,5 +1,5 @@
 """Trains the world's models from nothing: an autoencoder, a text-to-image diffusion, a one-step generator distilled from
-it without pictures, and the judges. Each stage has a folder, stops at Ctrl-C and goes on where it stopped.
+it without pictures, and the judges. Each stage has a folder, stops at Ctrl-C and resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def build(folder: Path, recipe: Recipe, tell: Tell = silent) -> Path:
     UNet2DConditionModel to be used once at t = 399), clip/ (for open_clip) and preference.safetensors.
 
     Raises:
-        Interrupted: at Ctrl-C or SIGTERM; calling again goes on.
+        Interrupted: at Ctrl-C or SIGTERM; calling again resumes.
         FileExistsError: if the folder holds files of others, or another build is at work in it.
         PermissionError: if the folder cannot be written.
         ValueError: if the folder holds a build with another recipe.

@@ -1,4 +1,4 @@
-"""What the stages of the world's build share: seconds, averages, and a loop that stops and goes on where it stopped."""
+"""What the stages of the world's build share: seconds, averages, and a loop that stops and resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def fit(
     """Minimise a loss over steps 0 … steps − 1, with checkpoints; the learner ends with its averaged parameters.
 
     Args:
-        folder: holds the checkpoint; a run that is there goes on.
+        folder: holds the checkpoint; a run that is there is resumed.
         loss_at: the loss of a step, a function of the step alone and the learner's parameters.
-        settings: what the result depends on besides; compared when a run goes on.
+        settings: what the result depends on besides; compared when a run is resumed.
 
     Raises:
         Interrupted: at Ctrl-C or SIGTERM, with a checkpoint written.

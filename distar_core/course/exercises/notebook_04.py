@@ -96,7 +96,7 @@ _PROJECTION = Exercise(
             lambda u, score, x_t, noise, sigma: _mean_and_error((u(x_t) * (score(x_t) + noise / sigma)).flatten()),
             "sum over the coordinates first: u and the braces are vectors, and one sample gives one number.",
         ),
-        Mistake(_products, "these are the products, one a sample. Return their mean and the error of that mean."),
+        Mistake(_products, "these are the products, one per sample. Return their mean and the error of that mean."),
         Mistake(
             lambda u, score, x_t, noise, sigma: _products(u, score, x_t, noise, sigma).mean(),
             "this is the mean alone. Return two numbers: the mean and its standard error.",
