@@ -35,7 +35,7 @@ def test_pairwise_distance_of_known_directions():
     found = metrics.pairwise_distance(torch.stack([alike, apart, opposite]))
     # three pairs: cosines 1, 0 and (−1, −1, 1)
     torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 4 / 3]))
-    with pytest.raises(ValueError, match="at least two samples a prompt, got 1"):
+    with pytest.raises(ValueError, match="at least two samples per prompt, got 1"):
         metrics.pairwise_distance(torch.ones(2, 1, 5))
 
 

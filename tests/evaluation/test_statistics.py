@@ -116,7 +116,7 @@ def test_the_best_of_n_is_the_mean_over_all_choices() -> None:
 
 @pytest.mark.parametrize(("n", "columns"), [(0, 4), (5, 4), (2, 3)])
 def test_the_best_of_n_needs_enough_samples(n: int, columns: int) -> None:
-    with pytest.raises(ValueError, match="draw more samples a prompt"):
+    with pytest.raises(ValueError, match="draw more samples per prompt"):
         best_of(torch.zeros(2, 4), torch.zeros(2, columns), n)
     with pytest.raises(ValueError, match="one shape"):
         best_of(torch.zeros(4), torch.zeros(4), 1)
