@@ -405,7 +405,10 @@ def describe(value: Any) -> Any:
 
 
 def complete(described: Any, setting: Any) -> Any:
-    """A description from earlier with the fields that the dataclasses of `setting` gained since then, at their defaults."""
+    """A description from earlier with the fields that the dataclasses of `setting` gained since then, at their defaults.
+
+    A method has the name of today, since the name is only what logs and figures call it, and its fields say what it is.
+    """
     if not isinstance(described, dict):
         return described
     if isinstance(setting, Mapping):
@@ -415,7 +418,7 @@ def complete(described: Any, setting: Any) -> Any:
     if not isinstance(setting, Method):
         name = type(setting).__name__
         return described | {name: _complete_fields(described[name], setting)} if name in described else described
-    return _complete_fields(described, setting)
+    return _complete_fields(described, setting) | {"name": setting.name}
 
 
 def _complete_fields(described: dict[str, Any], setting: Any) -> dict[str, Any]:

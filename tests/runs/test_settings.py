@@ -435,11 +435,13 @@ def test_a_description_from_earlier_is_completed_by_the_fields_that_it_did_not_k
     completed = complete(described, {"method": method, "seed": 1})
     assert completed["method"]["cfg_scale"] == 0.0
     assert completed["method"]["reward_scale"] == 0.0
+    # A name is what logs and figures say: a method that was called otherwise is the same one.
+    described["method"]["name"] = "as it was called then"
+    assert complete(described, {"method": method, "seed": 1})["method"]["name"] == method.name
     # What has no default, and what was not a field, stays as it was.
-    del described["method"]["name"], described["method"]["distance"]["PseudoHuber"]["c"], described["seed"]
+    del described["method"]["distance"]["PseudoHuber"]["c"], described["seed"]
     described["method"]["old"] = 3
     completed = complete(described, {"method": method, "seed": 1})
-    assert "name" not in completed["method"]
     assert completed["method"]["old"] == 3
     assert completed["method"]["distance"] == {"PseudoHuber": {}}
     assert "seed" not in completed
