@@ -1,0 +1,178 @@
+"""A generator without a network: affine maps with weights that learn, whose law is a mixture and whose score is exact.
+
+x_0 = m_k + S_k z with probability w_k. The maps move by the loop, as any generator does. The weights take part in no
+sample, so that no pull reaches them; they move between the loop's steps, by mirror descent on their own gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..losses import Noised, Scores, integral_kl, score_divergence
+from ..methods import Method
+from ..mixture import GaussianMixture
+from ..rates import cosine_decay
+from ..roles import Draw, MixtureScore, Reward, Roles, Trainable
+from ..training import Record, State, make_batch, noised_samples, post_train, scores_at
+from ..truth.quadrature import AffineGenerator, GeneratorScore
+from .ring import SCHEDULE, no_conditions
+
+MAPS = 32
+SMALLEST = 1e-6
+"""Weights are kept above this, so that a map that a method has given up can come back."""
+LONGEST_STEP = 0.2
+"""Largest change of a log-weight in one step."""
+
+
+class EqualShares(nn.Module):
+    """The maps of a generator, each drawn equally often whatever its weight: the generator that the loop trains.
+
+    A map with a small weight gets as many samples as the others, and each map's gradient is the mean pull of its own
+    samples. What a sample is pulled by is the law with the true weights, which the assistant knows.
+    """
+
+    def __init__(self, generator: AffineGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def latent(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        return self.generator.latent(draw)
+
+    def which(self, z: tuple[Tensor, Tensor]) -> Tensor:
+        """The map of each sample, [B]."""
+        count = len(self.generator.weights)
+        return (torch.special.ndtr(z[0]) * count).long().clamp(max=count - 1)
+
+    def forward(self, z: tuple[Tensor, Tensor], condition: Any = None) -> Tensor:
+        """x_0, [B, n]; the condition is ignored."""
+        return self.generator.place(self.which(z), z[1])
+
+
+def maps_of(mixture: GaussianMixture, count: int = MAPS, *, seed: int = 0, jitter: float = 0.08) -> AffineGenerator:
+    """Maps that start as a mixture of round modes: as many at each mode, their centres apart by `jitter` so that they differ.
+
+    Raises:
+        ValueError: for a count that the number of modes does not divide, or a jitter as wide as a mode.
+    """
+    modes, deviations = len(mixture.means), mixture.variances[..., 0].sqrt()
+    if count < modes or count % modes:
+        raise ValueError(f"{count} maps cannot share {modes} modes equally; choose a multiple of {modes}")
+    if not 0 <= jitter < float(deviations.min()):
+        raise ValueError(f"jitter {jitter:g} does not fit modes of deviation {float(deviations.min()):g}; choose less")
+    mode = torch.arange(count) % modes
+    rng = torch.Generator().manual_seed(seed)
+    own = (deviations[mode].square() - jitter**2).sqrt()
+    return AffineGenerator(
+        mixture.weights[mode] * modes / count,
+        mixture.means[mode] + jitter * torch.randn(count, mixture.dimension, generator=rng),
+        own[:, None, None] * torch.eye(mixture.dimension),
+    )
+
+
+def exact_state(
+    mixture: GaussianMixture,
+    reward: Reward | None,
+    *,
+    seed: int,
+    steps: int,
+    lr: float = 0.02,
+    count: int = MAPS,
+) -> State:
+    """A fresh run of maps that start as `mixture`, with their exact score as the assistant; the rate decays as a cosine."""
+    generator = maps_of(mixture, count, seed=seed)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
+    return State(
+        Roles(
+            generator=Trainable(EqualShares(generator), optimizer, lr=cosine_decay(lr, steps)),
+            reference=MixtureScore(mixture, SCHEDULE),
+            assistant=Trainable(GeneratorScore(generator, SCHEDULE)),
+            reward=reward,
+        ),
+        SCHEDULE,
+    )
+
+
+def loss_by_sample(state: State, method: Method, noised: Noised, scores: Scores) -> Tensor:
+    """The number whose mean over a map's samples is the regularizer's gradient in that map's weight, without w(t); [B].
+
+    With p = Σ w_k p_k, every term here up to a constant that all maps share:
+
+    - integral KL: ∂/∂w_k E_p log p/p_ref = E_{p_k}[log p/p_ref], the sampling law included;
+    - the score divergence with a frozen law: ∂/∂w_k of s_p is p_k (s_k − s_p)/p, so ∂/∂w_k E_{sg p} d(y) = E_{p_k}[d'(y)ᵀ(s_k − s_p)],
+      and as E[eps/sigma | x_t, k] = −s_k, this is the mean over the map's samples of Theorem 3.1's loss itself; with the
+      law differentiated the loss has d(y) in addition, which is the part of the law.
+
+    Derived here. Raises ValueError for a regularizer of another kind.
+    """
+    if method.regularizer is score_divergence:
+        return method.loss(noised, scores)
+    if method.regularizer is integral_kl:
+        own: GaussianMixture = state.roles.generator.module.generator.mixture()  # type: ignore[union-attr, operator]
+        reference: GaussianMixture = state.roles.reference.mixture  # type: ignore[attr-defined]
+        laws = [law.diffuse(state.schedule, noised.t) for law in (own, reference)]
+        ours, theirs = (law.log_density(noised.x_t) for law in laws)
+        return ours - theirs
+    name = getattr(method.regularizer, "__name__", str(method.regularizer))
+    raise ValueError(f"the gradient of {name} in a weight is not known here; use integral_kl or score_divergence")
+
+
+@torch.no_grad()
+def weight_gradient(state: State, method: Method, *, seed: int, step: int, batch: int) -> Tensor:
+    """The gradient of a method's objective in each weight, up to a constant that all share; [K], an estimate from `batch`
+    samples spread equally over the maps."""
+    roles = state.roles
+    maps: EqualShares = roles.generator.module  # type: ignore[assignment]
+    rows = slice(0, batch)
+    drawn = make_batch(
+        state, method.time_law, no_conditions, seed=seed, step=step, stream="weights", batch=batch, rows=rows
+    )
+    noised = noised_samples(state.schedule, maps(drawn.z), drawn)
+    value = torch.zeros(batch)
+    if method.regularizer is not None:
+        scores = scores_at(roles, method, noised, None, state.schedule)
+        value = method.weight(noised, scores) * loss_by_sample(state, method, noised, scores).detach()
+    if method.reward_at == "sample" and method.reward_scale:
+        assert roles.reward is not None
+        value = value - method.reward_scale * roles.reward(noised.x0, None)
+    which, count = maps.which(drawn.z), len(maps.generator.weights)
+    return torch.zeros(count).index_add(0, which, value.detach()) / torch.bincount(which, minlength=count).clamp(min=1)
+
+
+def move_weights(generator: AffineGenerator, gradient: Tensor, rate: float) -> None:
+    """One step of mirror descent: log w_k falls by rate · (gradient_k − its mean under w), by at most LONGEST_STEP."""
+    change = rate * (gradient - (generator.weights * gradient).sum())
+    weights = (generator.weights.log() - change.clamp(-LONGEST_STEP, LONGEST_STEP)).softmax(0).clamp(min=SMALLEST)
+    generator.weights.copy_(weights / weights.sum())
+
+
+def train_maps(
+    state: State,
+    method: Method,
+    *,
+    steps: int,
+    seed: int,
+    batch: int = 1024,
+    weight_rate: float = 0.1,
+) -> Iterator[Record]:
+    """`post_train` of maps, with a step of their weights after each of its own; weight_rate 0 holds the weights fixed.
+
+    The weights' rate decays as the maps' does.
+    """
+    generator: AffineGenerator = state.roles.generator.module.generator  # type: ignore[assignment, union-attr]
+    rate = cosine_decay(weight_rate, steps)
+    for record in post_train(state, method, no_conditions, steps=steps, seed=seed, batch=batch):
+        yield record
+        if weight_rate:
+            gradient = weight_gradient(state, method, seed=seed, step=record.step, batch=batch)
+            move_weights(generator, gradient, rate(record.step))
+
+
+def sample_maps(generator: AffineGenerator, count: int, *, seed: int = 1234) -> Tensor:
+    """`count` points of the generator's law, weights included; [count, n]."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        return generator(generator.latent(lambda name, shape: torch.randn(count, *shape, generator=rng)))
