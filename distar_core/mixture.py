@@ -112,6 +112,29 @@ class GaussianMixture:
         return cls._raw(weights.log(), means, axes, variances, labels)
 
     @classmethod
+    def from_factors(cls, weights: Tensor, means: Tensor, factors: Tensor) -> GaussianMixture:
+        """Components mu_k + F_k z with z ~ N(0, I): covariances F_k F_kᵀ, which need not be invertible.
+
+        A component that is flat along an axis has no density by itself, but one at every noise level. Differentiable in
+        the factors where the singular values of each are distinct.
+
+        Args:
+            weights, means: as for the class.
+            factors: F, [K, n, n].
+
+        Raises:
+            ValueError: for wrong shapes, and for weights as for the class.
+        """
+        components, dimension = _check_weights_and_means(weights, means, None)
+        if factors.shape != (components, dimension, dimension):
+            raise ValueError(
+                f"factors must have shape {(components, dimension, dimension)} to match means {tuple(means.shape)}, got "
+                f"{tuple(factors.shape)}; give one matrix per component"
+            )
+        axes, deviations, _ = torch.linalg.svd(factors)
+        return cls._raw(weights.log(), means, axes, deviations.square(), None)
+
+    @classmethod
     def _raw(
         cls, log_weights: Tensor, means: Tensor, axes: Tensor, variances: Tensor, labels: Tensor | None
     ) -> GaussianMixture:
@@ -276,7 +299,7 @@ def _check_weights_and_means(weights: Tensor, means: Tensor, labels: Tensor | No
         )
     if not bool(torch.isfinite(means).all()):
         raise ValueError(f"means must be finite, got {means.tolist()}; replace the entries that are not numbers")
-    total = float(weights.sum())
+    total = float(weights.detach().sum())
     if not bool((weights > 0).all()) or abs(total - 1) > 1e-5:
         raise ValueError(
             f"weights must be positive and sum to 1, got {weights.tolist()} with sum {total:g}; divide by the sum"

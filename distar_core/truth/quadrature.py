@@ -82,11 +82,11 @@ class AffineGenerator(nn.Module):
     def mixture(self) -> GaussianMixture:
         """The law of x_0: sum_k w_k N(m_k, S_k S_kᵀ), differentiable in shifts and scales.
 
-        For n > 1 each S_k S_kᵀ needs distinct eigenvalues, where its axes are differentiable.
+        For n > 1 each S_k needs distinct singular values, where its axes are differentiable.
         """
         if self.shifts.shape[1] == 1:
             return GaussianMixture.isotropic(self.weights, self.shifts, self.scales[:, 0, 0].abs())
-        return GaussianMixture(self.weights, self.shifts, self.scales @ self.scales.mT)
+        return GaussianMixture.from_factors(self.weights, self.shifts, self.scales)
 
 
 class GeneratorScore(nn.Module):

@@ -29,12 +29,10 @@ DISTANCES = {"squared L2": (SquaredL2(), squared()), "pseudo-Huber": (PseudoHube
 
 def true_gradient(setting, objective):
     """∂/∂logits of an objective of the law by quadrature over x, autograd through density and score; [K]."""
-    frozen = setting.generator.mixture()
-    logits = frozen.log_weights.detach().clone().requires_grad_()
-    with torch.no_grad():
-        axes, variances = frozen.axes, frozen.variances
-    law = GaussianMixture._raw(logits.log_softmax(0), frozen.means.detach(), axes, variances, None)
-    law, target = law.diffuse(setting.schedule, setting.t), setting.target()
+    generator, target = setting.generator, setting.target()
+    logits = generator.weights.log().requires_grad_()
+    law = GaussianMixture.from_factors(logits.softmax(0), generator.shifts.detach(), generator.scales.detach())
+    law = law.diffuse(setting.schedule, setting.t)
     x, cell = grid(setting.frozen_law(), 8001 if law.dimension == 1 else 401)
     (found,) = torch.autograd.grad(objective(law, target, x, cell), logits)
     return found
