@@ -162,7 +162,7 @@ def train_maps(
 
     The weights' rate decays as the maps' does.
     """
-    generator: AffineGenerator = state.roles.generator.module.generator  # type: ignore[assignment, union-attr]
+    generator: AffineGenerator = state.roles.generator.module.generator  # type: ignore[assignment]
     rate = cosine_decay(weight_rate, steps)
     for record in post_train(state, method, no_conditions, steps=steps, seed=seed, batch=batch):
         yield record
