@@ -27,7 +27,9 @@ from distar_core import (
     ring,
 )
 from distar_core.roles import Generator, ProxyTilt, Recomputed, Score
+from distar_core.toy.maps import maps_of
 from distar_core.toy.networks import MLP, TimeMLP
+from distar_core.truth.quadrature import GeneratorScore
 
 COUNT = 3
 VE, VP = VarianceExploding(), VariancePreserving()
@@ -102,6 +104,11 @@ def _point_score(kind: str, dtype: torch.dtype) -> Case:
         return _points(ResidualScore(_mixture(dtype), _time_mlp(dtype), VE), dtype)
     if kind == "recomputed":
         return _points(Recomputed(NetworkScore(_time_mlp(dtype), VE, "eps")), dtype)
+    if kind == "maps":
+        generator = maps_of(ring(4), 8).to(dtype)
+        case = _points(GeneratorScore(generator, VE), dtype, condition=None)
+        case.bystanders.append(generator)
+        return case
     if kind == "proxy-mixture":
         return _points(ProxyTilt(_mixture(dtype), QUADRATIC, 0.5, VE), dtype)
     assert kind == "proxy-mlp"
@@ -144,6 +151,7 @@ POINT_SCORES = [
     *[f"mlp-vp-{prediction}" for prediction in ("eps", "x0", "v", "score")],
     "residual",
     "recomputed",
+    "maps",
     "proxy-mixture",
     "proxy-mlp",
 ]

@@ -72,7 +72,7 @@ def test_the_gradient_in_the_weights_shows_the_better_map(method):
 
 def test_a_regularizer_whose_gradient_in_a_weight_is_not_known_is_refused():
     state = exact_state(reference(), None, seed=0, steps=1)
-    method = replace(TOY_METHODS["score, squared L2"], reward_at="nowhere", reward_scale=0, law=None)
+    method = replace(TOY_METHODS["l2"], reward_at="nowhere", reward_scale=0, law=None)
     method = replace(method, regularizer=score_divergence_detached, exact=False, weight=weight_sigma)
     with pytest.raises(ValueError, match="score_divergence_detached"):
         weight_gradient(state, method, seed=0, step=0, batch=64)
@@ -90,7 +90,7 @@ def test_a_step_of_the_weights_keeps_them_a_distribution():
     assert generator.weights.argmax() == 0
 
 
-@pytest.mark.parametrize("name", ["KL, w = 1", "score, squared L2"])
+@pytest.mark.parametrize("name", ["kl-one", "l2"])
 def test_a_short_run_comes_to_rest_at_the_fixed_point(name):
     """Control: with the weights held fixed the score divergence is still on its way."""
     (point,) = [p for p in read_points() if (p.reward_name, p.regularizer, p.reward_scale) == ("mode", name, 0.631)]
@@ -105,5 +105,5 @@ def test_a_short_run_comes_to_rest_at_the_fixed_point(name):
         return float(REWARDS["mode"](points).mean())
 
     assert reached(1.0) == pytest.approx(point.summary.reward, abs=0.03)
-    if name == "score, squared L2":
+    if name == "l2":
         assert reached(0.0) < point.summary.reward - 0.06
