@@ -15,6 +15,13 @@ KEPT = 16
 """How many blocks are kept, the latest: at most 128 MB."""
 
 
+def require_whole(**counts: int) -> None:
+    """Raise TypeError, with name and value, for a number of a run that is no int: draws are keyed by whole numbers."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise TypeError(f"{name} must be a whole number, got {count!r}; give an int")
+
+
 def share_of(batch: int, rows: slice) -> range:
     """The rows of a global batch that belong to a process. Raises ValueError unless they are neighbours within it."""
     mine = range(batch)[rows]

@@ -67,6 +67,22 @@ def one_per_sample(value: Tensor, samples: Tensor, name: str) -> Tensor:
     return value
 
 
+def like_samples(value: Tensor, samples: Tensor, name: str) -> Tensor:
+    """`value` if it is a tensor of the samples' shape, as a score has to be: another shape would broadcast without a word.
+
+    Raises:
+        TypeError, ValueError: otherwise; the message names what returned it.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the {name} must return a tensor, got {type(value).__name__}; compute it in torch")
+    if value.shape != samples.shape:
+        raise ValueError(
+            f"the {name} must have the samples' shape {tuple(samples.shape)}, got {tuple(value.shape)}; return one value "
+            "per element of x_t"
+        )
+    return value
+
+
 def as_constants(scores: Scores) -> tuple[Scores, dict[str, Tensor]]:
     """The scores, those without a graph as leaves of their own, and these leaves by name: whether a loss differentiates
     what it should take as constant shows in a gradient there."""

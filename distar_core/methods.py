@@ -72,6 +72,10 @@ class Method:
     reward_scale: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.exact, bool):
+            raise TypeError(
+                f"exact of method {self.name!r} must be True or False, got {self.exact!r}; write one of these"
+            )
         for field, value, known in (("guidance", self.guidance, Guidance), ("reward_at", self.reward_at, RewardAt)):
             if value not in get_args(known):
                 choices = ", ".join(get_args(known))

@@ -237,7 +237,7 @@ def target_score(
         raise TypeError(f"{error}; the method 'didr-proxy' takes any differentiable reward") from None
 
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORM = nn.modules.batchnorm._BatchNorm  # the base of all of them, lazy and synchronised ones too
 NO_REWARD = "the method uses a reward but the roles have none; pass reward= in Roles"
 
 
@@ -314,6 +314,8 @@ class Trainable:
     ema: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}; use None to clip nothing")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}; 0.999 is usual, 0 is off")
         tracked = self.parameters() if self.ema_decay else {}
@@ -387,6 +389,13 @@ class Roles(NamedTuple):
             raise ValueError("the generator has no optimizer, so it cannot move; give its Trainable one")
         for name, role in (("generator", generator), ("assistant", self.assistant)):
             groups = role.optimizer.param_groups if role.optimizer else []
+            own = {id(p) for p in role.module.parameters()}
+            foreign = sum(id(p) not in own for group in groups for p in group["params"])
+            if foreign:
+                raise ValueError(
+                    f"the {name}'s optimizer holds {foreign} parameters that are not the {name}'s, so it would move something "
+                    "else; make the optimizer from the module's own parameters, after any copy"
+                )
             if groups and not any(p.requires_grad for group in groups for p in group["params"]):
                 raise ValueError(
                     f"the {name}'s optimizer holds only frozen parameters, so it cannot move; unfreeze them (a tied clone "
@@ -401,7 +410,7 @@ class Roles(NamedTuple):
         parts |= {"reference": self.reference, "reward": self.reward}
         for name, part in parts.items() if in_parts else ():
             for module in modules_of(part):
-                if isinstance(module, BATCH_NORMS) and (module.training or module.running_mean is None):
+                if isinstance(module, BATCH_NORM) and (module.training or module.running_mean is None):
                     raise ValueError(
                         f"the {name} takes statistics over the batch in {module}, so parts of a batch have other gradients "
                         "than the whole; leave micro_batch out, put this module in evaluation mode, or use GroupNorm"

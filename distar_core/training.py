@@ -15,8 +15,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .draws import draw, share_of
-from .losses import Noised, Scores, as_constants, cfg_reward, denoising, differentiate, gap, one_per_sample
+from .draws import draw, require_whole, share_of
+from .losses import (
+    Noised,
+    Scores,
+    as_constants,
+    cfg_reward,
+    denoising,
+    differentiate,
+    gap,
+    like_samples,
+    one_per_sample,
+)
 from .methods import Method
 from .roles import Roles, evaluate_reward, guided, target_score
 from .schedule import NoiseSchedule, TimeLaw
@@ -143,6 +153,7 @@ def assistant_step(state: State, method: Method, batch: Batch, share: float = 1.
         x0 = state.roles.generator.module(batch.z, batch.condition)
     noised = noised_samples(state.schedule, x0, batch)
     score = state.roles.assistant.module(noised.x_t.detach(), noised.t, batch.condition)
+    like_samples(score, noised.x_t, "assistant's score")
     loss = one_per_sample(method.assistant_weight(noised), x0, "assistant_weight") * denoising(score, noised)
     (share * loss.mean()).backward()
     return loss.detach()
@@ -158,10 +169,12 @@ def scores_at(roles: Roles, method: Method, noised: Noised, condition: Any, sche
     with torch.set_grad_enabled(method.exact):
         assistant_score = roles.assistant.module(noised.x_t, noised.t, condition)
         reference_score = target(noised.x_t, noised.t, condition)
+    like_samples(assistant_score, noised.x_t, "assistant's score")
+    like_samples(reference_score, noised.x_t, "reference's score")
     if not method.guides:
         return Scores(assistant_score, reference_score)
     with torch.set_grad_enabled(method.exact and method.guidance == "inside"):
-        null_score = roles.reference(noised.x_t, noised.t, None)
+        null_score = like_samples(roles.reference(noised.x_t, noised.t, None), noised.x_t, "null score")
         if target is not roles.reference:
             # reference − null has to stay the plain guidance direction, inside and outside
             null_score = null_score + (reference_score - roles.reference(noised.x_t, noised.t, condition))
@@ -248,11 +261,12 @@ def post_train(
         rows: this process's rows of the global batch; all of them by default.
 
     Raises:
-        TypeError: for a reward, weight or regularizer that returns no tensor.
+        TypeError: for a reward, weight, score or regularizer that returns no tensor, or a count that is no whole number.
         ValueError: for a batch that micro_batch does not divide or a role does not let it divide, a time law outside the
             schedule, guidance without conditions, a method with a term whose role is missing, or a term that would be
             differentiated in half or not at all (see generator_step).
     """
+    require_whole(steps=steps, batch=batch, warmup=warmup, seed=seed)
     mine = share_of(batch, rows or slice(None))
     size = len(mine) if micro_batch is None else micro_batch
     if size <= 0 or len(mine) % size:
@@ -260,7 +274,7 @@ def post_train(
     if warmup < 0 or assistant_updates < 0:
         raise ValueError(f"warmup {warmup} or assistant_updates {assistant_updates} is negative; use 0 for none")
     state.roles.eval_frozen()
-    state.roles.check(method, conditions(0, slice(0, 1)), moves=steps > 0, in_parts=size < len(mine))
+    state.roles.check(method, conditions(0, slice(0, 1)), moves=steps > 0, in_parts=size < batch)
     for law in (method.time_law, method.assistant_time_law):
         law.check(state.schedule)
     parts = [slice(start, start + size) for start in mine[::size]]

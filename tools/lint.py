@@ -20,7 +20,7 @@ BOX = ("**Goals.**", "**Before you start.**", "**Time.**")
 FOREIGN = {
     r"^\s*[%!]": "a magic or shell line",
     r"\bsys\.path\b": "sys.path",
-    r"\bmatplotlib\b|\bplt\.": "matplotlib outside distar_core.figures.charts",
+    r"\bmatplotlib\b|\bplt\.": "matplotlib outside distar_core.figures",
     r"[\"'](/|~/|[A-Z]:\\)": "an absolute path",
     r"\.(?!__)_(?!repr)\w+": "a private attribute",
 }

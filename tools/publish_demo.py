@@ -13,7 +13,7 @@ from .publish_lab import write_page
 
 
 def publish(run: Path, root: Path) -> None:
-    """Make a run of the full profile the one that ships: its tables, the README's figure, and its section of
+    """Make a run of the full profile the one that ships: its tables, its figure, and its section of
     notebooks/EXPERIMENTS.md."""
     data = root / "distar_core" / "toy" / "data"
     for name in ("runs", "distances"):

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,7 +38,11 @@ def examine() -> list[Finding]:
     """Python, packages, memory, disk and accelerator, each with what to do about it."""
     good = sys.version_info >= (3, 11)
     verdict = "fine" if good else "install Python 3.11 or newer"
-    findings = [Finding("Python", platform.python_version(), verdict, fatal=not good)]
+    findings = [
+        Finding("distar_core", version("distar-core"), "fine"),
+        Finding("system", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "fine"),
+        Finding("Python", platform.python_version(), verdict, fatal=not good),
+    ]
     for extra in ("", *PURPOSES):
         findings += [_package(requirement, extra) for requirement in requirements(extra)]
     findings.append(_torchvision())

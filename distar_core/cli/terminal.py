@@ -78,7 +78,8 @@ def is_refusal(error: Exception) -> bool:
     """Whether the error tells a person what to mend, and is no bug.
 
     That is a DistarError, trouble with files, or a ValueError, TypeError or RuntimeError that a `raise` statement of this
-    package wrote. What Python or another library raises, such as int("x"), is a bug of ours that nobody has foreseen. A
+    package wrote. An error that comes out of another process has lost its frames and counts as a bug. What Python or another library
+    raises, such as int("x"), is a bug of ours that nobody has foreseen. A
     reader who has closed the pipe is neither: typer ends the program quietly then.
     """
     if isinstance(error, (DistarError, OSError)):

@@ -156,12 +156,10 @@ def train_toy(recipe: ToyRecipe, folder: Path, *, save_every: int, resume: bool)
 
 def distil_with_progress() -> ToyGenerator:
     """The toy's one-step generator, distilled under a progress bar."""
-    from ..toy.ring import distil, reference
+    from ..toy.ring import DISTIL_STEPS, distil, reference
 
-    steps = 2500
-    every_step = distil(reference(), steps=steps)
     with Shown() as shown:
-        *_, generator = shown.each(every_step, "distil", steps)
+        *_, generator = shown.each(distil(reference()), "distil", DISTIL_STEPS)
     return generator
 
 
@@ -177,7 +175,7 @@ def print_summaries(clouds: Mapping[str, Tensor], reward: ToyReward) -> None:
         summary = summarise(points, reward(points), reference())
         cells = [format(getattr(summary, name), metric.format) for name, metric in METRICS.items()]
         rows.append([label_of(name), f"{summary.reward:.3f}", *cells])
-    print_table(rows, "Before and after; the README explains the columns under its first picture")
+    print_table(rows, "Before and after; docs/glossary.md explains the columns")
 
 
 def draw_samples(path: Path, clouds: Mapping[str, Tensor], method: Method, reward: ToyReward, steps: int) -> None:

@@ -75,7 +75,12 @@ def train_in_world(
         float | None,
         typer.Option(help="Strength of the reward; clip has no default, 4 pulls about as long as preference at 0.3."),
     ] = None,
-    cfg_scale: Annotated[float | None, typer.Option(help="Strength of guidance, s_c + w (s_c − s_null).")] = None,
+    cfg_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Strength of guidance, s_c + cfg_scale (s_c − s_null): 0 is off; diffusers' guidance_scale is 1 more."
+        ),
+    ] = None,
     roles: Annotated[str | None, typer.Option(help="full (copies of the networks) or lora (adapters).")] = None,
     steps: Annotated[int | None, typer.Option(help="Generator steps; the learning rate decays over them.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything drawn.")] = None,

@@ -19,7 +19,7 @@ def saturation(pictures: Tensor) -> Tensor:
 
 
 def high_frequency_share(pictures: Tensor) -> Tensor:
-    """Share of a picture's power above 0.25 cycles a pixel, half of an axis's highest frequency, its mean left out: [B, C, H, W] -> [B].
+    """Share of a picture's power above 0.25 cycles per pixel, half of an axis's highest frequency, its mean left out: [B, C, H, W] -> [B].
 
     A picture without any contrast has 0.
     """

@@ -335,8 +335,8 @@ def dot_plot(
             axes.axhline(place, color="#e3e3e8", linewidth=0.8, zorder=0)
         for order, (kind, style) in enumerate(kinds.items()):
             own = [mark for mark in marks if mark.kind == kind and np.isfinite(mark.value)]
-            apart = 0.0 if style.marker == "|" else 0.16 * (order - len(kinds) / 2)
-            drawn = draw_marks(axes, [rows.index(mark.row) + apart for mark in own], own, style)
+            offset = 0.0 if style.marker == "|" else 0.16 * (order - len(kinds) / 2)
+            drawn = draw_marks(axes, [rows.index(mark.row) + offset for mark in own], own, style)
             drawn.set_label(kind if own else "")
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_yticks(range(len(rows)), list(map(label_of, rows)) if index % columns == 0 else [""] * len(rows))

@@ -21,7 +21,7 @@ from ..toy.records import START, read_runs, select
 from ..toy.ring import REWARDS, SCHEDULE, TOY_METHODS, on_levels, reference, sample
 from ..truth.grid import Grid, GridScore
 from .matched import found_in
-from .study import Row, Study, facts_of, interval_line, over_seeds, values_of, where
+from .study import Row, Study, fact, facts_of, interval_line, over_seeds, values_of, where
 from .toy_runs import SAMPLES, UNKNOWN, train
 
 EXACT, PROXY = "didr", "didr-proxy"
@@ -101,7 +101,7 @@ def start_kl() -> float:
 
 def facts(rows: Sequence[Row]) -> dict[str, float]:
     """Excess KL in nats by reward, method and strength (0, 1, …, by rising scale); infinite once a run left the window.
-    And `start`, the KL that the generator had before."""
+    With `reward_` before, the mean reward at which that is. And `start`, the KL that the generator had before."""
     found = {"start": start_kl()}
     for reward in values_of(rows, "reward_name"):
         for name in values_of(rows, "method"):
@@ -110,6 +110,9 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
                 excess = over_seeds(where(own, reward_scale=scale), "excess_kl")
                 lost = math.isnan(excess.mean)
                 found |= facts_of(Interval(*[math.inf] * 3) if lost else excess, reward, name, strength)
+                found[fact("reward", reward, name, strength)] = over_seeds(
+                    where(own, reward_scale=scale), "reward"
+                ).mean
     return found
 
 

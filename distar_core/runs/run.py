@@ -98,7 +98,7 @@ def _tensors(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _layout(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Shape and type of everything but optimizer state, which exists only after the first step."""
-    return {name: f"{tuple(v.shape)} {v.dtype}" for name, v in tensors.items() if ".optimizer." not in name}
+    return {name: f"{tuple(v.shape)} {v.dtype}" for name, v in tensors.items() if name.split(".")[1] != "optimizer"}
 
 
 def _configuration(state: State, config: Mapping[str, Any]) -> dict[str, Any]:

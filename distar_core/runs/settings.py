@@ -196,7 +196,7 @@ class Recipe(BaseModel):
         for key, value in settled.items():
             if value is None:
                 raise _refusal(key, value, "give it a value, or leave the key out")
-        row, reward = _row(settled["method"]), settled.get("reward", cls.model_fields["reward"].default)
+        row, reward = _row(settled["method"]), settled.get("reward", _default(cls, "reward"))
         if reward not in list(cls.DEFAULTS.reward_scales):
             raise _refusal("reward", reward, f"known are {', '.join(cls.DEFAULTS.reward_scales)}")
         if row.guidance == "none":
@@ -272,6 +272,12 @@ def _leave_out(settled: dict[str, Any], key: str, off: Any, row: Method) -> None
     value = settled.pop(key, off)
     if value != off:
         raise _refusal(key, value, f"has no place in method {row.name!r}; leave it out")
+
+
+def _default(kind: type[BaseModel], name: str) -> Any:
+    """A field's default; None for a field without one."""
+    field = kind.model_fields[name]
+    return None if field.is_required() else field.default
 
 
 def _refusal(key: str, value: Any, why: str) -> PydanticCustomError:

@@ -113,16 +113,16 @@ class TextToImage:
         return one_step_pipeline(self.pipeline, self.unet if unet is None else unet)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
-        """Unit noise [B, C, h, w], one seed a row, the same whatever the batch and the device."""
+        """Unit noise [B, C, h, w], one seed per row, the same whatever the batch and the device."""
         rows = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(rows).to(self.device)
 
     def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[Tensor, Prompt]]:
-        """Noise and embedded prompts, some rows at a time. Raises ValueError unless there is one seed a prompt."""
+        """Noise and embedded prompts, some rows at a time. Raises ValueError unless there is one seed per prompt."""
         if isinstance(prompts, str) or isinstance(seeds, int):
             raise TypeError("prompts and seeds are lists; put a single one in brackets")
         if len(prompts) != len(seeds):
-            raise ValueError(f"there are {len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
+            raise ValueError(f"there are {len(prompts)} prompts but {len(seeds)} seeds; give one seed per prompt")
         for start in range(0, len(prompts), self.rows_at_once):
             rows = slice(start, start + self.rows_at_once)
             yield self.noise(seeds[rows]), self.encoder(prompts[rows])
@@ -134,13 +134,13 @@ class TextToImage:
         seeds: Sequence[int],
         generator: Callable[[Tensor, Prompt], Tensor] | None = None,
     ) -> Tensor:
-        """One-step pictures [B, 3, H, W] in [0, 1], one prompt and one seed a row.
+        """One-step pictures [B, 3, H, W] in [0, 1], one prompt and one seed per row.
 
         Args:
             generator: (z, prompt) -> latents; the model's own by default.
 
         Raises:
-            ValueError: unless there is one seed a prompt.
+            ValueError: unless there is one seed per prompt.
         """
         draw = generator or self.generator()
         return self.pictures(torch.cat([draw(z, prompt) for z, prompt in self._inputs(prompts, seeds)]))
@@ -157,11 +157,13 @@ class TextToImage:
         """Pictures [B, 3, H, W] in [0, 1] from the diffusion, by diffusers' own pipeline and scheduler.
 
         Args:
-            guidance_scale: in diffusers' spelling, s_null + w (s_c − s_null); the model's by default, as are steps.
+            guidance_scale: in diffusers' spelling, s_null + w (s_c − s_null), 1 or more; the model's by default, as are steps.
 
         Raises:
-            ValueError: unless there is one seed a prompt.
+            ValueError: unless there is one seed per prompt; for a guidance_scale below 1, which diffusers takes for 1.
         """
+        if guidance_scale is not None and not guidance_scale >= 1:
+            raise ValueError(f"guidance_scale must be at least 1, got {guidance_scale}; 1 is no guidance")
         self.pipeline.set_progress_bar_config(disable=True)
         pictures = []
         for z, prompt in self._inputs(prompts, seeds):

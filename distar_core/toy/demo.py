@@ -27,6 +27,7 @@ from .page import write_page
 from .records import START, read_runs
 from .report import UNLEASHED
 from .ring import (
+    DISTIL_STEPS,
     LOOP,
     REWARDS,
     TOY_METHODS,
@@ -59,7 +60,7 @@ class Profile:
     seeds: int
     steps: int
     aims: tuple[float, ...] = AIMS
-    distil_steps: int = 2500
+    distil_steps: int = DISTIL_STEPS
 
 
 PROFILES = {

@@ -1,6 +1,6 @@
 """From runs.csv to words: comparisons at matched reward, gaps to the known truth, and the page that shows them.
 
-Every number and every verdict on the page and in the README is computed here from the CSV files of a run.
+Every number and every verdict on the page and in the demo's section of EXPERIMENTS.md is computed here from the CSV files of a run.
 """
 
 from __future__ import annotations

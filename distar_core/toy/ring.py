@@ -23,6 +23,7 @@ from .networks import MLP, TimeMLP
 SCHEDULE = VarianceExploding()
 LOOP: dict[str, Any] = {"batch": 256, "warmup": 50, "assistant_updates": 2}
 LR, ASSISTANT_LR = 5e-4, 2e-3
+DISTIL_STEPS = 2500
 LEVELS = tuple(0.1 * 32 ** (k / 7) for k in range(8))
 
 
@@ -119,7 +120,7 @@ def new_generator(mixture: GaussianMixture, width: int = 96) -> ToyGenerator:
 
 
 def distil(
-    mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500, batch: int = 512, width: int = 96
+    mixture: GaussianMixture, *, seed: int = 0, steps: int = DISTIL_STEPS, batch: int = 512, width: int = 96
 ) -> Iterator[ToyGenerator]:
     """Regress a one-step generator on pairs (z, ode_map(z)); yields the generator after every step.
 
@@ -145,7 +146,7 @@ def distil(
         yield generator
 
 
-def distilled(mixture: GaussianMixture, *, seed: int = 0, steps: int = 2500) -> ToyGenerator:
+def distilled(mixture: GaussianMixture, *, seed: int = 0, steps: int = DISTIL_STEPS) -> ToyGenerator:
     """The generator at the end of `distil`."""
     *_, generator = distil(mixture, seed=seed, steps=steps)
     return generator

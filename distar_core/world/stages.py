@@ -1,4 +1,4 @@
-"""What the stages of the world's build share: seconds, averages, and a loop that stops and resumes where it stopped."""
+"""What the stages of the world's build share: seconds, averages, and a loop that stops and resumes."""
 
 from __future__ import annotations
 

@@ -226,8 +226,8 @@ plane.pull_picture(
 # turquoise nearly cancel, and black is too short to see: this run has nearly come to rest. With the score leash they do not
 # cancel dot by dot: black stays long and points in many directions.
 #
-# That is pseudo-Huber's nature. It measures a disagreement of length ℓ as √(ℓ² + c²) − c, nearly a straight line: how large ℓ
-# is hardly matters for the pull. With our constant c = 0.05, one of length 0.1 already pulls nine tenths as much as the largest. So small ones, mistakes of the assistant among them, pull almost at full
+# That is pseudo-Huber's nature. It measures a disagreement of length ℓ as √(ℓ² + c²) − c, beyond c nearly a straight line: there
+# the size of ℓ hardly matters for the pull. With our constant c = 0.05, one of length 0.1 already pulls nine tenths as much as the largest. So small ones, mistakes of the assistant among them, pull almost at full
 # strength, and the hold on the cloud as a whole has an upper limit. A reward that is stronger than that everywhere is not
 # held at all; `distar demo` shows one.
 

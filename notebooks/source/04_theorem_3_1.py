@@ -686,9 +686,9 @@ charts.lines(
 # %% [markdown]
 # An assistant that is wrong by a quarter of the gap makes the gradient of the score divergence wrong by 66 % (claim 19), that
 # of KL by 28 %. Here the score divergence asks more of its assistant: you differentiate through it, so its slope enters, too.
-# That is no law. Let the pencil's assistant believe in a wrong variance: the error that this makes in ∂_s, relative to ∂_s, is
-# |2 − v/q| times KL's. So the score divergence asks *less* where the generator is wider than the reference, q < v < 3q, and
-# more where it is narrower, up to twice as much where hardly any noise covers that:
+# That is no law. Let the pencil's assistant believe in a slightly wrong variance: the error in ∂_s, relative to ∂_s, is, with
+# squared L2, |2 − v/q| times KL's. So the score divergence asks *less* for q < v < 3q, a somewhat wider generator, and more
+# where it is narrower (or far wider), up to twice as much where hardly any noise covers that:
 
 
 # %%

@@ -311,7 +311,7 @@ charts.lines(
 # σ = 0.3, where the width of a mode of deviation 0.25 is seen. There is the narrow spot of notebook 00.
 #
 # The relation also gives the *optimum* of squared L2 with a differentiated law: it minimises KL at the lowest level *minus* KL at
-# the highest, so on a wide range of levels its optimum is nearly the tilted one (claim 21). On ours the upper end σ₁ loosens the
+# the highest, so on a wide range of levels its optimum is nearly the tilted one (claim 21). On [0.1, 3.2] the upper end σ₁ loosens the
 # hold on what is still visible there: a linear reward shifts one Gaussian of variance γ farther, about 1 + γ/σ₁² times; with the
 # ring's variance along an axis, 2.06, and σ₁ = 3.2 that is 1.2.
 

@@ -334,7 +334,7 @@ charts.lines(
 # The left panel is the reward. It is never above 0, since a probability is never above 1, and to the right it grows for ever
 # without getting there. The right panel is guidance.
 #
-# Its maximum lies infinitely far out only because both labels are equally wide. A label that is narrower than its rivals is
+# Its maximum lies infinitely far out because this label is no narrower than its rival. A label that is narrower is
 # most recognisable at a finite place: farther out, the wider ones claim the samples again. So it is with the pencil's pair:
 
 # %%
@@ -554,7 +554,7 @@ by_place = [losses.weight_dmd(noised, losses.Scores(assistant, seen)) for seen i
 print(f"DMD's weight, inside against outside: {(by_place[0] / by_place[1] - 1).abs().median():.0%} apart (median)")
 
 # %% [markdown]
-# The same directions, then, and other lengths. And the score leash of Diff-Instruct\* is not linear at all. Turn the
+# For each sample the same direction, then, and another length. And the score leash of Diff-Instruct\* is not linear at all. Turn the
 # scale up:
 
 # %% tags=["figure", "hide-input"]

@@ -609,8 +609,9 @@ my_method = squared  # or methods["DI++, w = σ, scale 1.5"], or either with rep
 
 
 def explore(method, **changes):
-    fresh = make_state(recipe.replace(**changes), world, judges.preference)
-    found = list(training.post_train(fresh, method, conditions, **recipe.loop))
+    mine = recipe.replace(**changes)
+    fresh = make_state(mine, world, judges.preference)
+    found = list(training.post_train(fresh, method, conditions, **mine.loop))
     print(f"{len(found)} steps, warm-up included, {sum(record.seconds for record in found):.0f} seconds")
     return fresh, found
 
