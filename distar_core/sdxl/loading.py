@@ -251,11 +251,13 @@ def load_scheduler(folder: Path, kind: str) -> Any:
     return scheduler
 
 
-def load_tokenizer(folder: Path, vocabulary: int, positions: int) -> Any:
+def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> Any:
     """The CLIP tokenizer in a folder.
 
     Args:
         vocabulary, positions: number of tokens and length of a prompt that its text encoder has embeddings for.
+        end: its text encoder's eos_token_id. The pooled embedding is taken at the largest id of a prompt where it is 2, and
+            else at the first place with this id, which is place 0 of every prompt where the tokenizer never writes it.
 
     Raises:
         FileNotFoundError: if a file of it is missing.
@@ -286,6 +288,18 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int) -> Any:
         raise ValueError(
             f"{folder} has model_max_length {tokenizer.model_max_length:g}, but its text encoder has {positions} positions; "
             "correct tokenizer_config.json"
+        )
+    own = tokenizer.eos_token_id
+    largest = len(tokenizer) - 1
+    if type(end) is not int or (own != largest if end == 2 else end != own):
+        raise ValueError(
+            f"{folder} ends a prompt with token {own}, but its text encoder, whose eos_token_id is {end!r}, pools at "
+            f"{f'the largest, {largest}' if end == 2 else repr(end)}; correct eos_token_id in the text encoder's config.json"
+        )
+    if tokenizer.padding_side != "right":
+        raise ValueError(
+            f"{folder} has padding_side {tokenizer.padding_side!r}, but CLIP reads prompts padded on the 'right'; correct "
+            "tokenizer_config.json"
         )
     return tokenizer
 
@@ -352,7 +366,8 @@ def load_pipeline(
     scheduler = load_scheduler(folder / "scheduler", index["scheduler"][1])
     tokenizers = {
         tokenizer: load_tokenizer(
-            folder / tokenizer, configs[encoder]["vocab_size"], configs[encoder]["max_position_embeddings"]
+            folder / tokenizer,
+            *(configs[encoder][key] for key in ("vocab_size", "max_position_embeddings", "eos_token_id")),
         )
         for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
     }

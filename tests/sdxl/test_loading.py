@@ -104,6 +104,14 @@ REFUSED = {
         {"model_max_length": 12},
         "model_max_length 16 and 12",
     ),
+    "an end that prompts never have": (
+        "text_encoder_2/config.json",
+        {"eos_token_id": 49407},
+        "tokenizer_2 ends a prompt with token 60, but its text encoder, whose eos_token_id is 49407",
+    ),
+    "no end": ("text_encoder_2/config.json", {"eos_token_id": None}, "whose eos_token_id is None"),
+    "a list of ends": ("text_encoder_2/config.json", {"eos_token_id": [60]}, "whose eos_token_id is [60]"),
+    "padding before a prompt": ("tokenizer/tokenizer_config.json", {"padding_side": "left"}, "padding_side 'left'"),
     "the refiner": (INDEX, {"_class_name": "StableDiffusionXLImg2ImgPipeline"}, "StableDiffusionXLImg2ImgPipeline"),
     "SD 1.5": (INDEX, {"_class_name": "StableDiffusionPipeline"}, "StableDiffusionPipeline"),
     "no text encoder": (INDEX, {"text_encoder": [None, None]}, "no text_encoder"),
@@ -208,6 +216,37 @@ def test_a_tokenizer_without_its_words_is_refused(copied):
     assert load_pipeline(copy).tokenizer("a red circle").input_ids[1:-1] == [
         vocabulary[word + "</w>"] for word in ("a", "red", "circle")
     ]
+
+
+def pooled(pipeline):
+    """The second text encoder's embeddings of two prompts."""
+    tokens = pipeline.tokenizer_2(["a red circle", "a circle"], padding="max_length", return_tensors="pt").input_ids
+    return pipeline.text_encoder_2(tokens).text_embeds
+
+
+def test_two_is_taken_for_the_largest_token_as_in_the_first_sdxl(folder, copied):
+    own = load_pipeline(folder)
+    copy = copied({f"{part}/config.json": {"eos_token_id": 2} for part in ("text_encoder", "text_encoder_2")})
+    with torch.no_grad():
+        assert torch.equal(pooled(load_pipeline(copy)), pooled(own))
+        own.text_encoder_2.text_model.eos_token_id = 49407
+        alike = pooled(own)
+        assert torch.equal(alike[0], alike[1]), "control: with a token that is never there all prompts are one"
+        assert not torch.equal(*pooled(load_pipeline(copy)))
+    path = copy / "text_encoder_2/config.json"
+    config = json.loads(path.read_text("utf-8"))
+    del config["eos_token_id"]
+    path.write_text(json.dumps(config), "utf-8")
+    with pytest.raises(ValueError, match="eos_token_id is 49407"):
+        load_pipeline(copy)
+
+
+def test_two_is_refused_where_the_end_is_not_the_largest_token(copied):
+    copy = copied({"text_encoder/config.json": {"eos_token_id": 2}}, weights=False)
+    path = copy / "tokenizer/tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"eos_token": "circle</w>"}), "utf-8")
+    with pytest.raises(ValueError, match="pools at the largest, 60"):
+        load_pipeline(copy)
 
 
 def test_weights_of_a_variant_alone_are_loaded(folder, copied):
