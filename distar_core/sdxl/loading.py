@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..runs.weights import check_weights, read_json, read_weights, reading, refuse_misfits, refuse_pointer
+from ..runs.weights import check_weights, in_one_line, read_json, read_weights, reading, refuse_misfits, refuse_pointer
 from ..schedule import DiscreteSchedule, Prediction, scaled_linear_schedule
 
 if TYPE_CHECKING:
@@ -96,13 +97,31 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{folder} has a {name} of class {library}.{used}; only {classes[0]} is supported")
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"pipeline folder {folder} lacks {name}; copy it again, whole")
+    check_flag(folder / "model_index.json", index, "force_zeros_for_empty_prompt")
     return index
+
+
+def check_flag(source: Path, said: Mapping[str, Any], key: str) -> None:
+    """Raise ValueError if a key is there and neither true nor false, such as "false", which Python counts as true."""
+    if not isinstance(said.get(key, False), bool):
+        raise ValueError(f"{source} has {key} {said[key]!r}; write true or false, without quotation marks")
+
+
+def is_number(value: Any) -> bool:
+    """Whether what a JSON file says is a finite number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def are_numbers(values: Any, count: int) -> bool:
+    """Whether what a JSON file says is a list of so many finite numbers."""
+    return isinstance(values, list | tuple) and len(values) == count and all(map(is_number, values))
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """The configurations of the networks in a pipeline folder by part, with their classes' defaults filled in."""
     with quiet():
         from diffusers import AutoencoderKL, UNet2DConditionModel
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import CLIPTextConfig
 
     found = {}
@@ -112,8 +131,12 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
         found[part] = defaults | read_json(folder / part / "config.json")
     for part in ("text_encoder", "text_encoder_2"):
         written = read_json(folder / part / "config.json")
-        with reading(folder / part / "config.json"):
+        try:
             found[part] = CLIPTextConfig.from_dict(written).to_dict()
+        except (StrictDataclassError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{folder / part / 'config.json'} is refused ({in_one_line(error)}); correct it"
+            ) from error
     return found
 
 
@@ -131,7 +154,7 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], where: Any) -> None:
     pooled = 6 * (unet["addition_time_embed_dim"] or 0) + second["projection_dim"]
     mean, std = vae["latents_mean"], vae["latents_std"]
     conditions = "SDXL conditions on a prompt and picture sizes alone"
-    one_each = "mean and std go together, one non-zero number for each channel"
+    one_each = "mean and std go together, one finite number for each channel, and those of std are positive"
     rules: list[tuple[str, str, bool, str]] = [
         (
             "unet",
@@ -152,18 +175,28 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], where: Any) -> None:
             ("unet", key, unet[key] is None, conditions)
             for key in ("class_embed_type", "num_class_embeds", "time_cond_proj_dim", "encoder_hid_dim_type")
         ),
-        ("unet", "sample_size", isinstance(unet["sample_size"], int), "one number is needed, for square pictures"),
+        ("unet", "sample_size", type(unet["sample_size"]) is int, "one number is needed, for square pictures"),
         ("vae", "in_channels", vae["in_channels"] == 3, "pictures have 3"),
         ("vae", "out_channels", vae["out_channels"] == 3, "pictures have 3"),
-        ("vae", "scaling_factor", bool(vae["scaling_factor"]), "latents are divided by it"),
+        (
+            "vae",
+            "scaling_factor",
+            is_number(vae["scaling_factor"]) and vae["scaling_factor"] > 0,
+            "latents are divided by it, a finite positive number",
+        ),
         (
             "vae",
             "shift_factor",
             not vae["shift_factor"],
             "diffusers' SDXL pipeline passes over it (write it as latents_mean, with latents_std 1, a number for each channel)",
         ),
-        ("vae", "latents_mean", mean is None or (std is not None and len(mean) == channels), one_each),
-        ("vae", "latents_std", std is None or (mean is not None and len(std) == channels and all(std)), one_each),
+        ("vae", "latents_mean", mean is None or (std is not None and are_numbers(mean, channels)), one_each),
+        (
+            "vae",
+            "latents_std",
+            std is None or (mean is not None and are_numbers(std, channels) and min(std) > 0),
+            one_each,
+        ),
         (
             "text_encoder_2",
             "max_position_embeddings",
@@ -234,6 +267,7 @@ def load_scheduler(folder: Path, kind: str) -> Any:
         import diffusers
 
     written = read_json(folder / "scheduler_config.json")
+    check_flag(folder / "scheduler_config.json", written, "rescale_betas_zero_snr")
     found = getattr(diffusers, kind, None)
     if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
         raise ValueError(f"{folder} has a scheduler of class {kind}, which diffusers does not know; use one of its own")
@@ -249,6 +283,28 @@ def load_scheduler(folder: Path, kind: str) -> Any:
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     return scheduler
+
+
+def check_same_diffusion(reference: Any, folder: Path) -> None:
+    """Raise ValueError unless the scheduler of a pipeline folder states the same diffusion as the reference's scheduler does.
+
+    Its class may be another: it does not draw, but says how its UNet's output is read.
+    """
+    other = load_scheduler(folder / "scheduler", read_index(folder)["scheduler"][1])
+    (ours, prediction), (theirs, predicted) = diffusion_of(reference), diffusion_of(other)
+    if predicted != prediction:
+        raise ValueError(
+            f"{folder} has a UNet that predicts {predicted!r}, but the reference's predicts {prediction!r}; name a generator "
+            "of the reference's kind"
+        )
+    last = min(ours.high, theirs.high)
+    mine, its = (schedule.alpha(torch.arange(last + 1)) for schedule in (ours, theirs))
+    apart, time = (mine - its).abs().max(0)
+    if ours.high != theirs.high or apart > 1e-4:
+        raise ValueError(
+            f"{folder} has a noise table of {theirs.high + 1} times with alpha_{time} = {its[time]:.4f}, but the reference's "
+            f"has {ours.high + 1} with {mine[time]:.4f}; name a generator of the reference's kind"
+        )
 
 
 def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> Any:

@@ -14,7 +14,7 @@ from ..roles import NetworkScore, OneStep
 from . import T_STAR
 from .export import one_step_pipeline
 from .latents import decode, encode
-from .loading import check_configs, configs_of, diffusion_of, load_pipeline, load_unet
+from .loading import check_configs, check_same_diffusion, configs_of, diffusion_of, load_pipeline, load_unet
 from .prompts import Prompt, PromptedUNet, PromptEncoder
 
 if TYPE_CHECKING:
@@ -203,12 +203,14 @@ def load_text_to_image(
 
     Args:
         generator: the one-step generator's weights as `load_unet` takes them; a bare file has the reference's kind of
-            network.
+            network, and a pipeline folder must state the reference's diffusion.
         options: of TextToImage.
 
     Raises:
-        FileNotFoundError, ValueError: as load_pipeline, load_unet and TextToImage.
+        FileNotFoundError, ValueError: as load_pipeline, check_same_diffusion, load_unet and TextToImage.
     """
     pipeline = load_pipeline(folder, dtype=dtype, device=device)
+    if generator is not None and (Path(generator) / "model_index.json").is_file():
+        check_same_diffusion(pipeline.scheduler, Path(generator))
     unet = None if generator is None else load_unet(generator, config_of=folder, dtype=dtype, device=device)
     return TextToImage(pipeline, unet, **options)

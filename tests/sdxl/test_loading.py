@@ -88,6 +88,36 @@ REFUSED = {
         "latents_std is [0, 1",
     ),
     "a scale of zero": (VAE_CONFIG, {"scaling_factor": 0}, "vae's scaling_factor is 0"),
+    "a scale in quotation marks": (VAE_CONFIG, {"scaling_factor": "0.13"}, "vae's scaling_factor is '0.13'"),
+    "a scale that is no number": (VAE_CONFIG, {"scaling_factor": float("nan")}, "vae's scaling_factor is nan"),
+    "a negative scale": (VAE_CONFIG, {"scaling_factor": -0.13}, "vae's scaling_factor is -0.13"),
+    "an infinite mean": (
+        VAE_CONFIG,
+        {"latents_mean": [0, 0, 0, float("inf")], "latents_std": [1] * 4},
+        "vae's latents_mean is [0, 0, 0, inf]",
+    ),
+    "a mean in quotation marks": (
+        VAE_CONFIG,
+        {"latents_mean": "0000", "latents_std": [1] * 4},
+        "vae's latents_mean is '0000'",
+    ),
+    "a negative deviation": (
+        VAE_CONFIG,
+        {"latents_mean": [0] * 4, "latents_std": [1, 1, 1, -1]},
+        "vae's latents_std is [1, 1, 1, -1]",
+    ),
+    "a size that is true": (UNET_CONFIG, {"sample_size": True}, "unet's sample_size is True"),
+    "a number in quotation marks": ("text_encoder/config.json", {"vocab_size": "61"}, "'vocab_size'"),
+    "a flag in quotation marks": (
+        INDEX,
+        {"force_zeros_for_empty_prompt": "false"},
+        "force_zeros_for_empty_prompt 'false'",
+    ),
+    "a scheduler's flag in quotation marks": (
+        SCHEDULER,
+        {"rescale_betas_zero_snr": "false"},
+        "rescale_betas_zero_snr 'false'",
+    ),
     "texts of two lengths": (
         "text_encoder_2/config.json",
         {"max_position_embeddings": 77},
@@ -136,9 +166,17 @@ def test_what_cannot_be_honoured_is_refused_by_value_before_weights_are_read(cop
     assert "\n" not in str(told.value)
 
 
-def test_control_without_a_change_loading_comes_to_the_weights(copied):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {INDEX: {"force_zeros_for_empty_prompt": False}, SCHEDULER: {"rescale_betas_zero_snr": False}},
+        {VAE_CONFIG: {"scaling_factor": 1, "latents_mean": [0, -1.5, 0, 0], "latents_std": [1, 0.5, 2, 1]}},
+    ],
+)
+def test_control_what_can_be_honoured_comes_to_the_weights(copied, changes):
     with pytest.raises(FileNotFoundError, match="has no weights"):
-        load_pipeline(copied(weights=False))
+        load_pipeline(copied(changes, weights=False))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 
 from distar_core import NetworkScore
 from distar_core.schedule import scaled_linear_schedule
+from distar_core.sdxl.export import export_pipeline
 from distar_core.sdxl.latents import decode
 from distar_core.sdxl.loading import diffusion_of, load_pipeline
 from distar_core.sdxl.models import TextToImage, load_text_to_image
@@ -120,6 +121,35 @@ def test_the_exported_pipeline_draws_what_the_generator_draws(copied, told):
         prediction_type="v_prediction" if told.get("prediction_type") != "v_prediction" else "epsilon"
     )
     assert not agree(pipeline(PROMPTS, latents=model.noise(SEEDS), **options).images, drawn, 1e-3), "control"
+
+
+@pytest.mark.parametrize(
+    ("told", "values"),
+    [
+        ({"prediction_type": "v_prediction"}, ("'v'", "'eps'")),
+        ({"beta_end": 0.02}, ("alpha_", "1000 times")),
+        ({"num_train_timesteps": 500}, ("500 times", "has 1000")),
+    ],
+)
+def test_a_generator_of_another_diffusion_is_refused_by_its_values(folder, copied, told, values):
+    with pytest.raises(ValueError, match="reference's") as caught:
+        load_text_to_image(folder, generator=copied({SCHEDULER: told}))
+    assert all(value in str(caught.value) for value in values)
+
+
+def test_a_generator_of_another_pipeline_is_refused(folder, copied):
+    with pytest.raises(ValueError, match="StableDiffusionPipeline"):
+        load_text_to_image(folder, generator=copied({"model_index.json": {"_class_name": "StableDiffusionPipeline"}}))
+
+
+@pytest.mark.parametrize("told", [{}, {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}])
+def test_an_exported_generator_comes_back(copied, tmp_path, told):
+    """Its scheduler is another, LCMScheduler, of the same diffusion."""
+    folder = copied({SCHEDULER: told})
+    model = load_text_to_image(folder, generator=folder)
+    export_pipeline(model.pipeline, model.unet, tmp_path / "exported")
+    again = load_text_to_image(folder, generator=tmp_path / "exported")
+    assert agree(again.draw(PROMPTS, SEEDS), model.draw(PROMPTS, SEEDS))
 
 
 def seen_by(unet, call):
