@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from ..runs.weights import check_weights, in_one_line, read_json, read_weights, reading, refuse_misfits
+from ..runs.weights import check_merges, check_weights, in_one_line, read_json, read_weights, reading, refuse_misfits
 from .base import check_pictures, refuse_string
 
 PICKSCORE = "yuvalkirstain/PickScore_v1"
@@ -164,7 +164,7 @@ class ClipScore(nn.Module):
 
         Raises:
             ValueError: if its preprocessing is another one, such as SigLIP's, which squashes pictures into a square; or if
-                the tokenizer has more entries than the model, or lacks more than a tenth of them.
+                the tokenizer has more entries than the model, lacks more than a tenth of them, or has words that no merge makes.
         """
         config = model.visual.preprocess_cfg
         height, width = (config["size"],) * 2 if isinstance(config["size"], int) else config["size"]
@@ -178,6 +178,7 @@ class ClipScore(nn.Module):
         entries = getattr(tokenizer, "vocab_size", None) if inner is None else len(inner)
         if entries is not None:
             _check_vocabulary(entries, model.vocab_size)
+        check_merges("the tokenizer", inner)
         limit = getattr(tokenizer, "context_length", None)
 
         def is_cut(prompt: str) -> bool:
@@ -250,10 +251,11 @@ class ClipScore(nn.Module):
 
         Raises:
             ValueError: if the preprocessing is not CLIP's, or does not fit the model; or if the tokenizer has more entries
-                than the model, or lacks more than a tenth of them.
+                than the model, lacks more than a tenth of them, or has words that no merge makes.
         """
         limit = model.config.text_config.max_position_embeddings
         _check_vocabulary(len(tokenizer), model.config.text_config.vocab_size)
+        check_merges("the tokenizer", tokenizer)
 
         def embed_words(model: Any, prompts: Sequence[str]) -> Tensor:
             tokens = tokenizer(

@@ -129,6 +129,39 @@ def refuse_misfits(
         raise ValueError(f"{source} does not hold this model's weights: {', '.join(told)}; {remedy}")
 
 
+def refuse_not_finite(source: Path | str, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, with their number, first names and type, if any weights hold NaN or infinity, be it from the file or
+    because the type that they were loaded in is too narrow for them.
+    """
+    if names := sorted(name for name, value in weights.items() if not bool(value.isfinite().all())):
+        told = f"{len(names)} weights ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        kept = str(weights[names[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{source} has NaN or infinity in {told} as {kept}; copy it again, whole, or load it in a wider type"
+        )
+
+
+def check_merges(source: Path | str, tokenizer: Any) -> None:
+    """Raise ValueError, with their number and the first, if words in a CLIP tokenizer's vocabulary are made by no merge.
+
+    Such a tokenizer, as a lost list of merges leaves it, spells the words in letters. Others than CLIP's byte-pair encoding,
+    which marks the end of a word by </w>, pass: their vocabularies may hold tokens that need no merge.
+
+    Args:
+        tokenizer: one of transformers; any other passes.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = {} if backend is None else json.loads(backend.to_str())["model"]
+    if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
+        return
+    merged = {"".join(pair if isinstance(pair, list) else pair.split()) for pair in model["merges"]}
+    made = [t for t in model["vocab"] if len(t.removesuffix("</w>")) > 1 and t not in tokenizer.all_special_tokens]
+    if lost := [token for token in made if token not in merged]:
+        raise ValueError(
+            f"{source} has no merges that make {len(lost)} words of its vocabulary, such as {lost[0]!r}; copy it again, whole"
+        )
+
+
 def _common_prefix(missing: Collection[str], unexpected: Collection[str]) -> str | None:
     """What stands before every expected name, as a wrapper around the saved network leaves it."""
     first = min(missing, default="")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 import warnings
@@ -14,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..runs.weights import check_weights, in_one_line, read_json, read_weights, reading, refuse_misfits, refuse_pointer
+from ..runs.weights import (
+    check_merges,
+    check_weights,
+    in_one_line,
+    read_json,
+    read_weights,
+    reading,
+    refuse_misfits,
+    refuse_not_finite,
+    refuse_pointer,
+)
 from ..schedule import DiscreteSchedule, Prediction, scaled_linear_schedule
 
 if TYPE_CHECKING:
@@ -333,13 +342,7 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> A
         raise ValueError(
             f"{folder} has {len(tokenizer)} tokens, but its text encoder embeds {vocabulary}; copy both from one model"
         )
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    merged = {"".join(pair if isinstance(pair, list) else pair.split()) for pair in model["merges"]}
-    made = [t for t in model["vocab"] if len(t.removesuffix("</w>")) > 1 and t not in tokenizer.all_special_tokens]
-    if lost := [token for token in made if token not in merged]:
-        raise ValueError(
-            f"{folder} has no merges that make {len(lost)} words of its vocabulary, such as {lost[0]!r}; copy it again, whole"
-        )
+    check_merges(folder, tokenizer)
     if tokenizer.model_max_length > positions:
         raise ValueError(
             f"{folder} has model_max_length {tokenizer.model_max_length:g}, but its text encoder has {positions} positions; "
@@ -401,6 +404,7 @@ def _load_network(kind: Any, folder: Path, stems: Collection[str], dtype: torch.
         unexpected=found["unexpected_keys"],
         misshapen=[name for name, *_ in found["mismatched_keys"]],
     )
+    refuse_not_finite(folder, network.state_dict())
     return network.requires_grad_(False).eval()
 
 
@@ -489,7 +493,9 @@ def load_unet(
     with reading(path):
         unet.load_state_dict(weights, strict=True, assign=True)
     with quiet():
-        return unet.to(device, dtype).requires_grad_(False).eval()
+        unet = unet.to(device, dtype).requires_grad_(False).eval()
+    refuse_not_finite(path, unet.state_dict())
+    return unet
 
 
 def _unet_folder(folder: Path) -> Path:

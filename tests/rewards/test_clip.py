@@ -310,6 +310,28 @@ def test_a_pickscore_folder_is_never_loaded_half(tmp_path):
         assert all(part in str(caught.value) for part in told)
 
 
+@pytest.mark.parametrize("kind", ["open_clip", "transformers"])
+def test_a_tokenizer_without_merges_is_refused(open_clip_folder, tmp_path, kind):
+    """It has as many entries as the model, but spells every word in letters."""
+    folder = open_clip_folder if kind == "open_clip" else tmp_path / "pickscore"
+    if kind == "transformers":
+        model, tokenizer = transformers_model()
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def load():
+        return ClipScore.load(f"local-dir:{folder}") if kind == "open_clip" else ClipScore.pickscore(str(folder))
+
+    load()  # control: with its merges it is taken
+    path = folder / "tokenizer.json"
+    words = json.loads(path.read_text("utf-8"))
+    made = len(words["model"]["merges"])
+    words["model"]["merges"] = []
+    path.write_text(json.dumps(words), "utf-8")
+    with pytest.raises(ValueError, match=rf"no merges that make {made} words .* 're'"):
+        load()
+
+
 def test_a_transformers_processor_is_obeyed_or_refused():
     from transformers import CLIPImageProcessor
 

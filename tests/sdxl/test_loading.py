@@ -221,6 +221,44 @@ def test_weights_that_do_not_fit_are_refused_by_name(copied, part, how):
     assert part in str(told.value)
 
 
+def spoil(path, count, value=float("nan")):
+    """Write a value that is not finite into one place of some weights; returns the first three names."""
+    weights = load_file(path)
+    names = sorted(weights)[:count]
+    for name in names:
+        weights[name].view(-1)[-1] = value
+    save_file(weights, path, metadata={"format": "pt"})
+    return names[:3]
+
+
+@pytest.mark.parametrize(("part", "count"), [*((part, 1) for part in NETWORKS), ("unet", 5)])
+def test_weights_that_are_not_finite_are_refused_by_name(copied, part, count):
+    copy = copied()
+    names = spoil(copy / NETWORKS[part], count)
+    with pytest.raises(ValueError, match=f"in {count} weights") as told:
+        load_pipeline(copy)
+    assert all(name.removeprefix("text_model.") in str(told.value) for name in names)
+    assert part in str(told.value)
+
+
+def test_a_generator_that_is_not_finite_is_refused_by_name(folder, tmp_path):
+    path = tmp_path / "unet.safetensors"
+    shutil.copy(folder / UNET, path)
+    load_unet(path, config_of=folder)  # control
+    (name,) = spoil(path, 1, float("inf"))
+    with pytest.raises(ValueError, match=re.escape(name)):
+        load_unet(path, config_of=folder)
+
+
+def test_weights_beyond_half_precision_are_refused_in_it_alone(folder, tmp_path):
+    path = tmp_path / "unet.safetensors"
+    shutil.copy(folder / UNET, path)
+    spoil(path, 1, 1e5)
+    load_unet(path, config_of=folder)
+    with pytest.raises(ValueError, match="float16"):
+        load_unet(path, config_of=folder, dtype=torch.float16)
+
+
 def test_a_damaged_file_is_one_sentence(copied):
     copy = copied()
     for file in (UNET, "unet/config.json", "tokenizer/tokenizer.json", "model_index.json"):
