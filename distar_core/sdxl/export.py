@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..runs.weights import read_json
 from .adapters import LayerLora, active_lora, tuned_layers
-from .loading import SCHEDULE_KEYS, quiet
+from .loading import SCHEDULE_KEYS, check_flag, quiet
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -40,6 +41,13 @@ PARTS = {  # how a key ends, and which part of a LayerLora its tensor is
 }
 ADAPTER_CONFIG = "lora_adapter_metadata"  # where diffusers keeps peft's LoraConfig in a file
 SCALING = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"}
+UNREAD = (
+    "lora_alpha",
+    "alpha",
+    "network_alpha",
+    "rank",
+    "r",
+)  # scales where no convention has them, so nobody reads them
 # Settings of peft's that tell how an adapter was placed and begun; they say nothing about what its tensors mean.
 HISTORY = {
     "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern",
@@ -193,7 +201,7 @@ def read_lora(path: Path, unet: Any) -> tuple[dict[str, LayerLora], dict[str, st
 
     Raises:
         ValueError: if the file is damaged, a tensor in it has no place in the UNet or another shape, a layer lacks one, it
-            says two things about the scale, or its metadata ask for something else than W + scale · B A.
+            says two things about the scale, or one where it is not read from (see refuse_unread_scale), or its metadata ask for something else than W + scale · B A.
     """
     try:
         tensors = load_file(path)
@@ -249,6 +257,7 @@ def scales_in(path: Path, layers: Mapping[str, Mapping[str, Tensor]], metadata: 
             )
         return scales_of_config(path, ranks, metadata[ADAPTER_CONFIG])
     if not alphas and "ss_network_alpha" not in metadata:
+        refuse_unread_scale(path, metadata)
         return dict.fromkeys(ranks, 1.0)
     missing = ranks.keys() - alphas.keys()
     if missing:
@@ -257,6 +266,19 @@ def scales_in(path: Path, layers: Mapping[str, Mapping[str, Tensor]], metadata: 
     if odd:
         raise ValueError(f"{path} has an alpha that is not one finite number other than 0 for {some(odd)}")
     return {name: float(alpha) / ranks[name] for name, alpha in alphas.items()}
+
+
+def refuse_unread_scale(path: Path, metadata: Mapping[str, str]) -> None:
+    """Raise ValueError, with place and key, if a file that says no scale where scales are read from says one elsewhere: in its
+    metadata's own keys, or in peft's adapter_config.json beside it.
+    """
+    beside = path.with_name("adapter_config.json")
+    for where, said in ((path, metadata), (beside, read_json(beside) if beside.is_file() else {})):
+        if key := next((key for key in UNREAD if key in said), None):
+            raise ValueError(
+                f"{where} has {key} {said[key]!r}, but the scale is read from {path.name} alone, from tensors .alpha or a "
+                f"LoraConfig under {ADAPTER_CONFIG} in its metadata; save it with diffusers' save_lora_adapter"
+            )
 
 
 def scales_of_config(path: Path, ranks: Mapping[str, int], text: str) -> dict[str, float]:
@@ -280,6 +302,7 @@ def scales_of_config(path: Path, ranks: Mapping[str, int], text: str) -> dict[st
     if strange:
         asked = ", ".join(f"{key}={value!r}" for key, value in strange.items())
         raise ValueError(f"{path} asks for {asked}, which is more than W + scale · B A; merge it where it was trained")
+    check_flag(path, settings, "use_rslora")
     config = LoraConfig(**{key: value for key, value in settings.items() if key in SCALING})
 
     def of(name: str, pattern: Any, otherwise: Any) -> Any:

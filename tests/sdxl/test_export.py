@@ -197,6 +197,7 @@ FILES = {  # spelling, metadata, and the scales by hand
     "kohya, diffusers' names": (("lora_unet_", *KOHYA, ALPHAS, FLAT), {"ss_network_alpha": "2.0"}, BY_ALPHAS),
     "kohya, SDXL's names": (("lora_unet_", *KOHYA, ALPHAS, ORIGINAL), {}, BY_ALPHAS),
     "kohya, no alpha": (("lora_unet_", *KOHYA, None, ORIGINAL), {}, ONES),
+    "alpha beside the tensors that say it": (("unet.", *PEFT, ALPHAS), {"alpha": "8", "rank": "4"}, BY_ALPHAS),
     "rank pattern": (
         ("unet.", *PEFT),
         config_of(lora_alpha=4, **PATTERNS),
@@ -367,6 +368,11 @@ REFUSED = {  # what is done to a good file's tensors, its metadata, and what the
     "an alpha of 0": (lambda t: t | {f"unet.{name}.alpha": torch.tensor(0.0) for name in RANKS}, {}, "other than 0"),
     "alpha twice": (lambda t: t | {f"unet.{QUERY}.alpha": torch.tensor(2.0)}, config_of(**PATTERNS), "twice"),
     "an alpha in kohya's metadata alone": (lambda t: t, {"ss_network_alpha": "1"}, KEY),
+    **{
+        f"{key} where nobody reads it": (lambda t: t, {key: "8"}, f"{key} '8'")
+        for key in ("lora_alpha", "alpha", "network_alpha", "rank", "r")
+    },
+    "rsLoRA in quotation marks": (lambda t: t, config_of(use_rslora="false", **PATTERNS), "use_rslora 'false'"),
     "another rank": (lambda t: t, config_of(r=4, lora_alpha=4), "rank 4, but its tensors have rank [23]"),
     "DoRA in the metadata": (lambda t: t, config_of(use_dora=True, **PATTERNS), "use_dora=True"),
     "PiSSA": (lambda t: t, config_of(init_lora_weights="pissa", **PATTERNS), "pissa"),
@@ -388,6 +394,22 @@ def test_a_file_that_cannot_be_applied_whole_is_refused_and_named(world, tmp_pat
     assert not any("lora" in name for name, _ in pipeline.unet.named_modules()), "the pipeline is as it was"
     save_file(good, tmp_path / LORA)
     load_lora(pipeline, tmp_path)
+
+
+def test_a_scale_in_a_file_beside_the_lora_is_not_passed_over(world, tmp_path):
+    pipeline = world.one_step_pipeline(tied_clone(world.unet))
+    pairs = {key: value.float() for key, value in named(made_up(pipeline.unet), "unet.", *PEFT).items()}
+    save_file(pairs, tmp_path / LORA)
+    beside = tmp_path / "adapter_config.json"
+    beside.write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 16}), "utf-8")
+    with pytest.raises(ValueError, match=r"adapter_config\.json has lora_alpha 16"):
+        load_lora(pipeline, tmp_path)
+    save_file(pairs, tmp_path / LORA, metadata=config_of(lora_alpha=4, **PATTERNS))
+    load_lora(pipeline, tmp_path)  # control: the file itself says its scale
+    pipeline.unload_lora_weights()
+    beside.unlink()
+    save_file(pairs, tmp_path / LORA)
+    load_lora(pipeline, tmp_path)  # control: nothing says one
 
 
 def test_a_damaged_file_and_a_second_lora_are_refused(world, tmp_path):
