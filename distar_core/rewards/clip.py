@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from ..runs.weights import check_merges, check_weights, in_one_line, read_json, read_weights, reading, refuse_misfits
+from ..runs.weights import (
+    check_end,
+    check_merges,
+    check_weights,
+    in_one_line,
+    read_json,
+    read_weights,
+    reading,
+    refuse_misfits,
+    refuse_not_finite,
+)
 from .base import check_pictures, refuse_string
 
 PICKSCORE = "yuvalkirstain/PickScore_v1"
@@ -151,6 +161,7 @@ class ClipScore(nn.Module):
         else:
             with reading(weights):
                 open_clip.load_checkpoint(model, str(weights), strict=True)
+        refuse_not_finite(weights, model.state_dict())
         return cls.of(model, tokenizer, vocabulary=vocabulary)
 
     @classmethod
@@ -238,6 +249,7 @@ class ClipScore(nn.Module):
             unexpected=found["unexpected_keys"],
             misshapen=[name for name, *_ in found["mismatched_keys"]],
         )
+        refuse_not_finite(folder, model.state_dict())
         said = local / "preprocessor_config.json"
         return cls.of_transformers(model, tokenizer, read_json(said) if said.is_file() else None)
 
@@ -250,12 +262,14 @@ class ClipScore(nn.Module):
                 deviation.
 
         Raises:
-            ValueError: if the preprocessing is not CLIP's, or does not fit the model; or if the tokenizer has more entries
+            ValueError: if the preprocessing is not CLIP's, or does not fit the model; if the model pools elsewhere than the
+                tokenizer ends a prompt; or if the tokenizer has more entries
                 than the model, lacks more than a tenth of them, or has words that no merge makes.
         """
         limit = model.config.text_config.max_position_embeddings
         _check_vocabulary(len(tokenizer), model.config.text_config.vocab_size)
         check_merges("the tokenizer", tokenizer)
+        check_end("the tokenizer", tokenizer, model.config.text_config.eos_token_id)
 
         def embed_words(model: Any, prompts: Sequence[str]) -> Tensor:
             tokens = tokenizer(
@@ -442,9 +456,11 @@ def _without_weights() -> Iterator[None]:
 @contextmanager
 def _fetching(source: str, what: str, licence: str, key: str) -> Iterator[None]:
     """Turn what loaders raise without a network, or for a damaged copy, into one sentence."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         yield
-    except (OSError, RuntimeError, TypeError, KeyError) as error:
+    except (OSError, RuntimeError, TypeError, KeyError, StrictDataclassError) as error:
         why = in_one_line(error)
         if Path(source.removeprefix(LOCAL)).is_dir():
             raise ValueError(f"{source} is damaged or of another model ({why}); copy it again, whole") from error

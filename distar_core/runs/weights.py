@@ -1,4 +1,4 @@
-"""Files of weights: read whole or refused, and held by name and shape to the network that they are for."""
+"""Files of weights and tokenizers: read whole or refused, and held to the network that they are for."""
 
 from __future__ import annotations
 
@@ -159,6 +159,29 @@ def check_merges(source: Path | str, tokenizer: Any) -> None:
     if lost := [token for token in made if token not in merged]:
         raise ValueError(
             f"{source} has no merges that make {len(lost)} words of its vocabulary, such as {lost[0]!r}; copy it again, whole"
+        )
+
+
+def check_end(source: Path | str, tokenizer: Any, end: Any) -> None:
+    """Raise ValueError, with both tokens, unless a CLIP text model of transformers pools where its tokenizer ends a prompt, or
+    if prompts are not padded on the right.
+
+    The pooled embedding is taken at the largest id of a prompt where the model's eos_token_id is 2, and else at the first place
+    with this id, which is place 0 of every prompt, and the same for all, where the tokenizer never writes it.
+
+    Args:
+        end: the text model's eos_token_id.
+    """
+    own, largest = tokenizer.eos_token_id, len(tokenizer) - 1
+    if type(end) is not int or (own != largest if end == 2 else end != own):
+        raise ValueError(
+            f"{source} ends a prompt with token {own}, but its text encoder, whose eos_token_id is {end!r}, pools at "
+            f"{f'the largest, {largest}' if end == 2 else repr(end)}; correct eos_token_id in the text encoder's config.json"
+        )
+    if tokenizer.padding_side != "right":
+        raise ValueError(
+            f"{source} has padding_side {tokenizer.padding_side!r}, but CLIP reads prompts padded on the 'right'; correct "
+            "tokenizer_config.json"
         )
 
 

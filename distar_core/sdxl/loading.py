@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..runs.weights import (
+    check_end,
     check_merges,
     check_weights,
     in_one_line,
@@ -321,8 +322,7 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> A
 
     Args:
         vocabulary, positions: number of tokens and length of a prompt that its text encoder has embeddings for.
-        end: its text encoder's eos_token_id. The pooled embedding is taken at the largest id of a prompt where it is 2, and
-            else at the first place with this id, which is place 0 of every prompt where the tokenizer never writes it.
+        end: its text encoder's eos_token_id; see check_end.
 
     Raises:
         FileNotFoundError: if a file of it is missing.
@@ -348,18 +348,7 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> A
             f"{folder} has model_max_length {tokenizer.model_max_length:g}, but its text encoder has {positions} positions; "
             "correct tokenizer_config.json"
         )
-    own = tokenizer.eos_token_id
-    largest = len(tokenizer) - 1
-    if type(end) is not int or (own != largest if end == 2 else end != own):
-        raise ValueError(
-            f"{folder} ends a prompt with token {own}, but its text encoder, whose eos_token_id is {end!r}, pools at "
-            f"{f'the largest, {largest}' if end == 2 else repr(end)}; correct eos_token_id in the text encoder's config.json"
-        )
-    if tokenizer.padding_side != "right":
-        raise ValueError(
-            f"{folder} has padding_side {tokenizer.padding_side!r}, but CLIP reads prompts padded on the 'right'; correct "
-            "tokenizer_config.json"
-        )
+    check_end(folder, tokenizer, end)
     return tokenizer
 
 

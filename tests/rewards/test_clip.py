@@ -263,6 +263,7 @@ def damaged(weights):
     yield {name: value for name, value in weights.items() if name != first}, [f"1 missing ({first})"]
     yield weights | {"extra": torch.zeros(1)}, ["1 unexpected (extra)"]
     yield weights | {first: torch.zeros(3)}, [f"1 misshapen ({first})"]
+    yield weights | {first: torch.full_like(weights[first], torch.nan)}, [f"NaN or infinity in 1 weights ({first})"]
 
 
 def test_a_folder_is_never_loaded_half(open_clip_folder):
@@ -273,7 +274,7 @@ def test_a_folder_is_never_loaded_half(open_clip_folder):
     longer = {"positional_embedding": torch.zeros(16, 32)}  # which open_clip itself would resize
     for wrong, told in [*damaged(weights), (weights | longer, ["1 misshapen (positional_embedding)"])]:
         save_file(wrong, path)
-        with pytest.raises(ValueError, match=r"open_clip_model\.safetensors does not hold") as caught:
+        with pytest.raises(ValueError, match=r"open_clip_model\.safetensors (does not hold|has NaN)") as caught:
             ClipScore.load(f"local-dir:{open_clip_folder}")
         assert all(part in str(caught.value) for part in told)
     path.write_bytes(path.read_bytes()[:1000])
@@ -305,7 +306,7 @@ def test_a_pickscore_folder_is_never_loaded_half(tmp_path):
     path = tmp_path / "model.safetensors"
     for wrong, told in damaged(load_file(path)):
         save_file(wrong, path, metadata={"format": "pt"})
-        with pytest.raises(ValueError, match="does not hold this model's weights") as caught:
+        with pytest.raises(ValueError, match=r"does not hold this model's weights|has NaN") as caught:
             ClipScore.pickscore(str(tmp_path))
         assert all(part in str(caught.value) for part in told)
 
@@ -330,6 +331,37 @@ def test_a_tokenizer_without_merges_is_refused(open_clip_folder, tmp_path, kind)
     path.write_text(json.dumps(words), "utf-8")
     with pytest.raises(ValueError, match=rf"no merges that make {made} words .* 're'"):
         load()
+
+
+def test_a_model_that_pools_elsewhere_than_its_tokenizer_ends_is_refused():
+    """All prompts would have one embedding."""
+    model, tokenizer = transformers_model()
+    end = tokenizer.eos_token_id
+    for other in (49407, None, [end]):
+        model.config.text_config.eos_token_id = other
+        with pytest.raises(ValueError, match="eos_token_id is") as told:
+            ClipScore.of_transformers(model, tokenizer)
+        assert f"token {end}" in str(told.value)
+        assert repr(other) in str(told.value)
+    for own in (2, end):  # controls
+        model.config.text_config.eos_token_id = own
+        ClipScore.of_transformers(model, tokenizer)
+    tokenizer.padding_side = "left"
+    with pytest.raises(ValueError, match="padding_side 'left'"):
+        ClipScore.of_transformers(model, tokenizer)
+
+
+def test_a_pickscore_configuration_of_the_wrong_type_is_one_sentence(tmp_path):
+    model, tokenizer = transformers_model()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["text_config"]["vocab_size"] = str(len(tokenizer))
+    path.write_text(json.dumps(config), "utf-8")
+    with pytest.raises(ValueError, match="'vocab_size'") as told:
+        ClipScore.pickscore(str(tmp_path))
+    assert "\n" not in str(told.value)
 
 
 def test_a_transformers_processor_is_obeyed_or_refused():
