@@ -148,7 +148,7 @@ WRONG = {
             "divided by N",
         ),
         (_by_coordinates, "summed, not averaged"),
-        (lambda u, f, x, e, sigma: _dot(u(x), f(x) + e / sigma), "one a sample"),
+        (lambda u, f, x, e, sigma: _dot(u(x), f(x) + e / sigma), "one per sample"),
     ),
     "04.2": (
         (_slope_without_graph, "detached d′"),

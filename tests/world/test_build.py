@@ -58,7 +58,7 @@ def test_a_shortened_build_leaves_what_loads_and_draws(whole):
         assert 0 <= float(pictures.min()) <= float(pictures.max()) <= 1
         assert not torch.equal(*pictures)
     for draw in (world.draw, world.draw_reference):
-        with pytest.raises(ValueError, match="there are 2 prompts but 1 seeds; give one seed a prompt"):
+        with pytest.raises(ValueError, match="there are 2 prompts but 1 seeds; give one seed per prompt"):
             draw(["a red circle"] * 2, [0])
     # every stage has moved its weights
     torch.manual_seed(TINY.seed)
