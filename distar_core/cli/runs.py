@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +38,24 @@ def chosen_recipe(kind: type[Kind], folder: Path, source: Path | None, *, resume
         recipe = kind.of_run(folder)
     recipe.refuse_other(folder, **asked)
     return recipe
+
+
+@contextmanager
+def run_hints(remedy: str, resume: Callable[[], str]) -> Iterator[None]:
+    """A run that is stopped in here leaves with the command that resumes it, one that diverges with what to lower.
+
+    Args:
+        remedy: what to choose lower, since a resumed run keeps its recipe.
+        resume: the command, when it is needed.
+    """
+    from ..errors import NonFiniteError
+    from ..runs.signals import Interrupted
+
+    with (
+        hint(Interrupted, lambda: f"with: {resume()}"),
+        hint(NonFiniteError, lambda: f"(--resume keeps the recipe: {remedy})"),
+    ):
+        yield
 
 
 def resume_command(command: str, folder: Path, **options: int) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .runs import chosen_recipe, resume_command
-from .terminal import Shown, hint, look_up, print_table, say, stoppable
+from .runs import chosen_recipe, resume_command, run_hints
+from .terminal import Shown, look_up, print_table, say, stoppable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,19 +100,15 @@ def toy(
     ] = False,
 ) -> None:
     """Post-train the distilled 2D generator with one method; stops with Ctrl-C and resumes."""
-    from ..errors import NonFiniteError
     from ..runs.folders import claim
-    from ..runs.signals import Interrupted
     from ..toy.recipe import ToyRecipe
 
     options = {"method": method, "reward": reward, "reward_scale": reward_scale, "steps": steps, "seed": seed}
     recipe = chosen_recipe(ToyRecipe, folder, None, resume=resume, **options)
     if not resume:
         claim(folder, "run")
-    lower = "(--resume keeps the recipe: choose a lower --reward-scale in a new folder)"
-    with (
-        hint(Interrupted, lambda: f"with: {resume_command('toy', folder, save_every=save_every)}"),
-        hint(NonFiniteError, lambda: lower),
+    with run_hints(
+        "choose a lower --reward-scale in a new folder", lambda: resume_command("toy", folder, save_every=save_every)
     ):
         train_toy(recipe, folder, save_every=save_every, resume=resume)
     say(f"log, checkpoint and a picture of the samples before and after are in {folder}: open {folder / 'samples.png'}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..extras import require
-from .runs import chosen_recipe, resume_command
+from .runs import chosen_recipe, resume_command, run_hints
 from .terminal import Shown, hint, look_up, print_table, say, stoppable
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ def train_in_world(
 ) -> None:
     """Post-train the world's one-step generator and measure, paired, what it gained and lost; stops and resumes."""
     require("models")
-    from ..errors import NonFiniteError
     from ..runs.folders import claim
-    from ..runs.signals import Interrupted
     from ..world.recipe import WorldRecipe, training_prompts
 
     options = {
@@ -112,10 +110,9 @@ def train_in_world(
     prompts = training_prompts(settings)  # a prompt file that is missing is told before anything loads
     if not resume:
         claim(folder, "run")
-    lower = "(--resume keeps the recipe: choose a lower lr or reward_scale in a new folder)"
-    with (
-        hint(Interrupted, lambda: f"with: {resume_command('world', folder, save_every=save_every, count=count)}"),
-        hint(NonFiniteError, lambda: lower),
+    with run_hints(
+        "choose a lower lr or reward_scale in a new folder",
+        lambda: resume_command("world", folder, save_every=save_every, count=count),
     ):
         post_train_and_measure(settings, prompts, folder, resume=resume, save_every=save_every, count=count)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..runs.weights import read_json
+from ..runs.weights import read_json, reading, refuse_pointer
 from .adapters import LayerLora, active_lora, tuned_layers
 from .loading import SCHEDULE_KEYS, check_flag, quiet
 
@@ -201,14 +201,14 @@ def read_lora(path: Path, unet: Any) -> tuple[dict[str, LayerLora], dict[str, st
 
     Raises:
         ValueError: if the file is damaged, a tensor in it has no place in the UNet or another shape, a layer lacks one, it
-            says two things about the scale, or one where it is not read from (see refuse_unread_scale), or its metadata ask for something else than W + scale · B A.
+            says two things about the scale, or one where it is not read from (see refuse_unread_scale), or its metadata ask
+            for something else than W + scale · B A.
     """
-    try:
+    refuse_pointer(path)
+    with reading(path):
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}); copy it again, whole") from error
 
     layers = spellings(unet)
     found: dict[str, dict[str, Tensor]] = {}

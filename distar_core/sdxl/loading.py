@@ -317,6 +317,12 @@ def check_same_diffusion(reference: Any, folder: Path) -> None:
         )
 
 
+def _refuse_pointers(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            refuse_pointer(path)
+
+
 def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> Any:
     """The CLIP tokenizer in a folder.
 
@@ -331,9 +337,7 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> A
     if not any(all((folder / file).is_file() for file in files) for files in TOKENIZER_FILES):
         needed = " or ".join(" and ".join(files) for files in TOKENIZER_FILES)
         raise FileNotFoundError(f"{folder} lacks {needed}; copy it again, whole")
-    for path in folder.iterdir():
-        if path.is_file():
-            refuse_pointer(path)
+    _refuse_pointers(folder)
     with quiet(), reading(folder):
         from transformers import CLIPTokenizer
 
@@ -374,9 +378,7 @@ def _variant(folder: Path, stems: Collection[str]) -> str | None:
 def _load_network(kind: Any, folder: Path, stems: Collection[str], dtype: torch.dtype) -> Any:
     """A network of diffusers or transformers from its folder, whole, frozen and in evaluation mode."""
     variant = _variant(folder, stems)
-    for path in folder.iterdir():
-        if path.is_file():
-            refuse_pointer(path)
+    _refuse_pointers(folder)
     options = {"torch_dtype" if stems == DIFFUSERS_WEIGHTS else "dtype": dtype}
     with quiet(), reading(folder):
         network, found = kind.from_pretrained(
