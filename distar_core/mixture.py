@@ -210,10 +210,11 @@ class GaussianMixture:
         """log(w_k N_k(x)) as [..., K], and the components' scores as [..., K, n]."""
         if x.shape[-1] != self.dimension:
             raise ValueError(f"x must end in dimension {self.dimension}, got shape {tuple(x.shape)}; check the axes")
-        along_axes = ((x[..., None, :] - self.means)[..., None, :] @ self.axes).squeeze(-2)
+        # one matrix product per component; a broadcast @ would make one per sample and component
+        along_axes = torch.einsum("...kn,knm->...km", x[..., None, :] - self.means, self.axes)
         scaled = along_axes / self.variances
         log_normal = -0.5 * ((along_axes * scaled) + (2 * math.pi * self.variances).log()).sum(-1)
-        return self.log_weights + log_normal, -(self.axes @ scaled[..., None]).squeeze(-1)
+        return self.log_weights + log_normal, -torch.einsum("...km,knm->...kn", scaled, self.axes)
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x): x [..., n] -> [...]. By log-sum-exp, so that it stays finite far from the modes."""

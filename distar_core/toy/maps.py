@@ -6,18 +6,20 @@ sample, so that no pull reaches them; they move between the loop's steps, by mir
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..draws import draw
 from ..losses import Noised, Scores, integral_kl, score_divergence
 from ..methods import Method
 from ..mixture import GaussianMixture
 from ..rates import cosine_decay
-from ..roles import Draw, MixtureScore, Reward, Roles, Trainable
-from ..training import Record, State, make_batch, noised_samples, post_train, scores_at
+from ..roles import Draw, MixtureScore, Reward, Roles, Trainable, evaluate_reward
+from ..training import Batch, Record, State, noised_samples, post_train, scores_at
 from ..truth.quadrature import AffineGenerator, GeneratorScore
 from .ring import SCHEDULE, no_conditions
 
@@ -73,18 +75,22 @@ def maps_of(mixture: GaussianMixture, count: int = MAPS, *, seed: int = 0, jitte
     )
 
 
+def dots_of(mixture: GaussianMixture, count: int, *, seed: int = 0) -> AffineGenerator:
+    """`count` single points in place of maps, drawn from the mixture: their scales are zero and do not learn."""
+    n = mixture.dimension
+    points = mixture.sample(count, torch.Generator().manual_seed(seed))
+    generator = AffineGenerator(torch.full((count,), 1 / count), points, torch.zeros(count, n, n))
+    generator.scales.requires_grad_(False)
+    return generator
+
+
 def exact_state(
-    mixture: GaussianMixture,
-    reward: Reward | None,
-    *,
-    seed: int,
-    steps: int,
-    lr: float = 0.02,
-    count: int = MAPS,
+    generator: AffineGenerator, mixture: GaussianMixture, reward: Reward | None, *, steps: int, lr: float = 0.02
 ) -> State:
-    """A fresh run of maps that start as `mixture`, with their exact score as the assistant; the rate decays as a cosine."""
-    generator = maps_of(mixture, count, seed=seed)
-    optimizer = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.0, 0.99))
+    """A fresh run of maps against the reference `mixture`, with their exact score as the assistant; the rate decays as a
+    cosine."""
+    learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learning, lr=lr, betas=(0.0, 0.99))
     return State(
         Roles(
             generator=Trainable(EqualShares(generator), optimizer, lr=cosine_decay(lr, steps)),
@@ -96,7 +102,15 @@ def exact_state(
     )
 
 
-def loss_by_sample(state: State, method: Method, noised: Noised, scores: Scores) -> Tensor:
+def mean_noise(generator: AffineGenerator, which: Tensor, noised: Noised) -> Tensor:
+    """E[eps | x_t, k] = sigma_t C⁻¹(x_t − alpha_t m_k) with C = alpha_t² S_k S_kᵀ + sigma_t² I, of the maps k [B]; [B, n]."""
+    scales = noised.alpha[..., None] * generator.scales[which]
+    covariances = scales @ scales.mT + noised.sigma[..., None].square() * torch.eye(scales.shape[-1])
+    offset = noised.x_t - noised.alpha * generator.shifts[which]
+    return noised.sigma * torch.linalg.solve(covariances, offset)
+
+
+def loss_by_sample(state: State, method: Method, noised: Noised, scores: Scores, which: Tensor) -> Tensor:
     """The number whose mean over a map's samples is the regularizer's gradient in that map's weight, without w(t); [B].
 
     With p = Σ w_k p_k, every term here up to a constant that all maps share:
@@ -108,10 +122,11 @@ def loss_by_sample(state: State, method: Method, noised: Noised, scores: Scores)
 
     Derived here. Raises ValueError for a regularizer of another kind.
     """
+    maps: EqualShares = state.roles.generator.module  # type: ignore[assignment]
     if method.regularizer is score_divergence:
-        return method.loss(noised, scores)
+        return method.loss(noised._replace(noise=mean_noise(maps.generator, which, noised)), scores)
     if method.regularizer is integral_kl:
-        own: GaussianMixture = state.roles.generator.module.generator.mixture()  # type: ignore[union-attr, operator]
+        own: GaussianMixture = maps.generator.mixture()
         reference: GaussianMixture = state.roles.reference.mixture  # type: ignore[attr-defined]
         laws = [law.diffuse(state.schedule, noised.t) for law in (own, reference)]
         ours, theirs = (law.log_density(noised.x_t) for law in laws)
@@ -123,23 +138,30 @@ def loss_by_sample(state: State, method: Method, noised: Noised, scores: Scores)
 @torch.no_grad()
 def weight_gradient(state: State, method: Method, *, seed: int, step: int, batch: int) -> Tensor:
     """The gradient of a method's objective in each weight, up to a constant that all share; [K], an estimate from `batch`
-    samples spread equally over the maps."""
+    samples, rounded up to as many for each map.
+
+    All maps are asked with the same normals, times and noise, since only their differences count.
+    """
     roles = state.roles
-    maps: EqualShares = roles.generator.module  # type: ignore[assignment]
-    rows = slice(0, batch)
-    drawn = make_batch(
-        state, method.time_law, no_conditions, seed=seed, step=step, stream="weights", batch=batch, rows=rows
-    )
-    noised = noised_samples(state.schedule, maps(drawn.z), drawn)
-    value = torch.zeros(batch)
+    generator: AffineGenerator = roles.generator.module.generator  # type: ignore[assignment]
+    count, dimension = generator.shifts.shape
+    each = math.ceil(batch / count)
+
+    def drawn(name: str, *shape: int, uniform: bool = False) -> Tensor:
+        return draw(seed, step, f"weights/{name}", (each, *shape), slice(None), uniform=uniform)
+
+    t = method.time_law.quantile(drawn("t", uniform=True))
+    which = torch.arange(count).repeat_interleave(each)
+    x0 = generator.place(which, drawn("z", dimension).repeat(count, 1))
+    noise = drawn("noise", dimension).repeat(count, 1)
+    noised = noised_samples(state.schedule, x0, Batch(None, t.repeat(count), None, lambda x0: noise))
+    value = torch.zeros(len(which))
     if method.regularizer is not None:
         scores = scores_at(roles, method, noised, None, state.schedule)
-        value = method.weight(noised, scores) * loss_by_sample(state, method, noised, scores).detach()
+        value = method.weight(noised, scores) * loss_by_sample(state, method, noised, scores, which).detach()
     if method.reward_at == "sample" and method.reward_scale:
-        assert roles.reward is not None
-        value = value - method.reward_scale * roles.reward(noised.x0, None)
-    which, count = maps.which(drawn.z), len(maps.generator.weights)
-    return torch.zeros(count).index_add(0, which, value.detach()) / torch.bincount(which, minlength=count).clamp(min=1)
+        value = value - method.reward_scale * evaluate_reward(roles.reward, noised.x0, None).detach()
+    return value.view(count, each).mean(1)
 
 
 def move_weights(generator: AffineGenerator, gradient: Tensor, rate: float) -> None:
@@ -155,8 +177,8 @@ def train_maps(
     *,
     steps: int,
     seed: int,
-    batch: int = 1024,
-    weight_rate: float = 0.1,
+    batch: int = 512,
+    weight_rate: float = 0.3,
 ) -> Iterator[Record]:
     """`post_train` of maps, with a step of their weights after each of its own; weight_rate 0 holds the weights fixed.
 

@@ -58,7 +58,7 @@ def test_samples_follow_the_weights():
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_the_gradient_in_the_weights_shows_the_better_map(method):
     """Two of the eight modes have too little: their weights are to grow, and under a reward those near its best point."""
-    state = exact_state(reference(), REWARDS["mode"], seed=0, steps=1)
+    state = exact_state(maps_of(reference()), reference(), REWARDS["mode"], steps=1)
     generator = state.roles.generator.module.generator
     starved = torch.arange(32) % 8 < 2
     generator.weights.copy_(torch.where(starved, 0.2, 1.0) / torch.where(starved, 0.2, 1.0).sum())
@@ -71,7 +71,7 @@ def test_the_gradient_in_the_weights_shows_the_better_map(method):
 
 
 def test_a_regularizer_whose_gradient_in_a_weight_is_not_known_is_refused():
-    state = exact_state(reference(), None, seed=0, steps=1)
+    state = exact_state(maps_of(reference()), reference(), None, steps=1)
     method = replace(TOY_METHODS["l2"], reward_at="nowhere", reward_scale=0, law=None)
     method = replace(method, regularizer=score_divergence_detached, exact=False, weight=weight_sigma)
     with pytest.raises(ValueError, match="score_divergence_detached"):
@@ -96,7 +96,7 @@ def test_a_short_run_comes_to_rest_at_the_fixed_point(name):
     (point,) = [p for p in read_points() if (p.reward_name, p.regularizer, p.reward_scale) == ("mode", name, 0.631)]
 
     def reached(weight_rate):
-        state = exact_state(reference(), REWARDS["mode"], seed=0, steps=150, lr=0.03)
+        state = exact_state(maps_of(reference()), reference(), REWARDS["mode"], steps=150, lr=0.03)
         for _ in train_maps(
             state, rows(TOY_METHODS[name], 0.631), steps=150, seed=0, batch=512, weight_rate=weight_rate
         ):
