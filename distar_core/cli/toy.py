@@ -32,29 +32,44 @@ def demo(
         str, typer.Option(help="demo (minutes), full (all rewards, five seeds) or ci (under a minute).")
     ] = "demo",
 ) -> None:
-    """Post-train one generator under a reward with each regularizer; leaves a page that explains the result."""
+    """Show what each regularizer asks for under a reward and what a network makes of it; leaves a page with both."""
+    from ..lab.exact_assistant import causes
     from ..runs.parallel import cores
-    from ..toy.demo import PROFILES, plan, run_demo
+    from ..toy.demo import PROFILES, plan, plan_exact, run_demo
     from ..toy.frontier import read_points
-    from ..toy.records import read_runs
-    from ..toy.report import gap_sentence, ranking, result_table, reward_names, sentences
+    from ..toy.records import EXACT, read_runs
+    from ..toy.report import (
+        gap_sentence,
+        landing_sentence,
+        rest_sentence,
+        result_table,
+        reward_names,
+        sentences,
+        targets,
+    )
 
     work = look_up("profile", profile, PROFILES)
     folder = folder or Path("demo" if profile == "demo" else f"demo-{profile}")
     started = time.perf_counter()
-    runs = len(plan(work, read_points()))
-    minutes = {"ci": "under a minute", "demo": "about 3 minutes", "full": "about 20 minutes"}[profile]
+    known = read_points()
+    exact, networks = len(plan_exact(work, known)), len(plan(work, known))
+    minutes = {"ci": "under a minute", "demo": "about 2 minutes", "full": "about 30 minutes"}[profile]
     replaced = f"; the demo in {folder} is replaced" if (folder / "runs.csv").exists() else ""
-    say(f"{runs} runs on {min(cores(), runs)} processes, {minutes} on two free cores{replaced}")
+    say(
+        f"{exact} exact generators and {networks} networks on {cores()} processes, {minutes} on two free cores{replaced}"
+    )
     with Shown() as shown, stoppable(lambda: kept_of_demo(folder, shown.latest)):
-        page = run_demo(folder, work, shown)
-    rows = read_runs(folder / "runs.csv")
+        page = run_demo(folder, work, shown, causes())
+    exact_rows, rows = read_runs(folder / f"{EXACT}.csv"), read_runs(folder / "runs.csv")
     for name in reward_names(rows):
-        head, *body = result_table(rows, name, compact=True)
-        short = [SHORT_HEADS.get(word, word) for word in head]
-        print_table([short, *body], f"Reward “{name}”, mean over seeds; the page explains the columns")
-    answers = [ranking(rows, name) for name in reward_names(rows)]
-    for line in [*answers, *sentences(rows), gap_sentence(rows, read_points())]:
+        for what, found in (("exact generators", exact_rows), ("networks, mean over seeds", rows)):
+            head, *body = result_table(found, name, compact=True)
+            short = [SHORT_HEADS.get(word, word) for word in head]
+            print_table([short, *body], f"Reward “{name}”, {what}; the page explains the columns")
+    for name in reward_names(exact_rows):
+        aims = targets(exact_rows, name)
+        say(f"• {rest_sentence(known, name, aims[len(aims) // 2])}")
+    for line in [landing_sentence(exact_rows, known), gap_sentence(rows, known), *sentences(rows)]:
         say(f"• {line}")
     if profile == "ci":
         say("these runs are too short to learn anything: they check that everything works")
@@ -63,17 +78,14 @@ def demo(
 
 def kept_of_demo(folder: Path, latest: Progress | None) -> str:
     """What is left of a demo that stops after this event, and how to get the rest."""
-    stage = latest.stage if latest else "distil"
-    if latest and stage == "post-train":
-        kept = (
-            f"while post-training, after {latest.done} of {latest.total} runs; none of the runs is kept, only "
-            f"{folder / '01_start.png'}"
-        )
-    elif stage == "draw":
-        kept = f"while drawing; {folder / 'runs.csv'} is kept, but there is no page"
-    else:
-        kept = "while distilling; nothing is kept"
-    return f"{kept}; the same command starts over"
+    stage = latest.stage if latest else "exact"
+    during = {
+        "exact": "while training the exact generators; nothing is kept",
+        "distil": f"while distilling; {folder / 'index.html'} shows the exact generators",
+        "networks": f"while training networks, of which none is kept; {folder / 'index.html'} shows the exact generators",
+        "draw": f"while drawing; {folder / 'runs.csv'} is kept, and {folder / 'index.html'} shows the exact generators",
+    }
+    return f"{during[stage]}; the same command starts over"
 
 
 def toy(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 from torch import Tensor
 
 from ..mixture import GaussianMixture
@@ -52,6 +52,8 @@ def _lattice(half_width: float, count: int = 160) -> tuple[np.ndarray, Tensor]:
 
 
 SHADES = colormaps["YlOrBr"]
+FRAME, LAST = 125, 2000
+"""How long a frame of an animation is shown, and how much longer the last one, in milliseconds."""
 
 
 def _legend(figure: Figure, reward: Reward | None, handles: Sequence[Artist] | None = None) -> None:
@@ -197,23 +199,31 @@ def animate(
         movers.append((mover, sequence))
     _legend(figure, reward)
     length = min(len(sequence) for sequence in frames.values())
-
-    def show(index: int) -> list[Any]:
-        for mover, sequence in movers:
-            mover.set_data(*sequence[index][:500].T)
-        if captions:
-            figure.suptitle(captions[index], fontsize=10)
-        return [mover for mover, _ in movers]
-
-    FigureCanvasAgg(figure)
-    show(0)
+    caption = figure.suptitle(captions[0], fontsize=10) if captions else None
+    canvas = FigureCanvasAgg(figure)
     # laid out anew, the panels would creep from frame to frame
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    frames_a_second = 8
-    shown = [*range(length), *[length - 1] * 2 * frames_a_second]
-    FuncAnimation(figure, show, frames=shown, blit=False).save(path, writer=PillowWriter(fps=frames_a_second), dpi=80)
-    show(length - 1)
+    moving: list[Artist] = [mover for mover, _ in movers] + ([caption] if caption else [])
+    for artist in moving:
+        artist.set_animated(True)
+    canvas.draw()
+    standing = canvas.copy_from_bbox(figure.bbox)
+    images = []
+    for index in range(length):
+        for mover, sequence in movers:
+            mover.set_data(*sequence[index][:500].T)
+        if caption:
+            caption.set_text(captions[index])
+        canvas.restore_region(standing)
+        for artist in moving:
+            figure.draw_artist(artist)
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB"))
+    images[0].save(
+        path, save_all=True, append_images=images[1:], duration=[FRAME] * (length - 1) + [FRAME + LAST], loop=0
+    )
+    for artist in moving:
+        artist.set_animated(False)
     return Picture(figure, alt)
 
 

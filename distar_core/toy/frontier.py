@@ -103,11 +103,27 @@ def curve(points: Iterable[Point], reward_name: str, regularizer: str) -> list[P
     return sorted(chosen, key=lambda point: point.reward_scale)
 
 
-def known_reward(points: Iterable[Point], reward_name: str, regularizer: str, scale: float) -> float:
-    """The fixed point's mean reward at a reward scale, by log-linear interpolation; nan where it is not known."""
+def known_at(points: Iterable[Point], reward_name: str, regularizer: str, scale: float, metric: str) -> float:
+    """A metric of the fixed point at a reward scale, by log-linear interpolation; nan where it is not known.
+
+    Args:
+        metric: a field of Summary.
+    """
     along = curve(points, reward_name, regularizer)
-    rewards = [point.summary.reward if point.trusted else math.nan for point in along]
-    return interpolate(math.log(scale), [math.log(point.reward_scale) for point in along], rewards)
+    values = [getattr(point.summary, metric) if point.trusted else math.nan for point in along]
+    return interpolate(math.log(scale), [math.log(point.reward_scale) for point in along], values)
+
+
+def known_reward(points: Iterable[Point], reward_name: str, regularizer: str, scale: float) -> float:
+    """The fixed point's mean reward at a reward scale, see known_at."""
+    return known_at(points, reward_name, regularizer, scale, "reward")
+
+
+def at_rest(points: Iterable[Point], reward_name: str, regularizer: str, reward: float, metric: str) -> float:
+    """A metric where a regularizer's line of fixed points has this mean reward, linear between points; nan off the line."""
+    along = curve(points, reward_name, regularizer)
+    values = [getattr(point.summary, metric) if point.trusted else math.nan for point in along]
+    return interpolate(reward, [point.summary.reward for point in along], values)
 
 
 def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, target: float) -> float:

@@ -31,67 +31,84 @@ def _save(folder: Path, drawn: Mapping[str, Picture]) -> dict[str, str]:
 
 
 def start(folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor) -> dict[str, str]:
-    """The first picture: reference and distilled generator; file name -> alternative text."""
-    panels = {"reference": mixture.sample(1500, torch.Generator().manual_seed(0)), START: points}
+    """The first picture: the reference, and the exact generator where it starts; file name -> alternative text."""
+    panels = {"reference": mixture.sample(1500, torch.Generator().manual_seed(0)), "exact generator": points}
     alt = (
-        "Two panels with eight modes on a ring: samples of the reference, and of the distilled one-step generator, which "
+        "Two panels with eight modes on a ring: samples of the reference, and of the exact generator before training, which "
         "cover the same eight modes; the shading shows where the reward is high."
     )
     return _save(folder, {"01_start.png": plane.clouds(panels, mixture, reward=reward, alt=alt)})
 
 
-def watched(
-    folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor, runs: Mapping[str, Any]
-) -> dict[str, str]:
-    """Clouds, pulls and the animation under one reward; file name -> alternative text.
+def _notes(runs: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"reward {run.summary.reward:.2f}, {run.summary.modes:.1f} modes" for name, run in runs.items()}
 
-    Args:
-        points: of the distilled generator.
-        runs: regularizer -> demo.Run.
-    """
-    name = reward.name
-    notes = {
-        regularizer: f"reward {run.summary.reward:.2f}, {run.summary.modes:.1f} modes"
-        for regularizer, run in runs.items()
-    }
-    last = {regularizer: run.clouds[-1] for regularizer, run in runs.items()}
-    clouds = plane.clouds(
-        {START: points} | last,
-        mixture,
-        reward=reward,
-        notes=notes,
-        alt=f"Sample clouds after post-training under the reward “{name}”, one panel per method over the reference's eight "
-        "modes: without a regularizer all samples gather where the reward is highest, with one they keep several modes.",
-    )
+
+def _pulls(mixture: GaussianMixture, reward: ToyReward, runs: Mapping[str, Any], at_rest: str) -> Picture:
+    """The pulls of every run that has a regularizer; at_rest: what their sums look like, for the alternative text."""
     regularized = {regularizer: run for regularizer, run in runs.items() if run.motions}
-    pulls = plane.pull_picture(
+    return plane.pull_picture(
         {r: (run.dots, run.motions["reward"], run.motions["regularizer"]) for r, run in regularized.items()},
         mixture,
         reward=reward,
-        backgrounds=last,
-        alt=f"At fourteen samples chosen far apart, per method and under the reward “{name}”: a wide pink arrow for the "
-        "reward's pull, an outlined turquoise one for the regularizer's, a thin black one for their sum; pink points to the "
-        "reward, turquoise mostly against it.",
+        backgrounds={regularizer: run.clouds[-1] for regularizer, run in regularized.items()},
+        alt=f"At fourteen samples chosen far apart, per method and under the reward “{reward.name}”: a wide pink arrow for "
+        f"the reward's pull, an outlined turquoise one for the regularizer's, a thin black one for their sum; {at_rest}",
     )
-    steps = [step for step, _ in next(iter(runs.values())).distances]
+
+
+def exact(folder: Path, mixture: GaussianMixture, reward: ToyReward, runs: Mapping[str, Any]) -> dict[str, str]:
+    """Animation and pulls of the exact generators under one reward; file name -> alternative text.
+
+    Args:
+        runs: regularizer -> demo.Run.
+    """
+    name = reward.name
     animation = f"animation_{name}.gif"
     still = plane.animate(
         {regularizer: run.clouds for regularizer, run in runs.items()},
         mixture,
         folder / animation,
         reward=reward,
-        captions=[f"step {step}" for step in steps],
-        alt=f"Animation of the sample clouds during post-training under the reward “{name}”: all drift towards the reward; "
-        "without a regularizer they leave the modes for wherever it is highest, with one they stay near the modes.",
+        captions=[f"step {step}" for step, _ in next(iter(runs.values())).distances],
+        alt=f"Animation of the exact generators' samples during training under the reward “{name}”, one panel per regularizer: "
+        "the modes near the reward fill and those far from it empty.",
     )
-    saved = {f"02_clouds_{name}.png": clouds, f"03_pulls_{name}.png": pulls, f"animation_{name}_still.png": still}
+    pulls = _pulls(mixture, reward, runs, "the pink and the turquoise arrow of a sample are opposite.")
+    saved = {f"animation_{name}_still.png": still, f"03_exact_pulls_{name}.png": pulls}
     return _save(folder, saved) | {animation: still.alt}
 
 
-def from_tables(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> dict[str, str]:
-    """The figures that come from CSV files alone; file name -> alternative text."""
-    frontiers = {f"04_frontier_{name}.png": frontier(rows, points, name) for name in reward_names(rows)}
-    return _save(folder, frontiers | {"05_unbounded.png": unbounded(folder / "distances.csv")})
+def networks(
+    folder: Path, mixture: GaussianMixture, reward: ToyReward, points: Tensor, runs: Mapping[str, Any]
+) -> dict[str, str]:
+    """Clouds and pulls of the trained networks under one reward; file name -> alternative text.
+
+    Args:
+        points: of the distilled generator.
+        runs: regularizer -> demo.Run.
+    """
+    name = reward.name
+    clouds = plane.clouds(
+        {START: points} | {regularizer: run.clouds[-1] for regularizer, run in runs.items()},
+        mixture,
+        reward=reward,
+        notes=_notes(runs),
+        alt=f"Sample clouds after post-training under the reward “{name}”, one panel per method over the reference's eight "
+        "modes: without a regularizer all samples gather where the reward is highest, with one they keep several modes.",
+    )
+    pulls = _pulls(mixture, reward, runs, "many do not cancel.")
+    return _save(folder, {f"04_clouds_{name}.png": clouds, f"05_pulls_{name}.png": pulls})
+
+
+def frontiers(folder: Path, rows: Sequence[Row], points: Sequence[Point], stem: str) -> dict[str, str]:
+    """A frontier for every bounded reward, as STEM_REWARD.png; file name -> alternative text."""
+    return _save(folder, {f"{stem}_{name}.png": frontier(rows, points, name) for name in reward_names(rows)})
+
+
+def from_distances(folder: Path) -> dict[str, str]:
+    """The picture of distances.csv in the folder; file name -> alternative text."""
+    return _save(folder, {"07_unbounded.png": unbounded(folder / "distances.csv")})
 
 
 def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> Picture:

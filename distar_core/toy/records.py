@@ -11,6 +11,8 @@ from pathlib import Path
 from .ring import TOY_METHODS
 from .summary import Summary
 
+EXACT = "exact"
+"""Generators of affine maps whose score is exact, as the demo's files call them."""
 START = "distilled"
 """The generator that every run starts from, as the rows call it."""
 REGULARIZERS = tuple(name for name, method in TOY_METHODS.items() if method.regularizer)

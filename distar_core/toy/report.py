@@ -13,7 +13,7 @@ import numpy as np
 
 from ..evaluation.statistics import at_equal
 from ..figures.names import label_of
-from .frontier import Point, known_reward
+from .frontier import Point, at_rest, known_at, known_reward
 from .records import REGULARIZERS, START, Row, select
 from .ring import REWARDS, TOY_METHODS
 
@@ -150,6 +150,52 @@ def ranking(rows: Sequence[Row], reward_name: str) -> str:
     return (
         f"At mean reward {target:.2f} under “{reward_name}”, {closest}{farthest}, by KL; mean over seeds "
         f"[smallest, largest]: {listed}."
+    )
+
+
+def rest_sentence(points: Sequence[Point], reward_name: str, target: float) -> str:
+    """What each regularizer's fixed point keeps of the reference at one mean reward, by rising KL."""
+    kept = {
+        name: {metric: at_rest(points, reward_name, name, target, metric) for metric in ("kl", "modes")}
+        for name in REGULARIZERS
+    }
+    known = sorted((name for name in kept if not math.isnan(kept[name]["kl"])), key=lambda name: kept[name]["kl"])
+    if not known:
+        return f"Reward “{reward_name}”: no fixed point with mean reward {target:.2f} is known."
+    listed = "; ".join(f"{label_of(name)} {kept[name]['kl']:.2f} ({kept[name]['modes']:.1f} modes)" for name in known)
+    text = f"At mean reward {target:.2f} under “{reward_name}” the objectives rest this far from the reference, by KL: {listed}"
+    unknown = [label_of(name) for name in kept if name not in known]
+    return text + (f"; not known: {', '.join(unknown)}." if unknown else ".")
+
+
+class Landing(NamedTuple):
+    """How far runs end from their fixed points: the number of runs whose fixed point is known, and the largest distances in
+    mean reward and in modes."""
+
+    runs: int
+    reward: float
+    modes: float
+
+
+def landing(rows: Sequence[Row], points: Sequence[Point]) -> Landing:
+    """The distances of all runs under bounded rewards."""
+    found: list[tuple[float, float]] = []
+    for row in rows:
+        if row.regularizer in REGULARIZERS and REWARDS[row.reward_name].bounded:
+            at = (row.reward_name, row.regularizer, row.reward_scale)
+            away = [abs(getattr(row.summary, m) - known_at(points, *at, m)) for m in ("reward", "modes")]
+            if not any(map(math.isnan, away)):
+                found.append((away[0], away[1]))
+    worst = [max((pair[k] for pair in found), default=math.nan) for k in range(2)]
+    return Landing(len(found), worst[0], worst[1])
+
+
+def landing_sentence(rows: Sequence[Row], points: Sequence[Point]) -> str:
+    """Where exact generators end, in words."""
+    found = landing(rows, points)
+    return (
+        f"{found.runs} exact generators end at most {found.reward:.3f} of mean reward and {found.modes:.2f} modes from "
+        "these lines."
     )
 
 

@@ -130,13 +130,14 @@ def test_a_stop_outside_the_loop_is_one_sentence(distar, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("distil", "nothing is kept"),
-        ("post-train", "after 1 of 4 runs; none of the runs is kept"),
+        ("exact", "nothing is kept"),
+        ("distil", "index.html shows the exact generators"),
+        ("networks", "of which none is kept"),
         ("draw", "runs.csv is kept"),
     ],
 )
 def test_a_stopped_demo_says_what_is_kept(monkeypatch, tmp_path, stage, expected, number, code):
-    def stop(folder, profile, tell):
+    def stop(folder, profile, tell, causes):
         tell(Progress(stage, 1, 4))
         os.kill(os.getpid(), number)
 
@@ -148,11 +149,15 @@ def test_a_stopped_demo_says_what_is_kept(monkeypatch, tmp_path, stage, expected
     assert result.stderr.count("\n") == 1
 
 
+STAGES = {"exact": 108, "distil": 2500, "networks": 480, "draw": 4}
+
+
 def test_the_tables_and_bars_of_the_demo_fit_80_columns(monkeypatch, tmp_path):
-    def finished(folder, profile, tell):
-        for stage, total in (("distil", 2500), ("post-train", 480), ("draw", 4)):
+    def finished(folder, profile, tell, causes):
+        for stage, total in STAGES.items():
             tell(Progress(stage, total, total))
-        shutil.copy(str(files("distar_core.toy") / "data" / "runs_full.csv"), folder / "runs.csv")
+        for table in ("exact", "runs"):
+            shutil.copy(str(files("distar_core.toy") / "data" / "runs_full.csv"), folder / f"{table}.csv")
         return folder / "index.html"
 
     monkeypatch.setattr(demo, "run_demo", finished)
@@ -165,7 +170,7 @@ def test_the_tables_and_bars_of_the_demo_fit_80_columns(monkeypatch, tmp_path):
     assert len(rows) > 40
     assert all(len(row) == 7 and all(cell.strip() for cell in row) for row in rows), "a row was wrapped"
     assert "…" not in output
-    for stage in ("distil", "post-train", "draw"):
+    for stage in STAGES:
         bars = [line for line in output.splitlines() if line.strip().startswith(stage)]
         assert bars
         assert all(bar.rstrip().endswith("left") for bar in bars)

@@ -27,8 +27,9 @@ from distar_core import (
     ring,
 )
 from distar_core.roles import Generator, ProxyTilt, Recomputed, Score
-from distar_core.toy.maps import maps_of
+from distar_core.toy.maps import EqualShares, maps_of
 from distar_core.toy.networks import MLP, TimeMLP
+from distar_core.truth.kernel import KernelScore
 from distar_core.truth.quadrature import GeneratorScore
 
 COUNT = 3
@@ -51,6 +52,8 @@ class Case:
         others: callables that take the same inputs and are called in between.
         bystanders: modules on stage, none of whose parameters may get a gradient.
         result_shape: shape of the result; x's when None.
+        latent: the names and shapes that a generator asks for; one "z" of x's shape when None.
+        given: what the role is called with, from x.
     """
 
     role: Any
@@ -59,9 +62,11 @@ class Case:
     others: list[Callable[..., Tensor]] = field(default_factory=list)
     bystanders: list[nn.Module] = field(default_factory=list)
     result_shape: tuple[int, ...] | None = None
+    latent: list[tuple[str, tuple[int, ...]]] | None = None
+    given: Callable[[Tensor], Any] = lambda x: x
 
     def __call__(self, x: Tensor | None = None) -> Tensor:
-        return self.role(self.x if x is None else x, *self.rest)
+        return self.role(self.given(self.x if x is None else x), *self.rest)
 
 
 def _random(*shape: int, dtype: torch.dtype, seed: int = 3) -> Tensor:
@@ -86,6 +91,20 @@ def _points(role: Any, dtype: torch.dtype, *, condition: Any = LABELS) -> Case:
     return Case(role, x_t, (t, condition), others=others, bystanders=[network])
 
 
+class _FixedPoints(nn.Module):
+    """A generator that gives the same points whatever its latent, so that a score made of its samples has no chance in it."""
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__()
+        self.points = nn.Parameter(points)
+
+    def latent(self, draw: Any) -> Tensor:
+        return draw("z", tuple(self.points.shape[1:]))
+
+    def forward(self, z: Tensor, condition: Any) -> Tensor:
+        return self.points + 0 * z.to(self.points)
+
+
 def _point_score(kind: str, dtype: torch.dtype) -> Case:
     """The scores on points in the plane, by name."""
     if kind == "mixture":
@@ -108,6 +127,11 @@ def _point_score(kind: str, dtype: torch.dtype) -> Case:
         generator = maps_of(ring(4), 8).to(dtype)
         case = _points(GeneratorScore(generator, VE), dtype, condition=None)
         case.bystanders.append(generator)
+        return case
+    if kind == "kernel":
+        fixed = _FixedPoints(_random(16, 2, dtype=dtype, seed=5))
+        case = _points(KernelScore(fixed, VE, 16), dtype, condition=None)
+        case.bystanders.append(fixed)
         return case
     if kind == "proxy-mixture":
         return _points(ProxyTilt(_mixture(dtype), QUADRATIC, 0.5, VE), dtype)
@@ -152,17 +176,36 @@ POINT_SCORES = [
     "residual",
     "recomputed",
     "maps",
+    "kernel",
     "proxy-mixture",
     "proxy-mlp",
 ]
 UNET_SCORES = ["score-lora", "score-full", "score-lora-recomputed"]
-POINT_GENERATORS = ["push-forward", "one-step-ve-eps", "one-step-vp-v", "one-step-recomputed"]
+POINT_GENERATORS = [
+    "push-forward",
+    "affine",
+    "affine-equal-shares",
+    "one-step-ve-eps",
+    "one-step-vp-v",
+    "one-step-recomputed",
+]
 UNET_GENERATORS = ["generator-lora", "generator-full", "generator-full-recomputed"]
 REWARDS = ["linear", "quadratic", "quadratic-without-direction"]
 
 
 def _point_generator(kind: str, dtype: torch.dtype) -> Case:
     z = _random(COUNT, 2, dtype=dtype)
+    if kind.startswith("affine"):
+        maps = maps_of(ring(4), 4).to(dtype)
+        # every map has a sample, so that a gradient reaches each
+        picker = torch.special.ndtri((torch.arange(COUNT, dtype=dtype) + 0.5) / COUNT)
+        return Case(
+            EqualShares(maps) if kind.endswith("shares") else maps,
+            z,
+            (None,),
+            latent=[("component", ()), ("z", (2,))],
+            given=lambda x: (picker, x),
+        )
     if kind == "push-forward":
         torch.manual_seed(0)
         role: nn.Module = PushForward(MLP(2, 2, width=8, depth=2).to(dtype), (2,))
@@ -308,7 +351,7 @@ def test_gradients_reach_the_trainable_parameters_and_no_other(kind: str, unets:
 def test_condition_none_is_allowed(kind: str, unets: SimpleNamespace) -> None:
     case = build(kind, torch.float64, unets)
     *rest, condition = case.rest
-    result = case.role(case.x, *rest, None)
+    result = case.role(case.given(case.x), *rest, None)
     assert result.shape == case().shape
     assert bool(result.isfinite().all())
     depends = condition is not None and kind != "push-forward"
@@ -332,7 +375,7 @@ def test_generators_name_their_latent(kind: str, dtype: torch.dtype, unets: Simp
         return torch.zeros(COUNT, *shape, dtype=dtype)
 
     z = case.role.latent(draw)
-    assert asked == [("z", tuple(case.x.shape[1:]))]
+    assert asked == (case.latent or [("z", tuple(case.x.shape[1:]))])
     assert case.role(z, *case.rest).shape == case.x.shape
 
 

@@ -3,14 +3,15 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from unittest.mock import Mock
 
 import jinja2
 import pytest
 
 from distar_core.toy import report
 from distar_core.toy.frontier import read_points
-from distar_core.toy.page import LONG_RUN, SHORT_RUN, write_page
-from distar_core.toy.records import read_runs
+from distar_core.toy.page import LONG_RUN, SHORT_RUN, Cause, write_page
+from distar_core.toy.records import REGULARIZERS, read_runs
 
 VOID = {"meta", "img"}
 
@@ -42,9 +43,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += text
 
 
-def files(names):
-    for name in names:
-        yield from (f"02_clouds_{name}.png", f"animation_{name}.gif", f"03_pulls_{name}.png", f"04_frontier_{name}.png")
+CAUSE = Cause("08_cause.png", "Why <not>", "Because of 1 < 2.", Mock(alt="never drawn here"))
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +52,33 @@ def rows():
 
 
 @pytest.fixture(scope="module")
+def exact(rows):
+    return [row for row in rows if row.reward_name != "linear" and row.regularizer in REGULARIZERS]
+
+
+@pytest.fixture(scope="module")
 def alts(rows):
-    shown = ["01_start.png", *files(report.reward_names(rows)), "05_unbounded.png"]
-    return {file: f'"{file}" shows 1 < 2 & more' for file in shown}
+    names = report.reward_names(rows)
+    shown = ["01_start.png"]
+    for name in names:
+        shown += [f"02_exact_frontier_{name}.png", f"animation_{name}.gif", f"03_exact_pulls_{name}.png"]
+    for name in names:
+        shown += [f"04_clouds_{name}.png", f"05_pulls_{name}.png", f"06_frontier_{name}.png"]
+    return {file: f'"{file}" shows 1 < 2 & more' for file in [*shown, CAUSE.file, "07_unbounded.png"]}
 
 
-def test_the_page_shows_every_picture_with_its_words(tmp_path, rows, alts):
-    page = Page(write_page(tmp_path, rows, read_points(), alts).read_text("utf-8"))
+@pytest.fixture
+def write(tmp_path, rows, exact, alts):
+    def written(networks=rows, alts=alts):
+        return write_page(tmp_path, exact, networks, read_points(), alts, [CAUSE] if networks else []).read_text(
+            "utf-8"
+        )
+
+    return written
+
+
+def test_the_page_shows_every_picture_with_its_words(write, alts):
+    page = Page(write())
     assert [(image["src"], image["alt"]) for image in page.attributes["img"]] == list(alts.items())
     assert page.attributes["html"] == [{"lang": "en"}]
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.attributes["meta"]
@@ -67,22 +86,37 @@ def test_the_page_shows_every_picture_with_its_words(tmp_path, rows, alts):
         Page("<p><b>crossed</p></b>")
 
 
-def test_the_page_holds_the_tables(tmp_path, rows, alts):
-    page = Page(write_page(tmp_path, rows, read_points(), alts).read_text("utf-8"))
-    results = [line for name in report.reward_names(rows) for line in report.result_table(rows, name)]
-    assert page.rows == [*results, *report.verdict_table(rows), *report.method_table()]
+def test_the_page_holds_the_tables(write, rows, exact):
+    names = report.reward_names(rows)
+    ours = [line for name in names for line in report.result_table(exact, name)]
+    results = [line for name in names for line in report.result_table(rows, name)]
+    assert Page(write()).rows == [*ours, *results, *report.verdict_table(rows), *report.method_table()]
 
 
-def test_a_picture_without_words_is_refused_and_leaves_no_page(tmp_path, rows, alts):
+def test_before_the_networks_the_page_has_the_exact_generators_alone(write, rows, exact, alts):
+    names = report.reward_names(rows)
+    shown = ["01_start.png", *(f"02_exact_frontier_{name}.png" for name in names)]
+    page = Page(write([], {file: alts[file] for file in shown}))
+    assert [image["src"] for image in page.attributes["img"]] == shown
+    assert page.rows == [*(line for name in names for line in report.result_table(exact, name)), *report.method_table()]
+
+
+def test_a_picture_without_words_is_refused_and_leaves_no_page(tmp_path, write, alts):
     for file in alts:
         with pytest.raises(jinja2.UndefinedError, match=re.escape(file)):
-            write_page(tmp_path, rows, read_points(), {other: alts[other] for other in alts if other != file})
+            write(alts={other: alts[other] for other in alts if other != file})
     assert not (tmp_path / "index.html").exists()
 
 
-@pytest.mark.parametrize(("steps", "warnings"), [(SHORT_RUN - 1, 5), (SHORT_RUN, 4), (LONG_RUN - 1, 4), (LONG_RUN, 0)])
-def test_the_page_says_how_far_its_runs_got(tmp_path, rows, alts, steps, warnings):
-    """Once that the run is too short to learn; once beside the verdicts and under each frontier that it is not at rest."""
-    shortened = [replace(row, steps=float(steps)) for row in rows]
-    text = write_page(tmp_path, shortened, read_points(), alts).read_text("utf-8")
-    assert text.count("too short") + text.count(f"After {steps} steps") == warnings
+@pytest.mark.parametrize(("steps", "warnings"), [(LONG_RUN - 1, 4), (LONG_RUN, 0)])
+def test_the_page_says_which_networks_are_not_at_rest(write, rows, steps, warnings):
+    """Once beside the verdicts and under each frontier."""
+    text = write([replace(row, steps=float(steps)) for row in rows])
+    assert text.count(f"After {steps} steps") == warnings
+
+
+@pytest.mark.parametrize(("steps", "short"), [(SHORT_RUN - 1, True), (SHORT_RUN, False)])
+def test_the_page_says_that_short_runs_learn_nothing(tmp_path, rows, exact, alts, steps, short):
+    exact = [replace(row, steps=float(steps)) for row in exact]
+    text = write_page(tmp_path, exact, rows, read_points(), alts, [CAUSE]).read_text("utf-8")
+    assert ("too short" in text) == short
