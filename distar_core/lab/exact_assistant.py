@@ -139,37 +139,55 @@ def _on_the_way(label: str, runs: Sequence[Row], what: str, style: Style) -> Lin
     return interval_line(label, at, [over_seeds(runs, column) for column in columns], style)
 
 
-def picture(rows: Sequence[Row]) -> Picture:
-    """Three metrics against mean reward beside the fixed points; pseudo-Huber with three assistants; ten times longer."""
-    panels: dict[str, list[Line]] = {}
-    for metric in ("modes", "off_support", "spread"):
-        panels[METRICS[metric]] = content = []
-        for name in REGULARIZERS:
-            own = _short(rows, EXACT, name)
-            if not own:
-                continue
+def _beside_the_lines(rows: Sequence[Row], metric: str) -> list[Line]:
+    """A metric of the networks with an exact assistant against mean reward, and the fixed points as lines."""
+    content = []
+    for name in REGULARIZERS:
+        own = _short(rows, EXACT, name)
+        if own:
             along, style = curve(read_points(), REWARD, name), STYLES[name]
             heights = [getattr(point.summary, metric) if point.trusted else math.nan for point in along]
             content.append(Line("", [p.summary.reward for p in along], heights, style=style._replace(marker="")))
             x, y = [row["reward"] for row in own], [row[metric] for row in own]
             content.append(Line(label_of(name), x, y, style=style._replace(line="")))
-    scale = SCALES["star"][0]
-    known = known_reward(read_points(), REWARD, "star", scale)
-    steps = rows[0]["steps"]
-    content = panels[f"pseudo-Huber, scale {scale:g}"] = [
-        Line("fixed point", [0, steps], [known, known], style=Style(GUIDE, "", "--"))
-    ]
+    return content
+
+
+def _fixed_point(name: str, scale: float, steps: float) -> Line:
+    known = known_reward(read_points(), REWARD, name, scale)
+    return Line("fixed point", [0, steps], [known, known], style=Style(GUIDE, "", "--"))
+
+
+def _by_assistant(rows: Sequence[Row], what: str) -> list[Line]:
+    """A column on the way for pseudo-Huber at its first scale, with each assistant."""
+    scale, found = SCALES["star"][0], []
     for assistant, style in zip(LABELS, PLAIN, strict=True):
         own = where(_short(rows, assistant, "star"), reward_scale=scale)
         if own:
-            content.append(_on_the_way(LABELS[assistant], own, "reward", style))
-    for what in ("reward", "modes"):
-        content = panels[f"ten times longer: {'mean reward' if what == 'reward' else METRICS[what]}"] = []
-        longer = [row for row in rows if row["steps"] > steps]
-        for name in values_of(longer, "regularizer"):
-            for scale in values_of(where(longer, regularizer=name), "reward_scale"):
-                own = where(longer, regularizer=name, reward_scale=scale)
-                content.append(_on_the_way(label_of(name), own, what, STYLES[name]))
+            found.append(_on_the_way(LABELS[assistant], own, what, style))
+    return found
+
+
+def _longer(rows: Sequence[Row], what: str) -> list[Line]:
+    """A column on the way of the runs ten times longer."""
+    longer = [row for row in rows if row["steps"] > rows[0]["steps"]]
+    return [
+        _on_the_way(label_of(name), where(longer, regularizer=name), what, STYLES[name])
+        for name in values_of(longer, "regularizer")
+    ]
+
+
+MEAN_REWARD = Axis("mean reward", limits=(0.3, 1.0))
+STEP = "generator step"
+
+
+def picture(rows: Sequence[Row]) -> Picture:
+    """Three metrics against mean reward beside the fixed points; pseudo-Huber with three assistants; ten times longer."""
+    scale, steps = SCALES["star"][0], rows[0]["steps"]
+    panels = {METRICS[metric]: _beside_the_lines(rows, metric) for metric in ("modes", "off_support", "spread")}
+    panels[f"pseudo-Huber, scale {scale:g}"] = [_fixed_point("star", scale, steps), *_by_assistant(rows, "reward")]
+    panels["ten times longer: mean reward"] = _longer(rows, "reward")
+    panels["ten times longer: modes"] = _longer(rows, "modes")
     alt = (
         f"Networks with an exact assistant under the reward “{REWARD}”. Three panels against mean reward: effective modes, share "
         "off the data and spread, lines for the fixed points of four regularizers, markers for trained networks. One panel of "
@@ -177,11 +195,10 @@ def picture(rows: Sequence[Row]) -> Picture:
         "and the toy's own, with the fixed point as a dashed line. Two panels of mean reward and modes on the way of runs ten "
         f"times longer. Bands over {len(values_of(rows, 'seed'))} seeds."
     )
-    reward, step = Axis("mean reward", limits=(0.3, 1.0)), "generator step"
     return lines(
         panels,
         alt=alt,
-        xlabel=[reward, reward, reward, step, step, step],
+        xlabel=[MEAN_REWARD, MEAN_REWARD, MEAN_REWARD, STEP, STEP, STEP],
         ylabel=["", "", "", "mean reward", "mean reward", "effective modes"],
         markers=True,
         columns=3,
@@ -235,4 +252,3 @@ STUDY = Study(
     picture=picture,
     facts=facts,
 )
-

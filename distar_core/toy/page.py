@@ -14,6 +14,7 @@ from .records import Row
 from .report import (
     KNOWN_SPREAD,
     TITLE,
+    arrival_sentence,
     arrivals,
     gap_sentence,
     landing_sentence,
@@ -78,7 +79,8 @@ def write_page(
                 "formula": REWARDS[name].formula,
                 "rest": rest_sentence(points, name, _middle(targets(exact, name))),
                 "aim": _middle(targets(exact, name)),
-                "exact": result_table(exact, name),
+                "exact": result_table(exact, name, compact=len({row.seed for row in exact}) == 1),
+                "reached": arrival_sentence(networks, name) if networks else "",
                 "arrivals": arrivals(networks, name) if networks else "",
                 "results": result_table(networks, name),
             }

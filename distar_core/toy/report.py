@@ -154,18 +154,30 @@ def ranking(rows: Sequence[Row], reward_name: str) -> str:
 
 
 def rest_sentence(points: Sequence[Point], reward_name: str, target: float) -> str:
-    """What each regularizer's fixed point keeps of the reference at one mean reward, by rising KL."""
-    kept = {
-        name: {metric: at_rest(points, reward_name, name, target, metric) for metric in ("kl", "modes")}
-        for name in REGULARIZERS
-    }
-    known = sorted((name for name in kept if not math.isnan(kept[name]["kl"])), key=lambda name: kept[name]["kl"])
+    """How far from the reference the regularizers' fixed points lie at one mean reward, by rising KL."""
+    kl = {name: at_rest(points, reward_name, name, target, "kl") for name in REGULARIZERS}
+    known = sorted((name for name in kl if not math.isnan(kl[name])), key=lambda name: kl[name])
     if not known:
         return f"Reward “{reward_name}”: no fixed point with mean reward {target:.2f} is known."
-    listed = "; ".join(f"{label_of(name)} {kept[name]['kl']:.2f} ({kept[name]['modes']:.1f} modes)" for name in known)
-    text = f"At mean reward {target:.2f} under “{reward_name}” the objectives rest this far from the reference, by KL: {listed}"
-    unknown = [label_of(name) for name in kept if name not in known]
-    return text + (f"; not known: {', '.join(unknown)}." if unknown else ".")
+    listed = ", ".join(f"{label_of(name)} {kl[name]:.2f}" for name in known)
+    first, last = known[0], known[-1]
+    text = f"At mean reward {target:.2f} under “{reward_name}”, “{label_of(first)}” rests closest to the reference"
+    if last != first:
+        text += f" and “{label_of(last)}” {kl[last] / kl[first]:.1f} times as far"
+    unknown = [label_of(name) for name in kl if name not in known]
+    missing = f"; not known: {', '.join(unknown)}" if unknown else ""
+    return f"{text}, by KL: {listed}{missing}."
+
+
+def arrival_sentence(rows: Sequence[Row], reward_name: str) -> str:
+    """What networks reach, mean over seeds, that aim for the middle of the mean rewards aimed for."""
+    aims = targets(rows, reward_name)
+    aim = aims[len(aims) // 2]
+    reached = {
+        name: [row.summary.reward for row in select(rows, reward_name, name) if row.aim == aim] for name in REGULARIZERS
+    }
+    ends = ", ".join(f"{float(np.mean(found)):.2f} ({label_of(name)})" for name, found in reached.items() if found)
+    return f"Networks that aim for mean reward {aim:.2f} under “{reward_name}” reach {ends}."
 
 
 class Landing(NamedTuple):

@@ -182,3 +182,41 @@ def test_a_difference_that_is_not_printed_is_no_win():
 
     assert outcome(7.99, 7.98) == "undecided"
     assert outcome(7.99, 7.5) == "better"
+
+
+def test_the_objectives_are_ranked_where_their_lines_have_the_mean_reward():
+    points = [
+        Point("mode", name, scale, Summary(reward, 0.0, 5.0, kl * scale, 0.0, 0.2), 0.0)
+        for name, kl in (("star", 0.2), ("l2", 0.1), ("kl-one", 0.4))
+        for scale, reward in ((1.0, 0.5), (3.0, 0.7))
+    ]
+    text = report.rest_sentence(points, "mode", 0.6)
+    numbers = [text.index(value) for value in ("0.20", "0.40", "0.80")]
+    assert numbers == sorted(numbers)
+    assert "4.0 times" in text
+    assert label_of("kl-x0") in text.split("not known")[1], "it has no fixed points here"
+    assert "times" not in report.rest_sentence(points, "mode", 0.9)
+
+
+def test_a_landing_is_the_largest_distance_from_the_fixed_points():
+    points = [
+        Point("mode", STAR, scale, Summary(0.5, 0.0, 6.0, 0.1, 0.0, 0.2), residual)
+        for scale, residual in ((0.5, 0.0), (1.0, 0.0), (2.0, 1.0))
+    ]
+    rows = [run(STAR, 0, 0.51, modes=6.0), run(STAR, 1, 0.48, modes=6.3)]
+    found = report.landing(rows, points)
+    assert found == pytest.approx((2, 0.02, 0.3))
+    beyond = [replace(rows[0], reward_scale=1.5), replace(rows[0], reward_name="linear")]
+    assert report.landing([*rows, *beyond], points) == found, (
+        "where the fixed point is not known there is nothing to say"
+    )
+
+
+def test_networks_are_reported_at_the_middle_aim():
+    rows = [
+        run(STAR, seed, reward, modes=5.0, aim=aim) for aim, reward in ((0.5, 0.4), (0.7, 0.55)) for seed in range(2)
+    ]
+    text = report.arrival_sentence(rows, "mode")
+    assert "0.70" in text
+    assert "0.55" in text
+    assert "0.40" not in text
