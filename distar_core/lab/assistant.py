@@ -44,7 +44,7 @@ class Kind(NamedTuple):
     width: int = 96
 
 
-DEFAULT, STALE, GENEROUS, EXACT, NARROW = "default", "stale", "generous", "exact", "width-4"
+DEFAULT, STALE, GENEROUS, LAVISH, EXACT, NARROW = "default", "stale", "generous", "lavish", "exact", "width-4"
 KINDS = {
     DEFAULT: Kind("toy default"),
     "1-update": Kind("1 update", updates=1),
@@ -58,6 +58,8 @@ KINDS = {
     "width-12": Kind("width 12", width=12),
     "width-32": Kind("width 32", width=32),
     GENEROUS: Kind("5 updates, rate · 3", updates=5, rate=6e-3),
+    "20-updates": Kind("20 updates", updates=20),
+    LAVISH: Kind("20 updates, rate · 3", updates=20, rate=6e-3),
     EXACT: Kind("exact score", updates=0),
 }
 DRAWN = {
@@ -71,8 +73,8 @@ OTHERS = Style("#9c9ca1", "x", "")
 
 
 def settings(profile: str) -> list[Row]:
-    """Regularizer x assistant x seed: one thing varied at a time from the toy's defaults (two in GENEROUS), and the
-    exact score.
+    """Regularizer x assistant x seed: one thing varied at a time from the toy's defaults (two in GENEROUS and
+    LAVISH), and the exact score.
 
     KL gets the assistants that the figure draws, the score divergence all.
     """

@@ -13,7 +13,7 @@ from ..figures.names import label_of
 from ..figures.picture import GUIDE, STYLES, Picture, Style
 from ..runs.run import check_finite
 from ..toy.frontier import Point, curve, known_reward, read_points
-from ..toy.maps import dots_of, exact_state, maps_of, sample_maps, train_maps
+from ..toy.maps import MAPS, dots_of, exact_state, maps_of, sample_maps, train_maps
 from ..toy.records import REGULARIZERS
 from ..toy.ring import REWARDS, TOY_METHODS, reference
 from ..toy.summary import summarise
@@ -25,6 +25,7 @@ LEARNED, FIXED, DOTS = "weights learn", "weights fixed", "256 dots"
 """What moves: affine maps and their weights, the maps alone, or as many free points."""
 SLOW = 0.631
 """The reward scale under “mode” at which maps with fixed weights and dots are compared."""
+COMPARED = ("kl-one", "star", "l2")
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 """Parts of a run after which its mean reward is noted."""
 CLOSE_REWARD, CLOSE_MODES = 0.014, 0.3
@@ -43,14 +44,14 @@ def known_points() -> list[Point]:
 
 
 def settings(profile: str) -> list[Row]:
-    """The fixed points x seed with weights that learn; then, at one of them, the three kinds of generator for longer."""
-    points, kinds, seeds, steps, long = {
-        "ci": (known_points()[:1], (LEARNED, DOTS), 2, 8, 8),
-        "fast": (known_points()[::7], (LEARNED, FIXED, DOTS), 2, 300, 600),
-        "full": (known_points(), (LEARNED, FIXED, DOTS), 5, 1200, 2400),
+    """The fixed points x seed with weights that learn; then, at three of them, the two kinds whose mass cannot move freely."""
+    points, seeds, steps = {
+        "ci": (known_points()[:2], 2, 8),
+        "fast": (known_points()[::7], 2, 300),
+        "full": (known_points(), 5, 1200),
     }[profile]
 
-    def row(kind: str, reward_name: str, regularizer: str, scale: float, seed: int, steps: int) -> Row:
+    def row(kind: str, reward_name: str, regularizer: str, scale: float, seed: int) -> Row:
         return {
             "generator": kind,
             "reward_name": reward_name,
@@ -62,16 +63,15 @@ def settings(profile: str) -> list[Row]:
 
     return [
         *(
-            row(LEARNED, point.reward_name, point.regularizer, point.reward_scale, seed, steps)
+            row(LEARNED, point.reward_name, point.regularizer, point.reward_scale, seed)
             for point in points
             for seed in range(seeds)
         ),
         *(
-            row(kind, "mode", regularizer, SLOW, seed, long)
-            for regularizer in ("kl-one", "star", "l2")
-            for kind in kinds
+            row(kind, "mode", regularizer, SLOW, seed)
+            for regularizer in COMPARED
+            for kind in (FIXED, DOTS)
             for seed in range(seeds)
-            if (kind, long) != (LEARNED, steps)
         ),
     ]
 
@@ -100,15 +100,9 @@ def measure(setting: Row) -> Mapping[str, float]:
 
 
 def _own(rows: Sequence[Row], point: Point) -> list[Row]:
-    """The short runs at a fixed point."""
-    learned = where(
-        rows,
-        generator=LEARNED,
-        reward_name=point.reward_name,
-        regularizer=point.regularizer,
-        reward_scale=point.reward_scale,
-    )
-    return where(learned, steps=rows[0]["steps"])
+    """The runs at a fixed point whose weights learn."""
+    at = {"reward_name": point.reward_name, "regularizer": point.regularizer, "reward_scale": point.reward_scale}
+    return where(rows, generator=LEARNED, **at)
 
 
 def picture(rows: Sequence[Row]) -> Picture:
@@ -122,7 +116,7 @@ def picture(rows: Sequence[Row]) -> Picture:
             style = STYLES[regularizer]
             heights = [point.summary.modes if point.trusted else math.nan for point in along]
             content.append(Line("", [p.summary.reward for p in along], heights, style=style._replace(marker="")))
-            own = where(rows, generator=LEARNED, reward_name=name, regularizer=regularizer, steps=rows[0]["steps"])
+            own = where(rows, generator=LEARNED, reward_name=name, regularizer=regularizer)
             content.append(
                 Line(
                     label_of(regularizer),
@@ -131,22 +125,21 @@ def picture(rows: Sequence[Row]) -> Picture:
                     style=style._replace(line=""),
                 )
             )
-    slow = [row for row in rows if row["steps"] != rows[0]["steps"] or row["generator"] != LEARNED]
-    kinds = dict(zip((LEARNED, FIXED, DOTS), PLAIN, strict=True))
-    shown = values_of(slow, "regularizer")
-    for regularizer in shown:
-        of_one = where(slow, regularizer=regularizer)
-        steps = of_one[0]["steps"]
-        at = [max(1, round(share * steps)) for share in SHARES]
-        content = panels[label_of(regularizer)] = []
+    slow = where(rows, reward_name="mode", reward_scale=SLOW)
+    steps = rows[0]["steps"]
+    at = [max(1, round(share * steps)) for share in SHARES]
+    for regularizer in COMPARED:
         known = known_reward(read_points(), "mode", regularizer, SLOW)
+        content = panels[label_of(regularizer)] = []
         content.append(Line("fixed point", [at[0], at[-1]], [known, known], style=Style(GUIDE, "", "--")))
-        for kind in values_of(of_one, "generator"):
-            found = [over_seeds(where(of_one, generator=kind), f"reward_{k}") for k in range(len(SHARES))]
-            content.append(interval_line(kind, at, found, kinds[kind]))
+        for kind, style in zip((LEARNED, FIXED, DOTS), PLAIN, strict=True):
+            own = where(slow, regularizer=regularizer, generator=kind)
+            if own:
+                found = [over_seeds(own, f"reward_{k}") for k in range(len(SHARES))]
+                content.append(interval_line(kind, at, found, style))
     alt = (
         f"{len(names)} panels of the effective number of modes against mean reward, one per reward: lines are the fixed points "
-        f"of four regularizers, markers the generators of {32} affine maps whose weights learn. Then {len(shown)} panels of mean "
+        f"of four regularizers, markers the generators of {MAPS} affine maps whose weights learn. Then {len(COMPARED)} panels of mean "
         f"reward against the generator step under “mode” at scale {SLOW:g}, for maps whose weights learn, maps whose weights "
         "are fixed and 256 dots, with the fixed point as a dashed line."
     )
@@ -154,8 +147,8 @@ def picture(rows: Sequence[Row]) -> Picture:
     return lines(
         panels,
         alt=alt,
-        xlabel=[reward] * len(names) + [step] * len(shown),
-        ylabel=["effective modes"] * len(names) + [Axis("mean reward", limits=(0.3, 0.75))] * len(shown),
+        xlabel=[reward] * len(names) + [step] * len(COMPARED),
+        ylabel=["effective modes"] * len(names) + [Axis("mean reward", limits=(0.3, 0.75))] * len(COMPARED),
         markers=True,
         columns=3,
     )
@@ -191,12 +184,12 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
                 fact("median_reward", name).rstrip("_"): median(reward for reward, _ in away),
                 fact("worst_modes", name).rstrip("_"): max(modes for _, modes in away),
             }
-    slow = [row for row in rows if row["steps"] != rows[0]["steps"] or row["generator"] != LEARNED]
-    for regularizer in values_of(slow, "regularizer"):
+    slow = where(rows, reward_name="mode", reward_scale=SLOW)
+    for regularizer in COMPARED:
         found[fact("slow_known", regularizer)] = known_reward(read_points(), "mode", regularizer, SLOW)
-        for kind in values_of(slow, "generator"):
+        for kind in (LEARNED, FIXED, DOTS):
             runs = where(slow, regularizer=regularizer, generator=kind)
-            if len(runs) > 1:
+            if runs:
                 found |= facts_of(over_seeds(runs, "reward"), "slow", regularizer, kind)
                 found |= facts_of(over_seeds(runs, f"reward_{len(SHARES) - 2}"), "slow_half", regularizer, kind)
     return found

@@ -11,6 +11,7 @@ from distar_core.lab.assistant import (
     EXACT,
     GENEROUS,
     KINDS,
+    LAVISH,
     STALE,
     Kind,
     error_by_level,
@@ -52,7 +53,7 @@ def test_the_full_profile_has_every_assistant():
 def test_the_varied_assistants_differ_from_the_default_in_one_thing():
     for name, kind in KINDS.items():
         changed = sum(a != b for a, b in zip(kind[1:], Kind("")[1:], strict=True))
-        assert changed == {DEFAULT: 0, GENEROUS: 2}.get(name, 1)
+        assert changed == {DEFAULT: 0, GENEROUS: 2, LAVISH: 2}.get(name, 1)
 
 
 def test_the_facts_follow_the_rows():
