@@ -19,12 +19,13 @@ from ..roles import Score, Trainable
 from ..runs.run import check_finite
 from ..schedule import NoiseSchedule
 from ..toy.frontier import curve, known_reward, read_points
+from ..toy.page import Cause
 from ..toy.records import REGULARIZERS
 from ..toy.ring import LOOP, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, reference, sample, toy_state
 from ..training import State, post_train
 from ..truth.kernel import KernelScore
 from .matched import REACH, found_in, interval
-from .study import Row, Study, fact, facts_of, interval_line, over_seeds, values_of, where
+from .study import Row, Study, fact, facts_of, interval_line, over_seeds, read_rows, values_of, where
 from .toy_runs import SAMPLES, UNKNOWN, start_generator
 
 REWARD = "mode"
@@ -234,6 +235,111 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
                 found |= facts_of(known, "at_target", metric, name)
                 found[fact("seeds_at_target", metric, name)] = sum(math.isfinite(value) for value in values)
     return found
+
+
+def assistants_picture(rows: Sequence[Row]) -> Picture:
+    """Mean reward and share off the data on the way, for pseudo-Huber at its first scale with each assistant."""
+    scale = SCALES["star"][0]
+    return lines(
+        {
+            "mean reward": [_fixed_point("star", scale, rows[0]["steps"]), *_by_assistant(rows, "reward")],
+            "share off the data": _by_assistant(rows, "off_support"),
+        },
+        alt=f"Pseudo-Huber at scale {scale:g} with three assistants: mean reward and share off the data against the generator step. "
+        "The exact assistant stays below the fixed point, the one that is blind at low noise goes far beyond.",
+        xlabel=STEP,
+        ylabel=["mean reward", ""],
+        markers=True,
+    )
+
+
+def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
+    """Why networks rest elsewhere than their objectives, one cause each, for the demo's page; from the recorded study.
+
+    What the titles claim holds for the rows that ship, which a test checks.
+    """
+    rows = read_rows(STUDY.name) if rows is None else rows
+    found = facts(rows)
+    star, l2, kl = SCALES["star"][0], SCALES["l2"][0], SCALES["kl-one"][1]
+    steps, long = (f"{int(rows[0]['steps'] * times):,}" for times in (1, TIMES))
+
+    def of(metric: str, *key: str | float) -> float:
+        return found[fact(metric, *key)]
+
+    held = lines(
+        {
+            f"{label_of(name)}, scale {scale:g}": [
+                _fixed_point(name, scale, rows[0]["steps"]),
+                _on_the_way(
+                    label_of(name), where(_short(rows, EXACT, name), reward_scale=scale), "reward", STYLES[name]
+                ),
+            ]
+            for name, scale in (("kl-one", kl), ("star", star), ("l2", l2))
+        },
+        alt="Mean reward against the generator step with an exact assistant, one panel for each of three regularizers, with the "
+        "fixed point as a dashed line: KL with w = 1 rises to it, the two score divergences stay far below.",
+        xlabel=STEP,
+        ylabel=Axis("mean reward", limits=(0.3, 0.75)),
+        markers=True,
+    )
+    longer = lines(
+        {"mean reward": _longer(rows, "reward"), "effective modes": _longer(rows, "modes")},
+        alt=f"Mean reward and effective modes against the generator step, up to {long} steps, with an exact assistant: pseudo-Huber "
+        f"at scale {star:g} and KL with w = 1 at scale {kl:g}.",
+        xlabel=STEP,
+        ylabel=["mean reward", ""],
+        markers=True,
+    )
+    filaments = lines(
+        {METRICS[metric]: _beside_the_lines(rows, metric) for metric in ("off_support", "modes", "spread")},
+        alt="Share off the data, effective modes and spread against mean reward: lines are fixed points, markers networks with an "
+        "exact assistant, which have more off the data than their lines and about as many modes.",
+        xlabel=MEAN_REWARD,
+        ylabel="",
+        markers=True,
+    )
+    off = [of("at_target", "off_support", name) for name in ("star", "l2", "kl-one")]
+    return [
+        Cause(
+            "08_low_noise.png",
+            "At low noise an exact score regularizer holds mass where it is",
+            f"An exact assistant takes its score from {KERNEL:,} fresh samples at each step. With it, at reward scales whose fixed "
+            f"points have mean reward {TARGET:.2f}, KL with w = 1 reaches {of('reward', EXACT, 'kl-one', kl):.2f} in {steps} steps, "
+            f"pseudo-Huber {of('reward', EXACT, 'star', star):.2f} and squared L2 {of('reward', EXACT, 'l2', l2):.2f}. Squared L2 "
+            f"gets to {of('reward', EXACT, 'l2', SCALES['l2'][1]):.2f} at about twice its scale, pseudo-Huber to "
+            f"{of('reward', EXACT, 'star', SCALES['star'][2]):.2f}. A generator whose weights are free does not need to carry mass "
+            "through the empty space between modes; a network does.",
+            held,
+        ),
+        Cause(
+            "09_blind.png",
+            "An assistant that is blind at low noise lets mass cross, and does not see what that spoils",
+            f"The same run with an assistant that sees no gap below σ = {BLIND_BELOW:g} reaches "
+            f"{of('reward', BLIND, 'star', star):.2f}, beyond the fixed point, with "
+            f"{of('off_support', BLIND, 'star', star):.0%} off the data and the spread {of('spread', BLIND, 'star', star):.2f}. The "
+            f"assistant that networks learn is nearly blind there, too, and reaches {of('reward', LEARNED, 'star', star):.2f}: what "
+            "a trained network shows of pseudo-Huber is mostly the reward against its hold at high noise.",
+            assistants_picture(rows),
+        ),
+        Cause(
+            "10_steps.png",
+            "Some runs are short of steps",
+            f"Ten times longer, {long} steps, takes pseudo-Huber at scale {star:g} from "
+            f"{of('reward', EXACT, 'star', star):.2f} to {of('reward', 'long', EXACT, 'star', star):.2f}, where its fixed point has "
+            f"{of('known', 'star', star):.2f}, and KL with w = 1 from {of('reward', EXACT, 'kl-one', kl):.2f} to "
+            f"{of('reward', 'long', EXACT, 'kl-one', kl):.2f} of {of('known', 'kl-one', kl):.2f}.",
+            longer,
+        ),
+        Cause(
+            "11_filaments.png",
+            "A smooth map leaves filaments between the modes",
+            f"At mean reward {TARGET:.2f} networks with an exact assistant have {min(off):.0%} to {max(off):.0%} of their samples off "
+            "the data, their fixed points about 1%. Modes are about as many as on the lines: "
+            f"{of('at_target', 'modes', 'star'):.1f} with pseudo-Huber, {of('at_target', 'modes', 'l2'):.1f} with squared L2, "
+            f"{of('at_target', 'modes', 'kl-one'):.1f} with KL, w = 1.",
+            filaments,
+        ),
+    ]
 
 
 STUDY = Study(

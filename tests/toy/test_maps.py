@@ -6,19 +6,21 @@ import pytest
 import torch
 
 from distar_core.losses import score_divergence_detached, weight_sigma
-from distar_core.mixture import ring
+from distar_core.mixture import GaussianMixture, ring
 from distar_core.toy.frontier import read_points
 from distar_core.toy.maps import (
     LONGEST_STEP,
     SMALLEST,
     exact_state,
     maps_of,
+    mean_noise,
     move_weights,
     sample_maps,
     train_maps,
     weight_gradient,
 )
-from distar_core.toy.ring import REWARDS, TOY_METHODS, reference
+from distar_core.toy.ring import REWARDS, SCHEDULE, TOY_METHODS, no_conditions, reference
+from distar_core.training import Batch, make_batch, noised_samples, scores_at
 
 METHODS = [method for method in TOY_METHODS.values() if method.regularizer is not None]
 
@@ -68,6 +70,43 @@ def test_the_gradient_in_the_weights_shows_the_better_map(method):
     near = torch.arange(32) % 8 == 0
     far = torch.arange(32) % 8 == 4
     assert rewarded[near].mean() < rewarded[far].mean() - 3
+
+
+def test_the_mean_noise_of_a_map_is_its_score():
+    """E[eps | x_t, k] = −sigma_t times the score of the map's own noised law; control: another map's."""
+    generator = maps_of(reference(), 8, seed=1).double()
+    generator.scales.data += 0.1 * torch.randn(8, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+    which, t = torch.tensor([0, 3, 3, 7]), torch.tensor([0.1, 0.5, 2.0, 3.0]).double()
+    x0 = generator.place(which, torch.randn(4, 2, generator=torch.Generator().manual_seed(1)).double())
+    noised = noised_samples(SCHEDULE, x0, Batch(None, t, None, torch.zeros_like))
+    found = mean_noise(generator, which, noised).detach()
+    for row, k in enumerate(which):
+        own = GaussianMixture.from_factors(torch.ones(1).double(), generator.shifts[k][None], generator.scales[k][None])
+        score = own.diffuse(SCHEDULE, t[row]).score(noised.x_t[row]).detach()
+        assert torch.allclose(found[row], -t[row] * score, rtol=1e-10)
+    assert not torch.allclose(found[1], mean_noise(generator, which - 1 + 2 * (which == 0), noised)[1])
+
+
+@pytest.mark.parametrize("name", ["star", "l2"])
+def test_the_gradient_in_the_weights_is_the_mean_of_the_loss(name):
+    """Against the loss as the loop has it, with each sample's own noise, on many independent samples."""
+    state = exact_state(maps_of(reference(), 8), reference(), None, steps=1)
+    weights = state.roles.generator.module.generator.weights
+    weights.copy_(torch.arange(1.0, 9.0) / 36)
+    method = replace(TOY_METHODS[name], reward_at="nowhere", reward_scale=0.0)
+    own = torch.stack([weight_gradient(state, method, seed=0, step=step, batch=8192) for step in range(20)]).mean(0)
+    maps, count = state.roles.generator.module, 200_000
+    batch = make_batch(
+        state, method.time_law, no_conditions, seed=1, step=0, stream="many", batch=count, rows=slice(None)
+    )
+    noised = noised_samples(SCHEDULE, maps(batch.z), batch)
+    with torch.no_grad():
+        loss = method.loss(noised, scores_at(state.roles, method, noised, None, SCHEDULE))
+        which = maps.which(batch.z)
+        plain = torch.zeros(8).index_add(0, which, loss) / torch.bincount(which, minlength=8)
+    away = (own - own.mean()) - (plain - plain.mean())
+    assert plain.std() > 0.03
+    assert away.abs().max() < 0.15 * plain.std()
 
 
 def test_a_regularizer_whose_gradient_in_a_weight_is_not_known_is_refused():
