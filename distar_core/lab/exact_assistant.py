@@ -21,7 +21,7 @@ from ..schedule import NoiseSchedule
 from ..toy.frontier import curve, known_reward, read_points
 from ..toy.page import Cause
 from ..toy.records import REGULARIZERS
-from ..toy.ring import LOOP, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, reference, sample, toy_state
+from ..toy.ring import LEVELS, LOOP, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, reference, sample, toy_state
 from ..training import State, post_train
 from ..truth.kernel import KernelScore
 from .matched import REACH, found_in, interval
@@ -35,7 +35,8 @@ KERNEL = 4096
 """Fresh samples of the kernel mean at each step."""
 BLIND_BELOW = 0.6
 """Half of the toy's noise levels are below."""
-EXACT, BLIND, LEARNED = "exact", "blind", "learned"
+EXACT, FINER, BLIND, LEARNED = "exact", "finer", "blind", "learned"
+"""The exact assistant is a kernel mean; the finer one has four times its samples."""
 LABELS = {EXACT: "exact assistant", BLIND: f"blind below σ = {BLIND_BELOW:g}", LEARNED: "the toy's learned assistant"}
 MOMENTS = 8
 """Into how many equal parts a run is divided; at the end of each but the last it is looked at, as at its own end."""
@@ -54,13 +55,19 @@ SCALES = {
 }
 """Fixed points have a mean reward of about TARGET at the first of the score divergences, the second of KL with w = 1, and
 between those of KL with w = σ²/α²."""
-OTHERS = ((BLIND, "star", 0.83), (LEARNED, "star", 0.83), (LEARNED, "l2", 0.66), (LEARNED, "kl-one", 1.82))
+OTHERS = (
+    (FINER, "star", 0.83),
+    (BLIND, "star", 0.83),
+    (LEARNED, "star", 0.83),
+    (LEARNED, "l2", 0.66),
+    (LEARNED, "kl-one", 1.82),
+)
 LONGER = (("star", 0.83), ("kl-one", 1.82))
 TIMES = 10
 
 
 def settings(profile: str) -> list[Row]:
-    """Regularizer x reward scale x seed with the exact assistant; two other assistants; and a few runs ten times longer."""
+    """Regularizer x reward scale x seed with the exact assistant; other assistants; and a few runs ten times longer."""
     seeds, steps = {"ci": (2, 8), "fast": (2, 300), "full": (5, 2000)}[profile]
     asked = [(EXACT, name, scale, 1) for name in SCALES for scale in SCALES[name]]
     asked += [(*other, 1) for other in OTHERS] + [(EXACT, *longer, TIMES) for longer in LONGER]
@@ -95,16 +102,32 @@ class BlindBelow(nn.Module):
 
 
 def state_with(assistant: str, *, seed: int, steps: int) -> State:
-    """A run of the toy from its distilled generator, with one of the three assistants."""
+    """A run of the toy from its distilled generator, with one of the four assistants."""
     mixture = reference()
     state = toy_state(start_generator(steps), mixture, REWARDS[REWARD], seed=seed, steps=steps)
     if assistant == LEARNED:
         return state
-    score: nn.Module = KernelScore(state.roles.generator.module, SCHEDULE, KERNEL, seed=seed)
+    count = 4 * KERNEL if assistant == FINER else KERNEL
+    score: nn.Module = KernelScore(state.roles.generator.module, SCHEDULE, count, seed=seed)
     if assistant == BLIND:
         score = BlindBelow(score, state.roles.reference, SCHEDULE, BLIND_BELOW)
     state.roles = state.roles._replace(assistant=Trainable(score))
     return state
+
+
+def kernel_error(generator: nn.Module, *, count: int = KERNEL, rows: int = 512) -> dict[float, tuple[float, float]]:
+    """How wrong the kernel mean is at each noise level, in eps-units: the root mean square and the median over noised samples
+    of the generator; the truth is a kernel mean of 2¹⁷ samples."""
+    own, truth = (KernelScore(generator, SCHEDULE, many, seed=many) for many in (count, 2**17))
+    rng = torch.Generator().manual_seed(0)
+    found = {}
+    with torch.no_grad():
+        x0 = generator(torch.randn(rows, 2, generator=rng), None)
+        for sigma in LEVELS:
+            x_t, t = x0 + sigma * torch.randn(rows, 2, generator=rng), torch.full((rows,), sigma)
+            error = sigma * (own(x_t, t) - truth(x_t, t)).norm(dim=1)
+            found[sigma] = float(error.square().mean().sqrt()), float(error.median())
+    return found
 
 
 def measure(setting: Row) -> dict[str, float]:
