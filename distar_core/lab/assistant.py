@@ -58,7 +58,6 @@ KINDS = {
     "width-12": Kind("width 12", width=12),
     "width-32": Kind("width 32", width=32),
     GENEROUS: Kind("5 updates, rate · 3", updates=5, rate=6e-3),
-    "20-updates": Kind("20 updates", updates=20),
     LAVISH: Kind("20 updates, rate · 3", updates=20, rate=6e-3),
     EXACT: Kind("exact score", updates=0),
 }
