@@ -339,9 +339,10 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
             "An assistant that is blind at low noise lets mass cross, and does not see what that spoils",
             f"The same run with an assistant that sees no gap below σ = {BLIND_BELOW:g} reaches "
             f"{of('reward', BLIND, 'star', star):.2f}, beyond the fixed point, with "
-            f"{of('off_support', BLIND, 'star', star):.0%} off the data and the spread {of('spread', BLIND, 'star', star):.2f}. The "
-            f"assistant that networks learn is nearly blind there, too, and reaches {of('reward', LEARNED, 'star', star):.2f}: what "
-            "a trained network shows of pseudo-Huber is mostly the reward against its hold at high noise.",
+            f"{of('modes', BLIND, 'star', star):.1f} modes left, {of('off_support', BLIND, 'star', star):.0%} off the data and the "
+            f"spread {of('spread', BLIND, 'star', star):.2f}. The assistant that networks learn sees little there, too, and ends "
+            f"between the two, at {of('reward', LEARNED, 'star', star):.2f}, near the fixed point. So what a trained network shows of "
+            "pseudo-Huber is mostly the reward against its hold at high noise.",
             assistants_picture(rows),
         ),
         Cause(
