@@ -1,4 +1,4 @@
-"""The command line: distar demo | train | export | world | doctor | lab | bench."""
+"""The command line: distar demo | train | export | rewards | world | doctor | lab | bench."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ..extras import require
+from .rewards import rewards
 from .sdxl import export
 from .terminal import TRACEBACK, Program, Shown, look_up, print_table, say, stoppable
 from .toy import demo, toy
@@ -30,6 +31,7 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 train_app.command("world")(train_in_world)
 app.command()(export)
+app.command()(rewards)
 app.command()(demo)
 train_app.command("toy")(toy)
 app.add_typer(world_app, name="world")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import NonFiniteError
 from ..losses import one_per_sample
@@ -24,6 +25,16 @@ class PictureReward(Protocol):
     differentiable: bool
 
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor: ...
+
+
+class FrozenReward(nn.Module):
+    """A reward that is a frozen network, in evaluation mode whatever mode a module around it is put into."""
+
+    differentiable = True
+
+    def train(self, mode: bool = True) -> FrozenReward:
+        """Stay in evaluation mode: dropout would make a reward of a picture and chance."""
+        return super().train(False)
 
 
 def refuse_string(prompts: Sequence[str]) -> None:
@@ -56,6 +67,16 @@ def check_pictures(images: Tensor, prompts: Sequence[str] | None = None) -> None
             raise ValueError(
                 f"images must lie in [0, 1], got values from {low:.3g} to {high:.3g}; clamp them, or undo the model's scaling"
             )
+
+
+def warn_if_cut(cut: Sequence[str], count: int, limit: int | None, reader: str) -> None:
+    """Warn of prompts that are cut at the token limit of whatever reads them, with their number out of `count`."""
+    if cut:
+        warnings.warn(
+            f"{len(cut)} of {count} prompts have more than the {limit} tokens that {reader} reads and are cut, the first: "
+            f"{cut[0]!r}",
+            stacklevel=5,
+        )
 
 
 def is_differentiable(reward: PictureReward) -> bool:

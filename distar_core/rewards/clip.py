@@ -12,25 +12,33 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 
 from ..runs.weights import (
     check_end,
     check_merges,
     check_weights,
-    in_one_line,
     read_json,
     read_weights,
     reading,
     refuse_misfits,
     refuse_not_finite,
 )
-from .base import check_pictures, refuse_string
+from .base import FrozenReward, check_pictures, refuse_string, warn_if_cut
+from .files import fetching
+from .preprocess import Preprocess, PreprocessWhole, at_least_float32
 
-PICKSCORE = "yuvalkirstain/PickScore_v1"
-PICKSCORE_TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 # gigabytes of the checkpoints in single precision, by the number of their weights
-SIZES = {"ViT-B-32": 0.6, "ViT-B-16": 0.6, "ViT-L-14": 1.7, "ViT-H-14": 3.9, "ViT-bigG-14": 10.2, PICKSCORE: 3.9}
+SIZES = {
+    "ViT-B-32": 0.6,
+    "ViT-B-16": 0.6,
+    "ViT-L-14": 1.7,
+    "ViT-L-14-quickgelu": 1.7,
+    "ViT-H-14": 3.9,
+    "ViT-g-14": 5.5,
+    "ViT-bigG-14": 10.2,
+}
+LICENCE = "MIT for the LAION and OpenAI weights"
 LOCAL = "local-dir:"
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -38,51 +46,10 @@ KEPT = 4096
 """How many prompts' embeddings a ClipScore keeps, the latest: 16 MB for ViT-H/14."""
 
 
-class Preprocess(nn.Module):
-    """Resize the shorter side, cut out the middle, normalise by channel: a model's own preprocessing, differentiable.
-
-    Args:
-        size: height and width that the model takes.
-        mean, std: by channel, for pictures in [0, 1].
-        interpolation: "bicubic" or "bilinear", with antialiasing.
-        halves: what the cut does with half a pixel: "round" as torchvision and open_clip, "floor" as transformers.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
-        halves: Literal["round", "floor"] = "round",
-    ) -> None:
-        super().__init__()
-        self.size = size
-        self.interpolation = interpolation
-        self.halves = round if halves == "round" else math.floor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-
-    def resize(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] -> [B, 3, size, size] in [0, 1]."""
-        height, width = images.shape[-2:]
-        if min(height, width) != self.size:
-            # whole numbers: with a scale in floating point 55 pixels would become 223 instead of 224
-            longer = self.size * max(height, width) // min(height, width)
-            shape = (self.size, longer) if height <= width else (longer, self.size)
-            images = interpolate(images, shape, mode=self.interpolation, antialias=True).clamp(0, 1)
-        top, left = (self.halves((side - self.size) / 2) for side in images.shape[-2:])
-        return images[..., top : top + self.size, left : left + self.size]
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (self.resize(images) - self.mean) / self.std
-
-
-class ClipScore(nn.Module):
+class ClipScore(FrozenReward):
     """The cosine of CLIP's embeddings of a picture and its prompt, in [−1, 1]; tables often print 100 times it.
+
+    Embeddings have the type of the model's weights; preprocessing, norms and cosine are computed in float32 at least.
 
     Args:
         model: the module behind both embeddings, to be moved and copied with this one; frozen.
@@ -93,8 +60,6 @@ class ClipScore(nn.Module):
         is_cut: whether a prompt has more than that.
         vocabulary: the words that the model was trained on, where that is known.
     """
-
-    differentiable = True
 
     def __init__(
         self,
@@ -118,7 +83,14 @@ class ClipScore(nn.Module):
         self._known: dict[str, Tensor] = {}
 
     @classmethod
-    def load(cls, name: str, pretrained: str | None = None, *, vocabulary: Collection[str] = ()) -> ClipScore:
+    def load(
+        cls,
+        name: str,
+        pretrained: str | None = None,
+        *,
+        check: Callable[[Path], object] = lambda path: None,
+        vocabulary: Collection[str] = (),
+    ) -> ClipScore:
         """A model that open_clip knows, or one in a folder.
 
         Preprocessing and activation are those that the weights were trained with, as open_clip states them for a tag, and
@@ -127,6 +99,7 @@ class ClipScore(nn.Module):
         Args:
             name: such as "ViT-B-32" or "ViT-H-14", or "local-dir:FOLDER" with open_clip_config.json and the weights in it.
             pretrained: open_clip's tag of the weights, such as "laion2b_s34b_b79k"; None for a folder.
+            check: called with the file of weights before it is read, to raise if it is another one than it should be.
             vocabulary: the words that the model was trained on, where that is known.
 
         Raises:
@@ -138,13 +111,13 @@ class ClipScore(nn.Module):
         """
         import open_clip
 
-        if name.startswith(LOCAL):
-            folder = Path(name.removeprefix(LOCAL))
-            stated, weights = _folder(folder)
+        local = Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else None
+        if local is not None:
+            stated, weights = _folder(local)
         else:
-            stated = _published(name, pretrained)
-        with _fetching(name, f"open_clip's {name}, tag {pretrained!r}", "MIT for the LAION and OpenAI weights", name):
-            if not name.startswith(LOCAL):
+            stated = stated_by_open_clip(name, pretrained)
+        with fetching(f"open_clip's {name}, tag {pretrained!r}", LICENCE, SIZES.get(name), local):
+            if local is None:
                 weights = Path(open_clip.download_pretrained(stated))
             with _without_weights():
                 model = open_clip.create_model(
@@ -154,7 +127,8 @@ class ClipScore(nn.Module):
                     force_preprocess_cfg={key: value for key, value in stated.items() if key != "size"},
                 )
             tokenizer = open_clip.get_tokenizer(name)
-        if name.startswith(LOCAL):
+        check(weights)
+        if local is not None:
             state = read_weights(weights)
             check_weights(weights, state, model.state_dict())
             model.load_state_dict(state)
@@ -165,26 +139,26 @@ class ClipScore(nn.Module):
         return cls.of(model, tokenizer, vocabulary=vocabulary)
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Callable[[list[str]], Tensor], *, vocabulary: Collection[str] = ()) -> ClipScore:
+    def of(
+        cls,
+        model: Any,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        preprocess: Preprocess | None = None,
+        vocabulary: Collection[str] = (),
+    ) -> ClipScore:
         """An open_clip model at hand, with its tokenizer.
 
         Args:
             tokenizer: prompts -> token ids [B, tokens]. One of open_clip's own is held to the model's vocabulary, and its
                 prompts over the token limit are warned about; of another function nothing is known.
+            preprocess: another preprocessing than the one that open_clip states for the model.
             vocabulary: the words that the model was trained on, where that is known.
 
         Raises:
             ValueError: if its preprocessing is another one, such as SigLIP's, which squashes pictures into a square; or if
                 the tokenizer has more entries than the model, lacks more than a tenth of them, or has words that no merge makes.
         """
-        config = model.visual.preprocess_cfg
-        height, width = (config["size"],) * 2 if isinstance(config["size"], int) else config["size"]
-        mode = config.get("resize_mode", "shortest")
-        if height != width or mode != "shortest":
-            raise ValueError(
-                f"the model takes {height} × {width} pixels with resize_mode {mode!r}, but only squares cut out after "
-                "resizing the shorter side ('shortest') are supported; choose another CLIP"
-            )
         inner = getattr(tokenizer, "tokenizer", None)
         entries = getattr(tokenizer, "vocab_size", None) if inner is None else len(inner)
         if entries is not None:
@@ -203,9 +177,7 @@ class ClipScore(nn.Module):
 
         return cls(
             model,
-            Preprocess(height, config["mean"], config["std"], config["interpolation"]).to(
-                next(model.parameters()).device
-            ),
+            (preprocess or _stated_preprocess(model.visual.preprocess_cfg)).to(next(model.parameters()).device),
             lambda model, pictures: model.encode_image(pictures),
             embed_words,
             limit=limit,
@@ -214,33 +186,54 @@ class ClipScore(nn.Module):
         )
 
     @classmethod
-    def pickscore(cls, folder: str = PICKSCORE) -> ClipScore:
+    def hpsv2(cls, weights: Path, name: str = "ViT-H-14") -> ClipScore:
+        """HPSv2 and 2.1 (Wu et al. 2023): a ViT-H/14 trained on human rankings, with a preprocessing of its own; as a cosine,
+        about 0.28.
+
+        Args:
+            weights: the published checkpoint, such as HPS_v2.1_compressed.pt; it is whole, and needs no other CLIP's.
+            name: of the architecture, in open_clip.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, holds more than tensors, or other ones than this network's.
+        """
+        import open_clip
+
+        state = read_weights(weights, within=None if weights.suffix == ".safetensors" else "state_dict")
+        with _without_weights():
+            model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+        check_weights(weights, state, model.state_dict())
+        model.load_state_dict(state)
+        refuse_not_finite(weights, model.state_dict())
+        return cls.of(model, open_clip.get_tokenizer(name), preprocess=PreprocessWhole(model.visual.image_size[0]))
+
+    @classmethod
+    def pickscore(cls, folder: Path, tokenizer: str | None = None, revision: str | None = None) -> ClipScore:
         """PickScore (Kirstain et al. 2023): a ViT-H/14 trained on human choices; as a cosine, about 0.22.
 
         Args:
-            folder: the checkpoint's name, or a folder with it and its tokenizer. Where it has a preprocessor_config.json,
-                that is obeyed; PickScore itself was trained with OpenAI's mean and deviation.
+            folder: the checkpoint. Where it has a preprocessor_config.json, that is obeyed; PickScore itself was trained with
+                OpenAI's mean and deviation.
+            tokenizer, revision: a repository of the hub with the tokenizer; without it the folder's own.
 
         Raises:
-            FileNotFoundError: if the weights are not there and cannot be fetched (the sentence says how large they are), or
-                the folder lacks the tokenizer.
+            FileNotFoundError: if the folder lacks the tokenizer, or the hub's cannot be fetched.
             ValueError: if the folder is damaged, or weights or tokenizer do not fit the model.
         """
         import transformers
 
-        local = Path(folder)
-        if local.is_dir():
-            _check_tokenizer_files(local)
+        if tokenizer is None:
+            _check_tokenizer_files(folder)
         shown = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.set_verbosity_error()  # a table of what does not fit: check_weights says it in one sentence
         try:
-            with _fetching(folder, folder, "see its model card", PICKSCORE):
+            with fetching("", "", None, folder):
                 model, found = transformers.CLIPModel.from_pretrained(
                     folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
                 )
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    PICKSCORE_TOKENIZER if folder == PICKSCORE else folder
-                )
+            with fetching(f"the tokenizer {tokenizer}", "MIT", None, folder if tokenizer is None else None):
+                words = transformers.AutoTokenizer.from_pretrained(tokenizer or folder, revision=revision)
         finally:
             transformers.utils.logging.set_verbosity(shown)
         refuse_misfits(
@@ -250,8 +243,8 @@ class ClipScore(nn.Module):
             misshapen=[name for name, *_ in found["mismatched_keys"]],
         )
         refuse_not_finite(folder, model.state_dict())
-        said = local / "preprocessor_config.json"
-        return cls.of_transformers(model, tokenizer, read_json(said) if said.is_file() else None)
+        said = folder / "preprocessor_config.json"
+        return cls.of_transformers(model, words, read_json(said) if said.is_file() else None)
 
     @classmethod
     def of_transformers(cls, model: Any, tokenizer: Any, processor: Mapping[str, Any] | None = None) -> ClipScore:
@@ -292,7 +285,8 @@ class ClipScore(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Unit embeddings of pictures [B, 3, H, W] in [0, 1], [B, width]."""
-        return normalize(self._embed_pictures(self.model, self.preprocess(images)), dim=-1)
+        seen = self.preprocess(images).to(next(self.model.parameters()).dtype)
+        return normalize(at_least_float32(self._embed_pictures(self.model, seen)), dim=-1)
 
     @torch.no_grad()
     def words(self, prompts: Sequence[str]) -> Tensor:
@@ -311,20 +305,17 @@ class ClipScore(nn.Module):
         for prompt in dict.fromkeys(prompts):
             kept = self._known.pop(prompt, None)
             # alone: the last bits of an embedding depend on its batch, and a resumed run meets other batches first
-            found[prompt] = normalize(self._embed_words(self.model, [prompt]), dim=-1)[0] if kept is None else kept
+            found[prompt] = self._embed(prompt) if kept is None else kept
         self._known |= found
         for oldest in list(self._known)[: len(self._known) - KEPT]:
             del self._known[oldest]
         return torch.stack([found[prompt] for prompt in prompts])
 
+    def _embed(self, prompt: str) -> Tensor:
+        return normalize(at_least_float32(self._embed_words(self.model, [prompt])), dim=-1)[0]
+
     def _warn(self, prompts: Sequence[str]) -> None:
-        cut = [prompt for prompt in prompts if self._is_cut(prompt)]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(prompts)} new prompts have more than the {self.limit} tokens that CLIP reads and are "
-                f"cut, the first: {cut[0]!r}",
-                stacklevel=4,
-            )
+        warn_if_cut([prompt for prompt in prompts if self._is_cut(prompt)], len(prompts), self.limit, "CLIP")
         unseen = {word for prompt in prompts for word in prompt.lower().split()} - self.vocabulary
         if self.vocabulary and unseen:
             of = sum(not self.vocabulary.issuperset(prompt.lower().split()) for prompt in prompts)
@@ -379,8 +370,12 @@ def _folder(folder: Path) -> tuple[dict[str, Any], Path]:
     return stated, weights
 
 
-def _published(name: str, pretrained: str | None) -> dict[str, Any]:
-    """What open_clip states about the weights of a tag: where they are, preprocessing and activation."""
+def stated_by_open_clip(name: str, pretrained: str | None) -> dict[str, Any]:
+    """What open_clip states about the weights of a tag: where they are, preprocessing and activation.
+
+    Raises:
+        ValueError: if open_clip does not know the name or the tag; or if the weights want another activation than the name has.
+    """
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 
@@ -401,6 +396,18 @@ def _published(name: str, pretrained: str | None) -> dict[str, Any]:
             f"the weights {pretrained!r} were trained with QuickGELU, but {name} has GELU; load '{name}-quickgelu'"
         )
     return stated
+
+
+def _stated_preprocess(config: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing that open_clip states for a model. Raises ValueError if it is no square cut out of the middle."""
+    height, width = (config["size"],) * 2 if isinstance(config["size"], int) else config["size"]
+    mode = config.get("resize_mode", "shortest")
+    if height != width or mode != "shortest":
+        raise ValueError(
+            f"the model takes {height} × {width} pixels with resize_mode {mode!r}, but only squares cut out after "
+            "resizing the shorter side ('shortest') are supported; choose another CLIP"
+        )
+    return Preprocess(height, config["mean"], config["std"], config["interpolation"])
 
 
 def _preprocess(processor: Mapping[str, Any] | None, size: int) -> Preprocess:
@@ -451,21 +458,3 @@ def _without_weights() -> Iterator[None]:
         yield
     finally:
         root.removeFilter(other)
-
-
-@contextmanager
-def _fetching(source: str, what: str, licence: str, key: str) -> Iterator[None]:
-    """Turn what loaders raise without a network, or for a damaged copy, into one sentence."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
-        yield
-    except (OSError, RuntimeError, TypeError, KeyError, StrictDataclassError) as error:
-        why = in_one_line(error)
-        if Path(source.removeprefix(LOCAL)).is_dir():
-            raise ValueError(f"{source} is damaged or of another model ({why}); copy it again, whole") from error
-        size = f"{SIZES[key]:g} GB" if key in SIZES else "of unknown size"
-        raise FileNotFoundError(
-            f"the weights of {what} are not here and could not be fetched ({why}): {size}, licence: {licence}; connect "
-            "to the network once, or give the path of a copy"
-        ) from error

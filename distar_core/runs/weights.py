@@ -80,12 +80,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, within: str | None = None) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors file, or one of torch.save's, whose other contents are refused unread.
+
+    Args:
+        within: the key of a training checkpoint of torch.save's that the tensors are under; others, such as an optimizer's,
+            are passed over.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, a Git LFS pointer, or holds anything but tensors by name.
+        ValueError: if it is damaged, a Git LFS pointer, lacks the key, or holds anything but tensors by name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; name a file of weights")
@@ -94,6 +98,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    if within is not None:
+        if not isinstance(found, dict) or within not in found:
+            told = (
+                ", ".join(str(key)[:40] for key in list(found)[:3]) if isinstance(found, dict) else type(found).__name__
+            )
+            raise ValueError(
+                f"{path} has no {within!r} but {told}; name a training checkpoint, or copy it again, whole"
+            )
+        found = found[within]
     others = (
         [key for key, value in found.items() if not isinstance(value, Tensor)] if isinstance(found, dict) else [found]
     )
