@@ -200,7 +200,7 @@ class ClipScore(FrozenReward):
         """
         import open_clip
 
-        state = read_weights(weights, within=None if weights.suffix == ".safetensors" else "state_dict")
+        state = read_weights(weights, within="state_dict")
         with _without_weights():
             model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
         check_weights(weights, state, model.state_dict())

@@ -59,6 +59,7 @@ class Published:
         licence: of code and weights.
         source: who published it, and where its weights are.
         gradient: whether its gradient at the picture means anything.
+        loader: what `load` calls.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Published:
     licence: str
     source: str
     gradient: str
-    _load: Callable[[Path | None], FrozenReward]
+    loader: Callable[[Path | None], FrozenReward]
 
     def load(self, folder: Path | str | None = None) -> FrozenReward:
         """The reward in float32 on the CPU; `.to()` moves it and changes its type.
@@ -77,11 +78,16 @@ class Published:
             folder: with the published files by their names, and the tokenizer's; by default they are fetched once.
 
         Raises:
-            FileNotFoundError: if a file is not there, or cannot be fetched; the text has the size and the licence.
+            FileNotFoundError: if the folder or a file of it is not there, or one cannot be fetched; then the text has the size
+                and the licence.
             ValueError: if a file is another one than was published, or was loaded here before; or is damaged, holds more
                 than tensors, or other ones than the network's.
         """
-        return self._load(None if folder is None else Path(folder))
+        if folder is not None and not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"{folder} is no folder; name the one with {self.name}'s files, by their published names"
+            )
+        return self.loader(None if folder is None else Path(folder))
 
 
 def _imagereward(folder: Path | None) -> FrozenReward:
@@ -119,7 +125,9 @@ def _pickscore(folder: Path | None) -> FrozenReward:
 
 
 def _clip(model: str, tag: str, folder: Path | None) -> ClipScore:
-    check = partial(verify, identity=f"{model}/{tag}")
+    def check(weights: Path) -> None:
+        verify(weights, f"{model}/{tag}/{weights.name}")
+
     if folder is None:
         return ClipScore.load(model, tag, check=check)
     import open_clip

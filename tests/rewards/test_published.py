@@ -207,6 +207,8 @@ def test_a_reward_is_loaded_from_a_folder(name, tmp_path, monkeypatch):
     path.unlink()
     with pytest.raises(FileNotFoundError, match="has no"):
         load_reward(name, folder)
+    with pytest.raises(FileNotFoundError, match=r"none is no folder"):
+        load_reward(name, tmp_path / "none")
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
