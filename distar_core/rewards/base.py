@@ -70,10 +70,10 @@ def check_pictures(images: Tensor, prompts: Sequence[str] | None = None) -> None
 
 
 def warn_if_cut(cut: Sequence[str], count: int, limit: int | None, reader: str) -> None:
-    """Warn of prompts that are cut at the token limit of whatever reads them, with their number out of `count`."""
+    """Warn of prompts that are cut at the token limit of whatever reads them, with their number out of `count` new ones."""
     if cut:
         warnings.warn(
-            f"{len(cut)} of {count} prompts have more than the {limit} tokens that {reader} reads and are cut, the first: "
+            f"{len(cut)} of {count} new prompts have more than the {limit} tokens that {reader} reads and are cut, the first: "
             f"{cut[0]!r}",
             stacklevel=5,
         )

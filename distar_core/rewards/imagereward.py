@@ -57,7 +57,7 @@ class ImageReward(FrozenReward):
                 "bert-base-uncased's"
             )
         self._tokenizer = tokenizer
-        self._cut: set[str] = set()
+        self._read: set[str] = set()
 
     @classmethod
     def load(cls, weights: Path, tokenizer: Any) -> ImageReward:
@@ -92,12 +92,10 @@ class ImageReward(FrozenReward):
         return (self.head(read.last_hidden_state[:, 0]) - MEAN) / STD
 
     def _tokens(self, prompts: Sequence[str]) -> Any:
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._read]
+        self._read.update(new)
+        warn_if_cut([p for p in new if len(self._tokenizer(p).input_ids) > TOKENS], len(new), TOKENS, "ImageReward")
         prompts = list(prompts)
-        lengths = [len(ids) for ids in self._tokenizer(prompts).input_ids]
-        long = {prompt for prompt, length in zip(prompts, lengths, strict=True) if length > TOKENS}
-        new = sorted(long - self._cut)
-        self._cut.update(new)
-        warn_if_cut(new, len(set(prompts)), TOKENS, "ImageReward")
         return self._tokenizer(prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
 
 

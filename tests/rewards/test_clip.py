@@ -394,7 +394,7 @@ def test_prompts_over_the_limit_are_counted_and_said(open_clip_folder):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             reward.words([fits + more])
-        with pytest.warns(UserWarning, match=rf"1 of 2 prompts .* {reward.limit} tokens .*'{cut + more}'"):
+        with pytest.warns(UserWarning, match=rf"1 of 2 new prompts .* {reward.limit} tokens .*'{cut + more}'"):
             reward.words([cut + more, "a", fits + more])
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -38,10 +38,8 @@ class Tokens:
 
     def __call__(self, prompts, **settings):
         if isinstance(prompts, str):
-            return BatchEncoding({"input_ids": [101, 102]})
+            return BatchEncoding({"input_ids": IDS[PROMPTS.index(prompts)] if prompts else [101, 102]})
         ids = [IDS[PROMPTS.index(prompt)] for prompt in prompts]
-        if not settings:
-            return BatchEncoding({"input_ids": ids})
         rows = [(own + [0] * (TOKENS - len(own)), [1] * len(own) + [0] * (TOKENS - len(own))) for own in ids]
         names = ("input_ids", "attention_mask")
         return BatchEncoding({n: torch.tensor(v) for n, v in zip(names, zip(*rows, strict=True), strict=True)})

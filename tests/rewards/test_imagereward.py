@@ -163,7 +163,7 @@ def test_prompts_over_the_limit_are_warned_about_once(reward):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reward(images=IMAGES, prompts=[fits, "a"])
-    with pytest.warns(UserWarning, match=rf"1 of 2 prompts .* {TOKENS} tokens that ImageReward") as told:
+    with pytest.warns(UserWarning, match=rf"1 of 1 new prompts .* {TOKENS} tokens that ImageReward") as told:
         found = reward(images=IMAGES, prompts=[cut, fits])
     assert len(told) == 1
     with warnings.catch_warnings():
