@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from .base import FrozenReward, Normalised, PictureReward, WeightedSum
@@ -56,14 +56,7 @@ class RewardMix(RootModel[dict[str, Term]]):
             written = {written: 1.0}
         if not isinstance(written, Mapping) or not written:
             raise _refusal(written, "should be the name of a reward, or names with weights such as {pickscore: 1.0}")
-        for name, term in written.items():
-            try:
-                find_reward(str(name))
-            except ValueError as error:
-                raise _refusal(written, str(error)) from None
-            if not isinstance(term, int | float | Mapping | Term) or isinstance(term, bool):
-                raise _refusal(written, f"gives {name} the weight {term!r}; write a number, such as {name}: 1.0")
-        return written
+        return {name: _read_term(name, term, written) for name, term in written.items()}
 
     def load(
         self,
@@ -79,6 +72,21 @@ class RewardMix(RootModel[dict[str, Term]]):
             plain = (term.mean, term.std) == (0.0, 1.0)
             terms[name] = (term.weight, reward if plain else Normalised(reward, term.mean, term.std))
         return WeightedSum(terms)
+
+
+def _read_term(name: Any, term: Any, written: Any) -> Term:
+    try:
+        find_reward(str(name))
+    except ValueError as error:
+        raise _refusal(written, str(error)) from None
+    if not isinstance(term, int | float | Mapping | Term) or isinstance(term, bool):
+        raise _refusal(written, f"gives {name} the weight {term!r}; write a number, such as {name}: 1.0")
+    try:
+        return Term.model_validate(term)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        key, known = ".".join(map(str, found["loc"])), ", ".join(Term.model_fields)
+        raise _refusal(written, f"{name} cannot have this {key} ({found['msg']}); its keys are {known}") from None
 
 
 def _refusal(value: Any, why: str) -> PydanticCustomError:

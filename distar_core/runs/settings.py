@@ -74,12 +74,13 @@ class Defaults(NamedTuple):
 
     Attributes:
         reward_scales: by name of the reward, which has to be one of these, and of the method; where a reward has none
-            for the method, the recipe has to give one.
+            for the method, the recipe has to give one. None: the reward is whatever the recipe's type for it takes, and
+            none has a default.
         huber_c: of methods with the pseudo-Huber distance.
         cfg_scale: of methods with guidance.
     """
 
-    reward_scales: Mapping[str, Mapping[str, float]]
+    reward_scales: Mapping[str, Mapping[str, float]] | None
     huber_c: float | None = None
     cfg_scale: float | None = None
 
@@ -90,7 +91,7 @@ class Recipe(BaseModel):
 
     Attributes:
         method_name: the key "method": a name of METHODS or an alias, kept as the full name.
-        reward: which reward is climbed, by name.
+        reward: which reward is climbed, by name, or as the kind of model writes it.
         reward_scale: strength of the reward; None for a method without one.
         cfg_scale: additive strength of guidance, s_c + w (s_c − s_null); −1 is the null score alone; None for a method
             without guidance. May be given as guidance_scale, which is larger by 1.
@@ -108,7 +109,7 @@ class Recipe(BaseModel):
     """Keys that hold a path wherever they hold a text."""
 
     method_name: str = Field("diff-instruct*", alias="method")
-    reward: str
+    reward: Any
     reward_scale: float | None = Field(None, ge=0, le=LARGEST_SCALE)
     cfg_scale: float | None = Field(None, ge=-1, le=LARGEST_SCALE)
     huber_c: float | None = Field(None, ge=HUBER_C[0], le=HUBER_C[1])
@@ -197,8 +198,9 @@ class Recipe(BaseModel):
             if value is None:
                 raise _refusal(key, value, "give it a value, or leave the key out")
         row, reward = _row(settled["method"]), settled.get("reward", _default(cls, "reward"))
-        if reward not in list(cls.DEFAULTS.reward_scales):
-            raise _refusal("reward", reward, f"known are {', '.join(cls.DEFAULTS.reward_scales)}")
+        scales = cls.DEFAULTS.reward_scales
+        if scales is not None and reward not in list(scales):
+            raise _refusal("reward", reward, f"known are {', '.join(scales)}")
         if row.guidance == "none":
             _leave_out(settled, "guidance_scale", 1, row)
             _leave_out(settled, "cfg_scale", 0, row)
@@ -213,9 +215,9 @@ class Recipe(BaseModel):
         if row.reward_at == "nowhere":
             _leave_out(settled, "reward_scale", 0, row)
         elif "reward_scale" not in settled:
-            if row.name not in cls.DEFAULTS.reward_scales[reward]:
+            if scales is None or row.name not in scales[reward]:
                 raise _refusal("reward_scale", None, f"reward {reward!r} has no default for it; give one")
-            settled["reward_scale"] = cls.DEFAULTS.reward_scales[reward][row.name]
+            settled["reward_scale"] = scales[reward][row.name]
         return settled | {"method": row.name}
 
     @property

@@ -4,11 +4,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from pydantic import BaseModel, ValidationError
 
 from distar_core.rewards.base import PictureReward
 from distar_core.rewards.mix import RewardMix, Term
-from distar_core.runs.settings import read_yaml, write_yaml
+from distar_core.runs.settings import Defaults, RecipeError
+from distar_core.sdxl.recipe import PictureRecipe
 
 IMAGES = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 PROMPTS = ["a"] * 3
@@ -50,20 +50,31 @@ def test_a_sum_is_weighted_and_normalised_by_name():
     assert reward.terms["pickscore"][1].scale.dtype == torch.bfloat16
 
 
-class Settings(BaseModel):
-    """As a recipe has it."""
+class Mixed(PictureRecipe):
+    """A recipe of a model without rewards of its own."""
+
+    DEFAULTS: ClassVar[Defaults] = Defaults(None)
 
     reward: RewardMix
+    prompts: str = "prompts.txt"
+    steps: int = 1
+    batch: int = 1
+    lr: float = 1e-4
+    assistant_lr: float = 1e-4
+    ema_decay: float = 0.0
 
 
 def test_a_recipe_reads_back_what_it_wrote(tmp_path):
-    settings = Settings.model_validate({"reward": WRITTEN})
+    recipe = Mixed.read({"reward": WRITTEN, "reward_scale": 2.0})
     path = tmp_path / "recipe.yaml"
-    path.write_text(write_yaml(settings.model_dump(exclude_none=True)), "utf-8")
-    assert Settings.model_validate(read_yaml(path)) == settings
-    assert settings.reward.root["pickscore"] == Term(weight=1.0, mean=0.0, std=1.0)
-    path.write_text("reward: clip:ViT-B-32/laion2b_s34b_b79k\n", "utf-8")
-    assert Settings.model_validate(read_yaml(path)).reward.root == {"clip:ViT-B-32/laion2b_s34b_b79k": Term(weight=1.0)}
+    recipe.write(path)
+    assert Mixed.read(path).reward == recipe.reward
+    assert recipe.reward.root["pickscore"] == Term(weight=1.0, mean=0.0, std=1.0)
+    path.write_text("reward: clip:ViT-B-32/laion2b_s34b_b79k\nreward_scale: 1.0\n", "utf-8")
+    assert Mixed.read(path).reward.root == {"clip:ViT-B-32/laion2b_s34b_b79k": Term(weight=1.0)}
+    with pytest.raises(RecipeError) as caught:
+        Mixed.read({"reward": WRITTEN})
+    assert caught.value.key == "reward_scale", "no sum has a default"
 
 
 @pytest.mark.parametrize(
@@ -84,8 +95,8 @@ def test_a_recipe_reads_back_what_it_wrote(tmp_path):
     ],
 )
 def test_what_cannot_be_honoured_is_refused_under_the_key(written: Any, told: str):
-    Settings.model_validate({"reward": WRITTEN})  # control
-    with pytest.raises(ValidationError) as caught:
-        Settings.model_validate({"reward": written})
-    assert caught.value.errors()[0]["loc"][0] == "reward"
+    Mixed.read({"reward": WRITTEN, "reward_scale": 1.0})  # control
+    with pytest.raises(RecipeError) as caught:
+        Mixed.read({"reward": written, "reward_scale": 1.0})
+    assert caught.value.key == "reward"
     assert told in str(caught.value)
