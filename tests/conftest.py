@@ -30,6 +30,7 @@ from distar_core.schedule import scaled_linear_schedule
 from distar_core.sdxl.adapters import add_lora, tied_clone
 from distar_core.sdxl.prompts import Prompt, PromptedUNet
 from distar_core.toy.networks import MLP, TimeMLP
+from tests.hub_server import serving
 
 TEXT_LENGTH, TEXT_WIDTH, POOLED_WIDTH = 3, 12, 10
 LATENT_SHAPE = (4, 8, 8)
@@ -197,3 +198,28 @@ def unets() -> SimpleNamespace:
         to_double=to_double,
         adam=adam,
     )
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on this machine with an empty cache: put folders into its models and datasets; go("off") sets HF_HUB_OFFLINE,
+    go("unplugged") breaks the line.
+    """
+    from huggingface_hub import constants
+
+    with serving() as served:
+
+        def at(url: str) -> None:
+            monkeypatch.setattr(constants, "ENDPOINT", url)
+            monkeypatch.setattr(
+                constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+            )
+
+        def go(how: str) -> None:
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "off")
+            at("http://127.0.0.1:9" if how == "unplugged" else served.url)
+
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub cache"))
+        at(served.url)
+        served.go = go
+        yield served

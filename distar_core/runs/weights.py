@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CODE_IN_A_PICKLE = ("unsupported global", "unrecognized function")
 """How torch.load words its refusal of a file whose loading would run code, in contrast to a damaged one."""
 
@@ -83,6 +84,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_weights(path: Path, within: str | None = None) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors file, or one of torch.save's, whose other contents are refused unread.
 
+    They are views of the file, which is read where they are; only what torch.save wrote before its version 1.6 is read at
+    once. So names, shapes and types cost little, whatever the size.
+
     Args:
         within: the key of a training checkpoint of torch.save's that the tensors are under; others, such as an optimizer's,
             are passed over.
@@ -114,6 +118,19 @@ def read_weights(path: Path, within: str | None = None) -> dict[str, Tensor]:
         told = ", ".join(str(other)[:40] for other in others[:3])
         raise ValueError(f"{path} does not hold tensors by name but {told}; save the network's own state_dict")
     return found
+
+
+def refuse_quantized(source: Path | str, found: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, with their number, type and first names, if any weights are stored in a type that a cast does not
+    bring back: integers, whose scales are elsewhere, or eight bits. Positions, which are integers by nature, pass.
+    """
+    names = sorted(n for n, v in found.items() if v.dtype not in STORED_TYPES and not n.endswith("position_ids"))
+    if names:
+        kept = str(found[names[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{source} stores {len(names)} weights as {kept} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}), "
+            "and a cast does not undo a quantization; use a file in float16, bfloat16 or float32"
+        )
 
 
 def check_weights(source: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

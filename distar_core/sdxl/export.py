@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..runs.weights import read_json, reading, refuse_pointer
 from .adapters import LayerLora, active_lora, tuned_layers
+from .files import stored
 from .loading import SCHEDULE_KEYS, check_flag, quiet
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 LORA = "pytorch_lora_weights.safetensors"
 BASE = "distar_core.base"
+
+PREFIX, POSITIONS = (
+    "text_model.",
+    "position_ids",
+)  # what names in a text encoder's file may have or be, by transformers' version
 
 PARTS = {  # how a key ends, and which part of a LayerLora its tensor is
     ".lora_A.weight": "a",
@@ -85,16 +91,41 @@ def one_step_pipeline(pipeline: Any, unet: Any) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
 
 
+def weights_of(network: Any) -> dict[str, Tensor]:
+    """The weights of a network by name, adapters aside, with all the digits that there are: as its files have them, where it
+    was loaded from files and still holds what they do, be it rounded; else its own.
+    """
+    own = {
+        name.replace(".base_layer.", "."): value.detach()
+        for name, value in network.state_dict().items()
+        if ".lora_" not in name
+    }
+    files = getattr(network, "stored_in", ())
+    if not files or not all(file.is_file() for file in files):
+        return own
+    places = {name.removeprefix(PREFIX): name for name in own}
+    found = {name.removeprefix(PREFIX): value for name, value in stored(files).items() if not name.endswith(POSITIONS)}
+    if found.keys() != places.keys():
+        return own
+    kept = {places[name]: value for name, value in found.items()}
+    return kept if all(torch.equal(kept[name].to(v.dtype), v.cpu()) for name, v in own.items()) else own
+
+
 def fingerprint(network: Any, precision: torch.dtype = torch.float16) -> str:
     """Which base weights a network has, adapters aside, rounded to a precision; sixteen hexadecimal digits.
 
-    Half precision by default, so that a network loaded in half and in single precision is the same one.
+    Half precision by default, so that a model's files in half and in single precision are the same one. In whatever type a
+    network was loaded, it is the one in its files, see weights_of.
     """
+    return fingerprint_of(weights_of(network), precision)
+
+
+def fingerprint_of(weights: Mapping[str, Tensor], precision: torch.dtype = torch.float16) -> str:
+    """The fingerprint of weights by name."""
     found = hashlib.blake2b(digest_size=8)
-    weights = {name.replace(".base_layer.", "."): value for name, value in network.state_dict().items()}
-    for name in sorted(name for name in weights if ".lora_" not in name):
+    for name in sorted(weights):
         found.update(name.encode())
-        found.update(weights[name].detach().to("cpu", precision).contiguous().numpy().tobytes())
+        found.update(weights[name].to("cpu", precision).reshape(-1).numpy().data)
     return found.hexdigest()
 
 
@@ -335,7 +366,8 @@ def load_lora(pipeline: Any, source: Path | str) -> Any:
         ValueError: if it was trained on another base, cannot be applied whole, or the UNet has an adapter already.
 
     Warns:
-        UserWarning: if the UNet is in bfloat16, which has too few digits to tell its base.
+        UserWarning: if the UNet has its weights in bfloat16 and from no file, or from one in that type, which has too few
+            digits to tell whether the base is another.
     """
     path = Path(source)
     if path.suffix != ".safetensors" and not path.is_file():
@@ -347,11 +379,11 @@ def load_lora(pipeline: Any, source: Path | str) -> Any:
         names = ", ".join(getattr(unet, "peft_config", {})) or "of unknown name"
         raise ValueError(f"the pipeline has an adapter already ({names}); call pipeline.unload_lora_weights() first")
     layers, metadata = read_lora(path, unet)
-    wanted = metadata.get(BASE)
-    here = fingerprint(unet)
-    if unet.dtype == torch.bfloat16:
+    base = weights_of(unet)
+    wanted, here = metadata.get(BASE), fingerprint_of(base)
+    if wanted not in (None, here) and any(value.dtype == torch.bfloat16 for value in base.values()):
         warnings.warn(
-            "a UNet in bfloat16 does not show whether it is the LoRA's own base; see that it is", stacklevel=2
+            "weights in bfloat16 do not show whether they are the LoRA's own base; see that they are", stacklevel=2
         )
     elif wanted not in (None, here):
         raise ValueError(f"the LoRA in {path} was trained on base {wanted}, but this UNet is {here}; load its own base")

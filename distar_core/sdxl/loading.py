@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from ..runs.hub import named
 from ..runs.weights import (
     check_end,
     check_merges,
     check_weights,
     in_one_line,
     read_json,
-    read_weights,
     reading,
     refuse_misfits,
     refuse_not_finite,
     refuse_pointer,
 )
 from ..schedule import DiscreteSchedule, Prediction, scaled_linear_schedule
+from .files import (
+    DIFFUSERS_WEIGHTS,
+    SINGLE_FILES,
+    TRANSFORMERS_WEIGHTS,
+    Place,
+    is_original,
+    place_of,
+    stored,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -40,7 +51,17 @@ CLASSES = {
     "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
 """The parts that are loaded, besides the scheduler, and the classes that each may have."""
-DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = ("diffusion_pytorch_model",), ("model", "pytorch_model")
+NETWORKS = {
+    "vae": DIFFUSERS_WEIGHTS,
+    "text_encoder": TRANSFORMERS_WEIGHTS,
+    "text_encoder_2": TRANSFORMERS_WEIGHTS,
+    "unet": DIFFUSERS_WEIGHTS,
+}
+"""The parts that have weights, and how the names of their files begin."""
+SMALL = ("model_index.json", *(f"{part}/*{end}" for part in (*CLASSES, "scheduler") for end in (".json", ".txt")))
+"""The files, as patterns, in which a pipeline folder says all about itself but its weights."""
+SMALL_OF_NETWORK = ("config.json", *(f"{stem}*.json" for stem in DIFFUSERS_WEIGHTS))
+"""The same of the folder of one network."""
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either is enough
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 SCHEDULE_KEYS = (
@@ -84,15 +105,12 @@ def read_index(folder: Path) -> dict[str, Any]:
         FileNotFoundError: if the folder is none or a part's folder is missing.
         ValueError: if it is of another kind of pipeline, or a part is absent or of a class that cannot be honoured.
     """
-    if folder.is_file():
-        raise FileNotFoundError(
-            f"{folder} is no pipeline folder but a single file; convert it once with "
-            f"{PIPELINE}.from_single_file(FILE).save_pretrained(FOLDER)"
-        )
+    if folder.is_file() or folder.suffix in SINGLE_FILES:
+        raise FileNotFoundError(f"{folder} is no pipeline folder but a single file; {remedy_for(folder)}")
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(
-            f"{folder} is no pipeline folder: it has no model_index.json; name another folder, and download a hub's model "
-            "into one first"
+            f"{folder} is no pipeline folder: it has no model_index.json; name another folder, or a model of the hub as "
+            "owner/name"
         )
     index = read_json(folder / "model_index.json")
     kind = index.get("_class_name")
@@ -109,6 +127,14 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise FileNotFoundError(f"pipeline folder {folder} lacks {name}; copy it again, whole")
     check_flag(folder / "model_index.json", index, "force_zeros_for_empty_prompt")
     return index
+
+
+def remedy_for(file: Path) -> str:
+    """What to do with a single file in place of a pipeline folder: convert it, or name it where a UNet belongs."""
+    whole = not file.is_file() or file.suffix not in (".safetensors", ".bin") or is_original(stored([file]))
+    if whole:
+        return f"convert it once with {PIPELINE}.from_single_file(FILE).save_pretrained(FOLDER)"
+    return "it holds the weights of one network, so name the pipeline's folder, and this file as the generator"
 
 
 def check_flag(source: Path, said: Mapping[str, Any], key: str) -> None:
@@ -134,13 +160,13 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
         from huggingface_hub.errors import StrictDataclassError
         from transformers import CLIPTextConfig
 
-    found = {}
-    for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
-        parameters = inspect.signature(kind.__init__).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        found[part] = defaults | read_json(folder / part / "config.json")
+    found = {
+        part: _read_config(kind, folder / part / "config.json")
+        for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
+    }
     for part in ("text_encoder", "text_encoder_2"):
         written = read_json(folder / part / "config.json")
+        refuse_quantization(folder / part / "config.json", written)
         try:
             found[part] = CLIPTextConfig.from_dict(written).to_dict()
         except (StrictDataclassError, TypeError, ValueError) as error:
@@ -148,6 +174,24 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
                 f"{folder / part / 'config.json'} is refused ({in_one_line(error)}); correct it"
             ) from error
     return found
+
+
+def _read_config(kind: Any, path: Path) -> dict[str, Any]:
+    """The configuration of a network of diffusers, with its class's defaults filled in."""
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    written = read_json(path)
+    refuse_quantization(path, written)
+    return {p.name: p.default for p in parameters if p.default is not p.empty} | written
+
+
+def refuse_quantization(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ValueError for the configuration of a network that is stored quantized, by bitsandbytes or torchao, say."""
+    if said := config.get("quantization_config"):
+        kind = said.get("quant_method", said) if isinstance(said, dict) else said
+        raise ValueError(
+            f"{path} says that its weights are quantized ({str(kind)[:60]}), which cannot be post-trained; use a folder in "
+            "float16, bfloat16 or float32"
+        )
 
 
 def configs_of(pipeline: Any) -> dict[str, dict[str, Any]]:
@@ -356,64 +400,229 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> A
     return tokenizer
 
 
-def _variant(folder: Path, stems: Collection[str]) -> str | None:
-    """Which variant of weights to load: None for the plain ones, or "fp16" and the like where there are no others.
+@dataclass(frozen=True)
+class StoredUNet:
+    """A UNet on the disk: looked at, fits, not read yet.
 
-    Raises FileNotFoundError if there are no weights.
+    Attributes:
+        source: where it comes from, for messages.
+        files: of its weights.
+        network: without weights, on the meta device.
+        weights: views of the files.
+        pipeline: the folder of the pipeline that it is in, if it is in one.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    names = [path.name for path in files]
-    endings = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
-    if not any(f"{stem}.{ending}" in names for stem in stems for ending in endings):
-        pattern = rf"(?:{'|'.join(stems)})\.(?:(\w+)\.(?:safetensors|bin)|(?:safetensors|bin)\.index\.(\w+)\.json)"
-        variants = [match[1] or match[2] for name in names if (match := re.fullmatch(pattern, name))]
-        if not variants:
-            raise FileNotFoundError(
-                f"{folder} has no weights such as {next(iter(stems))}.safetensors; copy it again, whole"
-            )
-        return "fp16" if "fp16" in variants else variants[0]
-    return None
+
+    source: str
+    files: tuple[Path, ...]
+    network: Any
+    weights: Mapping[str, Tensor]
+    pipeline: Path | None = None
+
+    def load(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Any:
+        """The network, whole, frozen and in evaluation mode. Raises ValueError for weights that are not finite."""
+        with reading(Path(self.source)):
+            self.network.load_state_dict(self.weights, strict=True, assign=True)
+        with quiet():
+            unet = self.network.to(dtype).requires_grad_(False).eval()
+        refuse_not_finite(self.source, unet.state_dict())
+        unet.stored_in = self.files
+        return unet.to(device)
 
 
-def _load_network(kind: Any, folder: Path, stems: Collection[str], dtype: torch.dtype) -> Any:
-    """A network of diffusers or transformers from its folder, whole, frozen and in evaluation mode."""
-    variant = _variant(folder, stems)
-    _refuse_pointers(folder)
-    options = {"torch_dtype" if stems == DIFFUSERS_WEIGHTS else "dtype": dtype}
-    with quiet(), reading(folder):
-        network, found = kind.from_pretrained(
-            folder,
-            variant=variant,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are told by name
-            **options,
+def find_unet(
+    path: Path | str | Place, *, config_of: Path | str | None = None, variant: str | None = None
+) -> StoredUNet:
+    """A UNet as `load_unet` takes it, held to its configuration by names, shapes and types before a weight is read."""
+    small = (*SMALL, *SMALL_OF_NETWORK)
+    place = path if isinstance(path, Place) else place_of(path, small)
+    pipeline = config = None
+    if place.folder.is_dir():
+        if (place.folder / "model_index.json").is_file():
+            pipeline, place = place.folder, place.inside("unet")
+        config = _config_of_unet(place.folder)
+        _, files = weight_files(place, DIFFUSERS_WEIGHTS, variant)
+    else:
+        files = [place.folder]
+        if config_of is not None:
+            config = _config_of_unet(_unet_folder(place_of(config_of, small).folder))
+    weights = stored(files)
+    if is_original(weights):
+        raise ValueError(
+            f"{place} holds all networks of a model in one file; {remedy_for(place.folder)}, and name that"
         )
-    refuse_misfits(
-        folder,
-        missing=found["missing_keys"],
-        unexpected=found["unexpected_keys"],
-        misshapen=[name for name, *_ in found["mismatched_keys"]],
-    )
-    refuse_not_finite(folder, network.state_dict())
-    return network.requires_grad_(False).eval()
+    if config is None:
+        raise ValueError(
+            f"{place} does not say what network its weights are of; name a folder of its kind in config_of"
+        )
+    with quiet(), torch.device("meta"):  # nothing is drawn at random, and no memory taken twice
+        from diffusers import UNet2DConditionModel
+
+        network = UNet2DConditionModel.from_config(config)
+    check_weights(str(place), weights, network.state_dict())
+    return StoredUNet(str(place), tuple(files), network, weights, pipeline)
 
 
-def load_pipeline(
-    folder: Path | str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> StableDiffusionXLPipeline:
-    """The StableDiffusionXLPipeline in a folder, frozen. What its files say is honoured or refused before weights are read.
+def load_unet(
+    path: Path | str,
+    *,
+    config_of: Path | str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """A UNet2DConditionModel, whole, frozen and in evaluation mode.
 
-    Where there are only weights of a variant such as fp16, these are loaded. An autoencoder whose configuration says
-    force_upcast stays in single precision where float16 is asked for, as in diffusers.
+    Args:
+        path: a folder with config.json and weights, a pipeline folder, or a bare file of weights, .safetensors or what
+            torch.save wrote; or what is one of these on the hub: owner/name, owner/name/folder or owner/name/file, such as
+            tianweiy/DMD2/dmd2_sdxl_1step_unet_fp16.bin.
+        config_of: for a bare file: a UNet's or a pipeline's folder whose configuration the network has.
+        variant: of a folder's weights, see load_pipeline.
 
     Raises:
-        FileNotFoundError: if the folder is none or a part or file is missing; the message names it.
-        ValueError: if a file is damaged, does not fit, or asks for what cannot be honoured.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged or quantized, weights do not fit the network by name and shape, or a bare file comes
+            without config_of.
     """
-    folder = Path(folder)
+    return find_unet(path, config_of=config_of, variant=variant).load(dtype, device)
+
+
+def _unet_folder(folder: Path) -> Path:
+    """The folder of a UNet: the given one, or that in a pipeline's folder."""
+    return folder / "unet" if (folder / "model_index.json").is_file() else folder
+
+
+def _config_of_unet(folder: Path) -> dict[str, Any]:
+    """The configuration in a UNet's folder. Raises FileNotFoundError without config.json."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no config.json; name a folder that UNet2DConditionModel.save_pretrained made"
+        )
+    config = read_json(folder / "config.json")
+    refuse_quantization(folder / "config.json", config)
+    return config
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A network of diffusers or transformers in a folder: its files are there and not quantized; not read yet."""
+
+    kind: Any
+    folder: Path
+    variant: str | None
+    files: tuple[Path, ...]
+
+    def load(self, dtype: torch.dtype) -> Any:
+        """The network, whole, frozen and in evaluation mode."""
+        with quiet(), reading(self.folder):
+            network, found = self.kind.from_pretrained(
+                self.folder,
+                variant=self.variant,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are told by name
+                **{"torch_dtype" if self.kind.__name__ == "AutoencoderKL" else "dtype": dtype},
+            )
+        refuse_misfits(
+            self.folder,
+            missing=found["missing_keys"],
+            unexpected=found["unexpected_keys"],
+            misshapen=[name for name, *_ in found["mismatched_keys"]],
+        )
+        refuse_not_finite(self.folder, network.state_dict())
+        network.stored_in = self.files
+        return network.requires_grad_(False).eval()
+
+
+def _find_network(kind: Any, place: Place, part: str, variant: str | None) -> StoredNetwork:
+    chosen, files = weight_files(place, NETWORKS[part], variant)
+    stored(files)
+    return StoredNetwork(kind, place.folder, chosen, tuple(files))
+
+
+@dataclass(frozen=True)
+class StoredPipeline:
+    """A pipeline folder that has been looked at: it can be honoured, and its files of weights are whole; not read yet.
+
+    Attributes:
+        index, configs: what it says about itself, see read_index and read_configs; the autoencoder's is that of the vae.
+        scheduler, tokenizers: loaded.
+        networks: the autoencoder and the text encoders by part.
+        unet: the reference's.
+        dtype, types: in which the networks are to compute, and those of them that compute in another.
+    """
+
+    folder: Path
+    index: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
+    scheduler: Any
+    tokenizers: Mapping[str, Any]
+    networks: Mapping[str, StoredNetwork]
+    unet: StoredUNet
+    dtype: torch.dtype
+    types: Mapping[str, torch.dtype]
+
+    def load(self, device: torch.device | str = "cpu") -> StableDiffusionXLPipeline:
+        """The pipeline; see load_pipeline."""
+        networks = {part: one.load(self.types.get(part, self.dtype)) for part, one in self.networks.items()}
+        unet = self.unet.load(self.dtype, device)
+        with quiet():
+            from diffusers import StableDiffusionXLPipeline
+
+            pipeline = StableDiffusionXLPipeline(
+                **networks,
+                unet=unet,
+                **self.tokenizers,
+                scheduler=self.scheduler,
+                force_zeros_for_empty_prompt=self.index.get("force_zeros_for_empty_prompt", True),
+                add_watermarker=False,
+            )
+            return pipeline.to(device)
+
+
+def type_of_vae(config: Mapping[str, Any], dtype: torch.dtype, asked: torch.dtype | None = None) -> torch.dtype:
+    """The type in which an autoencoder computes: the one asked for, or that of the other networks; where that is float16 and
+    its configuration says force_upcast, as SDXL's own does, since it overflows there, it is float32.
+
+    Raises:
+        ValueError: if float16 is asked for and force_upcast said.
+    """
+    overflows = bool(config["force_upcast"])
+    if asked == torch.float16 and overflows:
+        raise ValueError(
+            "this autoencoder overflows in float16, as its configuration's force_upcast says; use bfloat16 or float32, or "
+            "one made for float16, such as madebyollin/sdxl-vae-fp16-fix"
+        )
+    return asked or (torch.float32 if dtype == torch.float16 and overflows else dtype)
+
+
+def find_pipeline(
+    source: Path | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
+    vae: Path | str | None = None,
+    vae_dtype: torch.dtype | None = None,
+) -> StoredPipeline:
+    """What `load_pipeline` loads. All that it refuses is refused here, but for weights that are not finite, and for names of
+    weights of the autoencoder and the text encoders, of which older files have others.
+    """
+    if (hub := named(source)) is not None and hub.inside.endswith(SINGLE_FILES):
+        raise FileNotFoundError(f"{source} is no pipeline but a single file; name its repository, as owner/name")
+    place = place_of(source, SMALL)
+    folder = place.folder
     index, configs = read_index(folder), read_configs(folder)
+    with quiet():
+        from diffusers import AutoencoderKL
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    vae_place = place.inside("vae")
+    if vae is not None:
+        vae_place = place_of(vae, (*SMALL, *SMALL_OF_NETWORK))
+        if (vae_place.folder / "model_index.json").is_file():
+            vae_place = vae_place.inside("vae")
+        configs["vae"] = _read_config(AutoencoderKL, vae_place.folder / "config.json")
     check_configs(configs, folder)
+    types = {"vae": type_of_vae(configs["vae"], dtype, vae_dtype)}
     scheduler = load_scheduler(folder / "scheduler", index["scheduler"][1])
     tokenizers = {
         tokenizer: load_tokenizer(
@@ -425,75 +634,44 @@ def load_pipeline(
     first, second = (tokenizer.model_max_length for tokenizer in tokenizers.values())
     if first != second:
         raise ValueError(f"{folder} has tokenizers with model_max_length {first} and {second}; both must be the same")
-    with quiet():
-        from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
-    upcast = dtype == torch.float16 and configs["vae"]["force_upcast"]
     networks = {
-        name: _load_network(kind, folder / name, stems, kept)
-        for name, kind, stems, kept in (
-            ("vae", AutoencoderKL, DIFFUSERS_WEIGHTS, torch.float32 if upcast else dtype),
-            ("text_encoder", CLIPTextModel, TRANSFORMERS_WEIGHTS, dtype),
-            ("text_encoder_2", CLIPTextModelWithProjection, TRANSFORMERS_WEIGHTS, dtype),
-            ("unet", UNet2DConditionModel, DIFFUSERS_WEIGHTS, dtype),
+        part: _find_network(kind, vae_place if part == "vae" else place.inside(part), part, chosen)
+        for part, kind, chosen in (
+            ("vae", AutoencoderKL, variant if vae is None else None),
+            ("text_encoder", CLIPTextModel, variant),
+            ("text_encoder_2", CLIPTextModelWithProjection, variant),
         )
     }
-    with quiet():
-        pipeline = StableDiffusionXLPipeline(
-            **networks,
-            **tokenizers,
-            scheduler=scheduler,
-            force_zeros_for_empty_prompt=index.get("force_zeros_for_empty_prompt", True),
-            add_watermarker=False,
-        )
-        return pipeline.to(device)
+    unet = find_unet(place, variant=variant)
+    return StoredPipeline(folder, index, configs, scheduler, tokenizers, networks, unet, dtype, types)
 
 
-def load_unet(
-    path: Path | str,
+def load_pipeline(
+    source: Path | str,
     *,
-    config_of: Path | str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-) -> Any:
-    """A UNet2DConditionModel, whole, frozen and in evaluation mode.
+    variant: str | None = None,
+    vae: Path | str | None = None,
+    vae_dtype: torch.dtype | None = None,
+) -> StableDiffusionXLPipeline:
+    """The StableDiffusionXLPipeline in a folder or on the hub, frozen. What its files say is honoured or refused before
+    weights are read, and of a model on the hub before they are fetched.
 
     Args:
-        path: a folder with config.json and weights, a pipeline folder, or a bare file of weights, .safetensors or what
-            torch.save wrote, such as DMD2's .bin.
-        config_of: for a bare file: a UNet's or a pipeline's folder whose configuration the network has.
+        source: a folder, or owner/name on the hub, which is fetched into the hub's cache or, without a network, read from
+            there. What is on the disk comes first.
+        dtype: in which the networks compute; what goes in and comes out is cast at their borders.
+        variant: of the weights, such as "fp16" in a folder that has both; by default the plain ones, or where there are
+            none the variant that there is.
+        vae: another autoencoder's folder or name on the hub.
+        vae_dtype: of the autoencoder alone; dtype by default, but float32 where that is float16 and the autoencoder's
+            configuration says force_upcast, as in diffusers.
 
     Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged, weights do not fit the network by name and shape, or a bare file comes without
-            config_of.
+        FileNotFoundError: if the folder is none or a part or file is missing, or the hub does not have or give it; the
+            message names it.
+        ValueError: if a file is damaged, does not fit, or asks for what cannot be honoured; if vae_dtype is float16 for an
+            autoencoder that overflows there.
     """
-    path = Path(path)
-    with quiet():
-        from diffusers import UNet2DConditionModel
-    if path.is_dir():
-        folder = _unet_folder(path)
-        return _load_network(UNet2DConditionModel, folder, DIFFUSERS_WEIGHTS, dtype).to(device)
-    weights = read_weights(path)
-    if config_of is None:
-        raise ValueError(f"{path} does not say what network its weights are of; name a folder of its kind in config_of")
-    written = read_json(_unet_folder(Path(config_of)) / "config.json")
-    with quiet(), torch.device("meta"):  # nothing is drawn at random, and no memory taken twice
-        unet = UNet2DConditionModel.from_config(written)
-    check_weights(path, weights, unet.state_dict())
-    with reading(path):
-        unet.load_state_dict(weights, strict=True, assign=True)
-    with quiet():
-        unet = unet.to(device, dtype).requires_grad_(False).eval()
-    refuse_not_finite(path, unet.state_dict())
-    return unet
-
-
-def _unet_folder(folder: Path) -> Path:
-    """The folder of a UNet: the given one, or that in a pipeline's folder. Raises FileNotFoundError without config.json."""
-    found = folder / "unet" if (folder / "model_index.json").is_file() else folder
-    if not (found / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{found} has no config.json; name a folder that UNet2DConditionModel.save_pretrained made"
-        )
-    return found
+    return find_pipeline(source, dtype=dtype, variant=variant, vae=vae, vae_dtype=vae_dtype).load(device)

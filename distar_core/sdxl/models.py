@@ -14,7 +14,14 @@ from ..roles import NetworkScore, OneStep
 from . import T_STAR
 from .export import one_step_pipeline
 from .latents import decode, encode
-from .loading import check_configs, check_same_diffusion, configs_of, diffusion_of, load_pipeline, load_unet
+from .loading import (
+    check_configs,
+    check_same_diffusion,
+    configs_of,
+    diffusion_of,
+    find_pipeline,
+    find_unet,
+)
 from .prompts import Prompt, PromptedUNet, PromptEncoder
 
 if TYPE_CHECKING:
@@ -192,16 +199,21 @@ class TextToImage:
 
 
 def load_text_to_image(
-    folder: Path | str,
+    source: Path | str,
     *,
     generator: Path | str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    variant: str | None = None,
+    vae: Path | str | None = None,
+    vae_dtype: torch.dtype | None = None,
     **options: Any,
 ) -> TextToImage:
-    """The TextToImage of a pipeline folder, all of it frozen.
+    """The TextToImage of a pipeline folder or of a model on the hub, all of it frozen; generator and reference are both looked
+    at before either is read.
 
     Args:
+        source, dtype, device, variant, vae, vae_dtype: as in load_pipeline.
         generator: the one-step generator's weights as `load_unet` takes them; a bare file has the reference's kind of
             network, and a pipeline folder must state the reference's diffusion.
         options: of TextToImage.
@@ -209,8 +221,11 @@ def load_text_to_image(
     Raises:
         FileNotFoundError, ValueError: as load_pipeline, check_same_diffusion, load_unet and TextToImage.
     """
-    pipeline = load_pipeline(folder, dtype=dtype, device=device)
-    if generator is not None and (Path(generator) / "model_index.json").is_file():
-        check_same_diffusion(pipeline.scheduler, Path(generator))
-    unet = None if generator is None else load_unet(generator, config_of=folder, dtype=dtype, device=device)
-    return TextToImage(pipeline, unet, **options)
+    reference = find_pipeline(source, dtype=dtype, variant=variant, vae=vae, vae_dtype=vae_dtype)
+    if generator is None:
+        return TextToImage(reference.load(device), **options)
+    start = find_unet(generator, config_of=reference.folder)
+    check_configs({**reference.configs, "unet": start.network.config}, "the generator")
+    if start.pipeline is not None:
+        check_same_diffusion(reference.scheduler, start.pipeline)
+    return TextToImage(reference.load(device), start.load(dtype, device), **options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,19 +83,28 @@ def diffusion_facts(model: TextToImage) -> dict[str, Any]:
 
 def identity_of(recipe: PictureRecipe, model: TextToImage, state: State, prompts: Sequence[str]) -> dict[str, Any]:
     """What a run depends on besides method and loop, for the configuration that a resumed run compares: the recipe, how the
-    model is asked, and fingerprints of the prompts and of all weights that are not trained.
+    model is asked, the types that its networks compute in, and fingerprints of the prompts and of all weights that are not
+    trained, as their files have them.
     """
     reward: Any = getattr(state.roles.reward, "reward", None)
     judge = reward if isinstance(reward, nn.Module) else nn.ModuleList(modules_of(reward))
     parts = ("unet", "vae", "text_encoder", "text_encoder_2")
     weights = {name: getattr(model.pipeline, name) for name in parts} | {"start": model.unet, "judge": judge}
     own = {name for name, field in type(recipe).model_fields.items() if (field.alias or name) not in METHOD_KEYS}
+    with ThreadPoolExecutor() as pool:  # SDXL's weights are 28 GB in single precision, and a hash takes one core
+        found = dict(zip(weights, pool.map(exact_fingerprint, weights.values()), strict=True))
     return {
         "recipe": recipe.model_dump(include=own - {"prompts"}),
         "prompts": hashlib.blake2b("\n".join(prompts).encode(), digest_size=8).hexdigest(),
         "diffusion": diffusion_facts(model),
-        **{name: fingerprint(module, torch.float32) for name, module in weights.items()},
+        "types": {name: str(getattr(model.pipeline, name).dtype).removeprefix("torch.") for name in parts},
+        **found,
     }
+
+
+def exact_fingerprint(network: nn.Module) -> str:
+    """Which weights a network has, to the last digit of its files."""
+    return fingerprint(network, torch.float32)
 
 
 def run_recipe(
@@ -111,7 +121,7 @@ def run_recipe(
     the recipe has them from a file.
 
     A run from before a key of the recipe was known is taken to be one at its default; one from before the facts of the
-    diffusion were kept, to be of this model.
+    diffusion were kept, to be of this model; one from before the networks' types were, to have computed in float32.
     """
     identity = identity_of(recipe, model, state, prompts)
     written, texts = recipe.written, {}
@@ -131,6 +141,7 @@ def run_recipe(
         defaults={
             "recipe": {name: optional[name] for name in identity["recipe"] if name in optional},
             "diffusion": identity["diffusion"],
+            "types": dict.fromkeys(identity["types"], "float32"),
         },
         texts=texts,
         **recipe.loop,
@@ -145,7 +156,7 @@ def load_run(recipe: PictureRecipe, model: TextToImage, reward: PictureReward | 
         ValueError: if the checkpoint is damaged, has other networks than the recipe, or started from other weights.
     """
     state = make_state(recipe, model, reward)
-    there, here = load_checkpoint(state, folder, None)["start"], fingerprint(model.unet, torch.float32)
+    there, here = load_checkpoint(state, folder, None)["start"], exact_fingerprint(model.unet)
     if there != here:
         raise ValueError(f"the run in {folder} started from weights {there}, but these are {here}; load its own model")
     return state

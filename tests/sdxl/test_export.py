@@ -7,6 +7,7 @@ in the tests.
 import copy
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -104,6 +105,40 @@ def test_a_fingerprint_follows_the_weights_and_not_the_precision(world):
     again = copy.deepcopy(world.unet)
     assert fingerprint(again.half()) == fingerprint(world.unet)
     assert fingerprint(world.pipeline.unet) != fingerprint(world.unet)
+
+
+def test_a_network_has_the_fingerprint_of_its_file_in_whatever_type_it_computes(world):
+    """The world's files are in half precision, of which bfloat16 rounds the last three digits away."""
+    rounded = load_world(dtype=torch.bfloat16)
+    for precision in (torch.float16, torch.float32):
+        wanted = fingerprint(world.unet, precision)
+        assert fingerprint(rounded.unet, precision) == wanted
+        assert fingerprint(add_lora(tied_clone(rounded.unet), rank=2), precision) == wanted
+        unknown = UNet2DConditionModel.from_config(rounded.unet.config).bfloat16()
+        unknown.load_state_dict(rounded.unet.state_dict())
+        assert fingerprint(unknown, precision) != wanted, "control: from its own digits it cannot be told"
+    moved = changed(copy.deepcopy(rounded.unet).requires_grad_(True))
+    assert fingerprint(moved) not in (fingerprint(world.unet), fingerprint(rounded.pipeline.unet))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_lora_trained_in_bfloat16_loads_onto_the_file_that_it_started_from(world, tmp_path, dtype):
+    export_lora(adapted(load_world(dtype=torch.bfloat16)), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other = load_world(dtype=dtype)
+        load_lora(other.one_step_pipeline(), tmp_path)
+    reference = load_world(dtype=dtype)
+    with pytest.raises(ValueError, match="was trained on base"):
+        load_lora(reference.one_step_pipeline(reference.pipeline.unet), tmp_path)
+
+
+def test_a_base_in_bfloat16_from_no_file_is_warned_about(world, tmp_path):
+    export_lora(adapted(world), tmp_path)
+    unknown = UNet2DConditionModel.from_config(world.unet.config).bfloat16()
+    unknown.load_state_dict(world.unet.state_dict())
+    with pytest.warns(UserWarning, match="do not show"):
+        load_lora(world.one_step_pipeline(unknown), tmp_path)
 
 
 # A layer of each kind, and its name in SDXL's first code (one resnet and one sampler per block of the miniature).

@@ -203,13 +203,14 @@ def test_a_run_from_before_a_setting_is_one_at_its_default(world, judges, tmp_pa
 
     def without(key):
         older = copy.deepcopy(meta)
-        del (older["config"] if key == "diffusion" else older["config"]["recipe"])[key]
+        del (older["config"] if key in ("diffusion", "types") else older["config"]["recipe"])[key]
         save_file(tensors, path, metadata={"distar_core": json.dumps(older | {"seal": _seal(older)})})
         return list(run_again(recipe, world, judges, tmp_path, resume=True))
 
     assert without("ema_decay") == []
     assert without("rank") == []
     assert without("diffusion") == []
+    assert without("types") == []
     with pytest.raises(ValueError, match=r"^recipe\.steps is 3 here but 300"):
         without("steps")
 
@@ -270,6 +271,16 @@ def test_a_run_is_bound_to_all_weights_that_it_does_not_train(world, judges):
     next(preference.clip.parameters()).data.mul_(1.00001)
     other = told(judges=judges._replace(preference=preference))
     assert {key for key, value in other.items() if value != before[key]} == {"judge"}
+
+
+def test_a_model_is_the_one_in_its_files_in_whatever_type_it_computes(world):
+    recipe = WorldRecipe.read(SHORT | {"reward": "preference", "prompts": 2})
+    single, half = (
+        identity_of(recipe, model, make_state(recipe, model), ["a", "b"])
+        for model in (world, load_world(dtype=torch.bfloat16))
+    )
+    assert {key for key, value in single.items() if value != half[key]} == {"types"}
+    assert (set(single["types"].values()), set(half["types"].values())) == ({"float32"}, {"bfloat16"})
 
 
 @pytest.mark.parametrize(
