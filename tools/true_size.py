@@ -277,7 +277,7 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     )  # fmt: skip
     from distar_core.losses import score_divergence_detached
     from distar_core.sdxl.adapters import add_lora, tied_clone
-    from distar_core.sdxl.latents import decode
+    from distar_core.sdxl.latents import checkpointed, decode
     from distar_core.sdxl.prompts import Prompt, PromptedUNet
 
     class Autocast(PromptedUNet):
@@ -297,13 +297,10 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     if o.roles == "lora":
         generator = add_lora(tied_clone(base), rank=o.rank, seed=1)
         assistant = add_lora(tied_clone(reference), rank=o.rank, seed=2)
-        for network in (generator, assistant):
-            for parameter in network.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
-            if o.adapters == "autocast":
-                from peft.tuners.tuners_utils import BaseTunerLayer
+        if o.adapters == "autocast":
+            from peft.tuners.tuners_utils import BaseTunerLayer
 
+            for network in (generator, assistant):
                 for layer in network.modules():
                     if isinstance(layer, BaseTunerLayer):
                         layer.cast_input_dtype_enabled = False
@@ -340,17 +337,7 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
         if o.channels_last:
             vae.to(memory_format=torch.channels_last)
         if o.checkpoint_vae:
-            from diffusers.models.attention_processor import Attention
-            from diffusers.models.resnet import ResnetBlock2D
-            from diffusers.models.upsampling import Upsample2D
-            from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-                apply_activation_checkpointing,
-                checkpoint_wrapper,
-            )
-
-            kinds = (ResnetBlock2D, Upsample2D, Attention)
-            wrapper = functools.partial(checkpoint_wrapper, preserve_rng_state=False)
-            apply_activation_checkpointing(vae.decoder, wrapper, check_fn=lambda layer: isinstance(layer, kinds))
+            vae = checkpointed(vae)
         vision = built(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)), torch.bfloat16)
 
         def embedded(images: Tensor) -> Tensor:

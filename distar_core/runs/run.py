@@ -38,7 +38,7 @@ LOOP_DEFAULTS = {
 }
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")  # how an optimizer computes, not what
 COLUMNS = ["step", "seconds", "reward", "gap_norm", "loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward"]
-COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward"]
+COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward", "gap_floor"]
 
 
 def check_finite(record: Record) -> None:
@@ -357,11 +357,14 @@ def _slots(
 class CsvLog:
     """One row a step in log.csv; means over the batch. On resume, rows from the checkpoint's step on are dropped.
 
+    Beside gap_norm stands gap_floor, where the roles compute with so few digits that a gap of this size is their rounding.
+
     A log that is not as it was written, since a spreadsheet saved it or a hand changed it, is set aside under another
     name, with a warning, and a new one begins: what is learnt does not depend on it.
     """
 
-    def __init__(self, folder: Path, next_step: int | None) -> None:
+    def __init__(self, folder: Path, next_step: int | None, gap_floor: float | None = None) -> None:
+        self._gap_floor = gap_floor
         path, partial = folder / "log.csv", folder / "log.csv.partial"
         rows: list[dict[str, str]] = []
         if next_step is not None and path.is_file():
@@ -385,6 +388,8 @@ class CsvLog:
         row |= {f"pull_{term}": float(value.mean()) for term, value in record.pull_norms.items()}
         extras = {"reward": record.reward, "gap_norm": record.gap_norm}
         row |= {name: float(value.mean()) for name, value in extras.items() if value is not None}
+        if record.gap_norm is not None and self._gap_floor is not None:
+            row["gap_floor"] = self._gap_floor
         self._writer.writerow(row)
         self._file.flush()
 
@@ -441,6 +446,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
+    gap_floor: float | None = None,
     **options: Any,
 ) -> Iterator[Record]:
     """`post_train` in a folder: CSV log, checkpoints, stop and resume; yields its records.
@@ -453,6 +459,7 @@ def run(
         settings: anything else that the result depends on, for the configuration that resume compares.
         defaults: what keys of `settings` mean that the configuration of an older run lacks, see load_checkpoint.
         texts: what else a fresh run leaves in the folder at its start, by name of the file.
+        gap_floor: below which gap_norm is the roles' rounding, for the log; None where they have digits enough.
         options: the keyword arguments of post_train; a resumed run may have another micro_batch and rows.
 
     Raises:
@@ -478,7 +485,7 @@ def run(
         described = json.dumps(_configuration(state, config), indent=2) + "\n"
         for name, text in {"config.json": described, **({} if resume else texts or {})}.items():
             (folder / name).write_text(text, encoding="utf-8")
-        with closing(CsvLog(folder, state.step if resume else None)) as log, stop_requests() as stops:
+        with closing(CsvLog(folder, state.step if resume else None, gap_floor)) as log, stop_requests() as stops:
             for record in post_train(state, method, conditions, **options):
                 check_finite(record)
                 log.write(record)

@@ -164,6 +164,15 @@ def test_k_steps_and_the_rest_equal_all_at_once(k: int, save_every: int, whole: 
     assert log_rows(tmp_path) == whole[1]
 
 
+def test_the_log_says_beside_each_gap_below_which_it_is_rounding(tmp_path):
+    for floor in (None, 0.125):
+        folder = tmp_path / str(floor)
+        assert len(list(run(build(), METHOD, no_conditions, folder, gap_floor=floor, **OPTIONS))) == WARMUP + STEPS
+        rows = log_rows(folder)
+        assert [row["gap_norm"] != "" for row in rows] == [False] * WARMUP + [True] * STEPS
+        assert [row["gap_floor"] for row in rows] == [""] * WARMUP + ["" if floor is None else "0.125"] * STEPS
+
+
 def test_a_run_may_stop_after_every_step(whole: Any, tmp_path: Path) -> None:
     stop_after(1, build(), tmp_path, save_every=1)
     for _ in range(WARMUP + STEPS - 2):
