@@ -57,18 +57,12 @@ class Hub:
             content = file.read_bytes()
             tag = hashlib.sha256(content).hexdigest()
             return 200, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}, content
-        entries: list[Any] = [file.relative_to(folder).as_posix() for file in files]
-        if rest[:1] == ["tree"]:
-            tree = [
-                {"type": "file", "path": entry, "size": (folder / entry).stat().st_size, "oid": entry}
-                for entry in entries
-            ]
-            return 200, {}, json.dumps(tree).encode()
-        return (
-            200,
-            {},
-            json.dumps({"id": name, "sha": COMMIT, "siblings": [{"rfilename": e} for e in entries]}).encode(),
-        )
+        sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+        said: Any = [{"type": "file", "path": path, "size": size, "oid": path} for path, size in sizes.items()]
+        if rest[:1] != ["tree"]:
+            siblings = [{"rfilename": path, "size": size} for path, size in sizes.items()]
+            said = {"id": name, "sha": COMMIT, "siblings": siblings}
+        return 200, {}, json.dumps(said).encode()
 
 
 @contextmanager

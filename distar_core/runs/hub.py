@@ -90,11 +90,14 @@ def fetched(what: Named, wanted: Sequence[str], *, revision: str | None = None) 
         return Path(snapshot_download(what.name, repo_type=what.kind, revision=revision, allow_patterns=list(wanted)))
 
 
-def names_in(what: Named, folder: Path) -> list[str]:
-    """Every file of a repository at the commit of a folder that was fetched, or without a network those in the folder."""
+def sizes_in(what: Named, folder: Path) -> dict[str, int]:
+    """Every file of a repository at the commit of a folder that was fetched, with its bytes; without a network those in the
+    folder.
+    """
     from huggingface_hub import HfApi, errors
 
     with suppress(errors.HTTPError, OSError):
         ask = HfApi().dataset_info if what.kind == "dataset" else HfApi().model_info
-        return [file.rfilename for file in ask(what.name, revision=folder.name).siblings or []]
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        found = ask(what.name, revision=folder.name, files_metadata=True).siblings or []
+        return {file.rfilename: file.size or 0 for file in found}
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}

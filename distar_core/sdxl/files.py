@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..runs.hub import Named, fetched, named, names_in
+from ..runs.hub import Named, fetched, named, sizes_in
 from ..runs.weights import read_json, read_weights, refuse_pointer, refuse_quantized
 
 DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = ("diffusion_pytorch_model",), ("model", "pytorch_model")
@@ -33,6 +33,13 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return str(self.folder) if self.hub is None else "/".join(part for part in self.hub[:2] if part)
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a file that it lacks."""
+        if self.hub is None:
+            return "copy it again, whole"
+        return f"choose another, or fetch it whole where there is a network: hf download {self.hub.name}"
+
     def inside(self, name: str) -> Place:
         """A folder in it."""
         hub = self.hub and self.hub._replace(inside=f"{self.hub.inside}/{name}".lstrip("/"))
@@ -43,7 +50,7 @@ class Place(NamedTuple):
         if self.hub is None:
             return sorted(path.name for path in self.folder.iterdir() if path.is_file())
         top, prefix = self._top(), f"{self.hub.inside}/" if self.hub.inside else ""
-        found = [name.removeprefix(prefix) for name in names_in(self.hub, top) if name.startswith(prefix)]
+        found = [name.removeprefix(prefix) for name in sizes_in(self.hub, top) if name.startswith(prefix)]
         return sorted(name for name in found if "/" not in name)
 
     def fetch(self, names: Sequence[str]) -> None:
@@ -103,9 +110,7 @@ def weight_files(place: Place, stems: Collection[str], variant: str | None = Non
     files = [place.folder / name for name in dict.fromkeys(chosen)]
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(
-                f"{place} lacks {file.name}, one of {len(files)} files of weights; copy it again, whole"
-            )
+            raise FileNotFoundError(f"{place} lacks {file.name}, one of {len(files)} files of weights; {place.remedy}")
         refuse_pointer(file)
     return variant, files
 
@@ -124,7 +129,7 @@ def _variant(place: Place, names: Collection[str], stems: Collection[str], asked
     )
     found = [match[1] or match[2] for name in names if (match := re.fullmatch(pattern, name))]
     if not found:
-        raise FileNotFoundError(f"{place} has no weights such as {next(iter(stems))}.safetensors; copy it again, whole")
+        raise FileNotFoundError(f"{place} has no weights such as {next(iter(stems))}.safetensors; {place.remedy}")
     if asked is not None and asked not in found:
         there = ", ".join(sorted({name or "plain ones" for name in found}))
         raise FileNotFoundError(f"{place} has no weights of the variant {asked!r}; there are {there}")

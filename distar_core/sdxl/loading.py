@@ -402,7 +402,7 @@ def load_tokenizer(folder: Path, vocabulary: int, positions: int, end: Any) -> A
 
 @dataclass(frozen=True)
 class StoredUNet:
-    """A UNet on the disk: looked at, fits, not read yet.
+    """A UNet on the disk: looked at, fits, not read yet. It is there to be loaded once.
 
     Attributes:
         source: where it comes from, for messages.

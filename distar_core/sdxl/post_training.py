@@ -28,7 +28,7 @@ from .decoded import Decoded
 from .export import fingerprint
 from .latents import checkpointed
 from .models import TextToImage
-from .prompts import Prompt
+from .prompts import Prompt, Prompts
 from .recipe import PictureRecipe
 
 PROMPTS = "prompts.txt"
@@ -66,7 +66,7 @@ def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward 
 
 def conditions_of(recipe: PictureRecipe, model: TextToImage, prompts: Sequence[str]) -> Conditions:
     """Embedded prompts by position, for the recipe's batch."""
-    embedded = model.encoder(prompts)
+    embedded = Prompts(model.encoder, prompts, recipe.prompt_cache)
 
     def conditions(step: int, rows: slice) -> Prompt:
         u = draw(recipe.seed, step, "prompt", (recipe.batch,), rows, uniform=True)
@@ -102,7 +102,7 @@ def identity_of(recipe: PictureRecipe, model: TextToImage, state: State, prompts
     with ThreadPoolExecutor() as pool:  # SDXL's weights are 28 GB in single precision, and a hash takes one core
         found = dict(zip(weights, pool.map(exact_fingerprint, weights.values()), strict=True))
     return {
-        "recipe": recipe.model_dump(include=own - {"prompts"}),
+        "recipe": recipe.model_dump(include=own - {"prompts", "prompt_cache"}),
         "prompts": hashlib.blake2b("\n".join(prompts).encode(), digest_size=8).hexdigest(),
         "diffusion": diffusion_facts(model),
         "types": {name: str(getattr(model.pipeline, name).dtype).removeprefix("torch.") for name in parts},

@@ -4,156 +4,29 @@ embedding. The null condition is both embeddings at zero, or the empty prompt's,
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
-import re
-import unicodedata
+import os
+import shutil
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..runs.settings import read_text
+from ..runs.weights import reading
 
+HELD = 2**28
+"""How many bytes of embeddings Prompts holds in memory; more prompts are embedded when they are asked for."""
+CACHEABLE = 20_000
+"""How many prompts a cache file may have: 6.4 GB for SDXL in half precision."""
 KEPT = 512
 """How many prompts' embeddings a PromptEncoder keeps, the latest: 163 MB for SDXL in single precision."""
 AT_ONCE = 64
 """How many prompts are embedded at once, which bounds the memory that the text encoders take."""
-COLUMNS = ("prompt", "text", "caption")
-"""What the prompts' column may be called, whatever its case; the first that a file has is read."""
-ZERO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
-# joiners, which letters of other scripts and emoji need among themselves
-STRAY_JOINERS = re.compile("(?<![^\\x00-\\x7f\\s])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\x00-\\x7f\\s])")
-OPTIONS = re.compile(r"(?<!\S)--[a-zA-Z]\S*|<(?:lora|lyco|hypernet):[^>]*>|\([^()]*[^()\d]:\d*\.?\d+\)")
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts in a file, in its order, repeated ones included.
-
-    By its extension: .tsv (without quoting, as in PartiPrompts), .csv (quoted as RFC 4180 has it), .json (a list) and .jsonl;
-    their rows are objects or lines with a column of COLUMNS, or in JSON plain strings. Any other file has one prompt per line.
-    Zero-width characters, blanks at the ends and empty prompts are left out.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds no prompt, or no UTF-8 text; if it has no column of prompts (the message has those it has); if
-            a row cannot be read, or a prompt holds a control character, a line break included (the message has the place).
-
-    Warns:
-        UserWarning: for an extension that is none of these; for prompts with options or weights of other tools, such as
-            "--ar 3:2" or "(red:1.3)", which are embedded as words.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no prompt file {path}; name a text file with one prompt a line")
-    kind = path.suffix.lower()
-    text = read_text(path)
-    if kind in (".tsv", ".csv"):
-        rows = _table_rows(path, text, quoted=kind == ".csv")
-    elif kind in (".json", ".jsonl"):
-        rows = _json_rows(path, text, by_line=kind == ".jsonl")
-    else:
-        if kind not in ("", ".txt"):
-            warnings.warn(
-                f"{path} is read as text with one prompt per line; files named .tsv, .csv, .json and .jsonl are read by their "
-                "column of prompts",
-                stacklevel=2,
-            )
-        rows = ((f"line {place}", line) for place, line in enumerate(text.split("\n"), 1))
-    prompts = []
-    for place, row in rows:
-        prompt = STRAY_JOINERS.sub("", ZERO_WIDTH.sub("", row)).strip(" \t\r\n")
-        strange = next((sign for sign in prompt if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")), None)
-        if strange is not None:
-            raise ValueError(
-                f"prompt file {path}, {place}: the prompt holds the control character U+{ord(strange):04X}; take it out"
-                + (", or name the file .tsv if it is a table" if strange == "\t" else "")
-            )
-        if prompt.strip():
-            prompts.append(prompt.strip())
-    if not prompts:
-        raise ValueError(f"prompt file {path} is empty; write one prompt a line")
-    foreign = [(prompt, option.group()) for prompt in prompts if (option := OPTIONS.search(prompt))]
-    if foreign:
-        warnings.warn(
-            f"{len(foreign)} of {len(prompts)} prompts in {path} hold options of other tools, which are embedded as words, the "
-            f"first: {foreign[0][1]!r} in {foreign[0][0]!r}",
-            stacklevel=2,
-        )
-    return prompts
-
-
-def _column(path: Path, place: str, names: Sequence[str]) -> int:
-    """Which of these columns has the prompts."""
-    plain = [ZERO_WIDTH.sub("", name).strip().lower() for name in names]
-    found = [plain.index(name) for name in COLUMNS if plain.count(name) == 1]
-    if not found:
-        raise ValueError(
-            f"prompt file {path}, {place}: no column is called {' or '.join(COLUMNS)} among {', '.join(map(repr, names))}; "
-            "rename the one with the prompts"
-        )
-    return found[0]
-
-
-def _table_rows(path: Path, text: str, *, quoted: bool) -> Iterator[tuple[str, str]]:
-    """Place and prompt of the rows of a table with a header."""
-    lines = io.StringIO(text, newline="")
-    dialect: dict[str, Any] = {"strict": True} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(lines, **dialect)
-    column = names = None
-    try:
-        for row in reader:
-            place = f"line {reader.line_num}"
-            if not any(cell.strip() for cell in row):
-                continue
-            if column is None or names is None:
-                column, names = _column(path, place, row), row
-                continue
-            if len(row) <= column or any(cell.strip() for cell in row[len(names) :]):
-                raise ValueError(
-                    f"prompt file {path}, {place}: there are {len(row)} cells for {len(names)} columns; "
-                    + ("put a prompt with commas in double quotes" if quoted else "take out tabs within a prompt")
-                )
-            yield place, row[column]
-    except csv.Error as error:
-        raise ValueError(f"prompt file {path}, line {reader.line_num}: {error}; mend its quotes") from error
-
-
-def _json_rows(path: Path, text: str, *, by_line: bool) -> Iterator[tuple[str, str]]:
-    """Place and prompt of the entries of a JSON list, or of lines of JSON."""
-    if by_line:
-        lines = [(place, line) for place, line in enumerate(text.split("\n"), 1) if line.strip()]
-        entries = ((f"line {place}", _parsed(path, line, place)) for place, line in lines)
-    else:
-        whole = _parsed(path, text, 1) if text.strip() else []
-        if not isinstance(whole, list):
-            keys = f" with the keys {', '.join(map(repr, whole))}" if isinstance(whole, dict) else ""
-            raise ValueError(
-                f"prompt file {path} is a JSON {type(whole).__name__}{keys}; give a list of prompts, or of objects with the "
-                f"key {COLUMNS[0]!r}"
-            )
-        entries = ((f"entry {place}", entry) for place, entry in enumerate(whole, 1))
-    for where, entry in entries:
-        names = list(entry) if isinstance(entry, dict) else []
-        prompt = entry[names[_column(path, where, names)]] if isinstance(entry, dict) else entry
-        if not isinstance(prompt, str):
-            raise ValueError(
-                f"prompt file {path}, {where}: the prompt is {json.dumps(prompt)[:50]}; write it as a string"
-            )
-        yield where, prompt
-
-
-def _parsed(path: Path, text: str, first: int) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        line = first + getattr(error, "lineno", 1) - 1
-        raise ValueError(
-            f"prompt file {path}, line {line}: no JSON ({getattr(error, 'msg', error)}); mend it"
-        ) from error
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -222,22 +95,28 @@ class PromptEncoder:
                 for each call with words outside the vocabulary.
         """
         check_prompts(prompts)
+        self.look_over(prompts)
+        return self._ids(prompts)
+
+    def look_over(self, prompts: Sequence[str]) -> None:
+        """Warn of prompts as `tokens` does, without embedding any."""
         limit = self.tokenizers[0].model_max_length
-        too_long = [p for p in prompts if len(self.tokenizers[0](p).input_ids) > limit]
+        parts = (prompts[start : start + 1024] for start in range(0, len(prompts), 1024))
+        lengths = [len(ids) for part in parts for ids in self.tokenizers[0](list(part)).input_ids]
+        too_long = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > limit]
         if too_long:
             warnings.warn(
                 f"{len(too_long)} of {len(prompts)} prompts have more than {limit} tokens and are cut, the first: "
                 f"{too_long[0]!r}",
-                stacklevel=3,
+                stacklevel=4,
             )
         unknown = [word for prompt in prompts for word in prompt.lower().split() if word not in self.vocabulary]
         if self.vocabulary and unknown:
             warnings.warn(
                 f"the model has never seen {', '.join(map(repr, dict.fromkeys(unknown)))}; it knows "
                 f"{', '.join(sorted(self.vocabulary))}",
-                stacklevel=3,
+                stacklevel=4,
             )
-        return self._ids(prompts)
 
     def _ids(self, prompts: Sequence[str]) -> list[Tensor]:
         """Token ids [B, tokens] for each encoder, padded and cut to the token limit."""
@@ -259,6 +138,30 @@ class PromptEncoder:
         return self._embed(self._ids([""]))
 
     @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Prompt:
+        """Embed prompts that were looked over, AT_ONCE at a time, and keep none.
+
+        What comes back depends on these prompts alone, to the last bit, so that a resumed run gets what it would have got; what
+        a call keeps was embedded beside others, and is the same up to rounding.
+        """
+        parts = [self._embed(self._ids(prompts[start : start + AT_ONCE])) for start in range(0, len(prompts), AT_ONCE)]
+        text, pooled = (torch.cat(rows) if len(rows) > 1 else rows[0] for rows in list(zip(*parts, strict=True))[:2])
+        return Prompt(text, pooled, tuple(prompts))
+
+    def identity(self) -> str:
+        """Which embeddings these are: a fingerprint of encoders and tokenizers, to the last digit."""
+        from .export import fingerprint
+
+        found = hashlib.blake2b(digest_size=8)
+        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
+            words = tokenizer.backend_tokenizer.to_str()
+            kept = (
+                f"{fingerprint(encoder, torch.float32)} {next(encoder.parameters()).dtype} {tokenizer.model_max_length}"
+            )
+            found.update(f"{words} {tokenizer.pad_token_id} {kept} ".encode())
+        return found.hexdigest()
+
+    @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Prompt:
         """Embed prompts; raises as `tokens`."""
         check_prompts(prompts)
@@ -277,6 +180,117 @@ class PromptEncoder:
             del self._known[oldest]
         texts, pooled = zip(*(found[prompt] for prompt in prompts), strict=True)
         return Prompt(torch.stack(texts), torch.stack(pooled), tuple(prompts))
+
+
+class Prompts:
+    """The prompts of a run by number, embedded: in memory at once where that takes at most HELD bytes, from a cache file where
+    one is named, and else when they are asked for, by encoders that stay where they are. Memory does not grow with use.
+
+    Args:
+        encoder: which embeds them.
+        texts: the prompts; looked over once, so each is warned about once.
+        cache: a .safetensors file with their embeddings, written if there is none, and read row by row.
+
+    Raises:
+        ValueError: for no prompts, an empty one, or more than CACHEABLE of them with a cache.
+        FileExistsError: if the cache is of other prompts or encoders.
+        OSError: if the disk has no room for the cache.
+
+    Warns:
+        UserWarning: as PromptEncoder.tokens.
+    """
+
+    def __init__(self, encoder: PromptEncoder, texts: Sequence[str], cache: Path | str | None = None) -> None:
+        check_prompts(texts)
+        if cache is not None and len(texts) > CACHEABLE:
+            raise ValueError(
+                f"a cache of {len(texts)} prompts is larger than {CACHEABLE} make it; leave it out, and they are embedded as "
+                "they are drawn, which takes a thousandth of a step"
+            )
+        self.encoder, self.texts = encoder, texts
+        self._held: Prompt | None = None
+        self._cache: _Cache | None = None
+        if cache is not None:
+            encoder.look_over(texts)
+            self._cache = _Cache(Path(cache), encoder, texts)
+        elif _size(encoder.embed(texts[:1])) * len(texts) <= HELD:
+            self._held = encoder(texts)
+        else:
+            encoder.look_over(texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, index: Tensor) -> Prompt:
+        """The prompts with these numbers, [N], embedded; a function of the numbers alone."""
+        if self._held is not None:
+            return self._held.rows(index)
+        words = [self.texts[place] for place in index.tolist()]
+        return self.encoder.embed(words) if self._cache is None else self._cache.rows(index, words)
+
+
+def _size(one: Prompt) -> int:
+    return one.text.nbytes + one.pooled.nbytes
+
+
+class _Cache:
+    """Embeddings in a .safetensors file with the tensors text [N, tokens, width] and pooled [N, width]."""
+
+    def __init__(self, path: Path, encoder: PromptEncoder, texts: Sequence[str]) -> None:
+        listed = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
+        identity = {"distar_core.prompts": f"{len(texts)} {listed} {encoder.identity()}"}
+        if not path.is_file():
+            _write_cache(path, encoder, texts, identity)
+        with reading(path):
+            self._file = safe_open(path, framework="pt")
+        if dict(self._file.metadata() or {}) != identity:
+            raise FileExistsError(
+                f"{path} is no cache of these prompts and text encoders; name another file, or delete it"
+            )
+        self._text, self._pooled = (self._file.get_slice(name) for name in ("text", "pooled"))
+        self._device = next(encoder.encoders[0].parameters()).device
+
+    def rows(self, index: Tensor, words: Sequence[str]) -> Prompt:
+        """The rows of the file with these numbers."""
+        text, pooled = (
+            torch.cat([part[place : place + 1] for place in index.tolist()]).to(self._device)
+            for part in (self._text, self._pooled)
+        )
+        return Prompt(text, pooled, tuple(words))
+
+
+def _write_cache(path: Path, encoder: PromptEncoder, texts: Sequence[str], identity: dict[str, str]) -> None:
+    """Embed prompts and write them as they come, so that only AT_ONCE are in memory; all or nothing.
+
+    safetensors itself writes a file from whole tensors. Its format is the length of a header, the header in JSON, the bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = encoder.embed(texts[:1])
+    if (needed := _size(first) * len(texts)) > (free := shutil.disk_usage(path.parent).free):
+        raise OSError(
+            f"prompt cache {path} takes {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB left; name a place on another"
+        )
+    kind = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}[first.text.dtype]
+    header: dict[str, Any] = {"__metadata__": identity}
+    end = 0
+    for name, one in (("text", first.text), ("pooled", first.pooled)):
+        start, end = end, end + one.nbytes * len(texts)
+        header[name] = {"dtype": kind, "shape": [len(texts), *one.shape[1:]], "data_offsets": [start, end]}
+    told = json.dumps(header).encode()
+    told += b" " * (-len(told) % 8)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(len(told).to_bytes(8, "little") + told)
+            begin = file.tell()
+            for start in range(0, len(texts), AT_ONCE):
+                part = encoder.embed(texts[start : start + AT_ONCE])
+                for name, rows, one in (("text", part.text, first.text), ("pooled", part.pooled, first.pooled)):
+                    file.seek(begin + header[name]["data_offsets"][0] + start * one.nbytes)
+                    file.write(rows.cpu().contiguous().view(torch.uint8).numpy().data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class PromptedUNet(nn.Module):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from ..runs.settings import Count, Defaults, Rate
-from ..sdxl.prompts import read_prompts
+from ..sdxl.prompt_files import read_prompts
 from ..sdxl.recipe import Decay, PictureRecipe
 from .scenes import training_scenes
 
@@ -43,5 +42,5 @@ class WorldRecipe(PictureRecipe):
 def training_prompts(recipe: PictureRecipe) -> list[str]:
     """The prompts of a recipe: its file's, or training captions of the world, none of them held out."""
     if isinstance(recipe.prompts, str):
-        return read_prompts(Path(recipe.prompts))
+        return read_prompts(recipe.prompts)
     return training_scenes(recipe.prompts, torch.Generator().manual_seed(recipe.seed + 3))[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distar_core.runs.hub import Named, fetched, named, names_in
+from distar_core.runs.hub import Named, fetched, named, sizes_in
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,9 @@ def test_only_what_is_wanted_is_fetched_and_only_once(hub, repository, kind):
     what = named("me/x", kind)
     folder = fetched(what, ["*.json"])
     assert set(hub.sent) == {"me/x/config.json", "me/x/unet/config.json"}
-    assert sorted(names_in(what, folder)) == ["config.json", "unet/config.json", "unet/weights.bin"]
+    assert sizes_in(what, folder) == {
+        name: len(name) for name in ("config.json", "unet/config.json", "unet/weights.bin")
+    }
     hub.sent.clear()
     assert fetched(what, ["unet/*"], revision=folder.name) == folder
     assert set(hub.sent) == {"me/x/unet/weights.bin"}
@@ -61,7 +63,7 @@ def test_without_a_network_the_cache_is_read(hub, repository):
     for how in ("off", "unplugged"):
         hub.go(how)
         assert fetched(what, ["config.json"]) == folder
-        assert names_in(what, folder) == ["config.json"]
+        assert sizes_in(what, folder) == {"config.json": len("config.json")}
         for absent, wanted in ((what, ["unet/weights.bin"]), (named("me/other"), ["config.json"])):
             with pytest.raises(FileNotFoundError, match=f"hf download {absent.name}") as told:
                 fetched(absent, wanted)

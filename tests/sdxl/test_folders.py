@@ -4,9 +4,11 @@ before a network is read.
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from distar_core.sdxl import loading
@@ -229,6 +231,17 @@ def test_a_name_on_the_hub(folder, copied, hub):
     with pytest.raises(FileNotFoundError) as told:
         load_pipeline("me/other")
     assert one_sentence(told, "me/other", "hf download me/other")
+
+
+def test_of_a_model_on_the_hub_whose_weights_are_not_in_the_cache_the_remedy_is_told(folder, hub):
+    hub.models["me/model"] = folder
+    find_pipeline("me/model")
+    for path in Path(constants.HF_HUB_CACHE).rglob("model.safetensors"):
+        path.unlink()
+    hub.go("unplugged")
+    with pytest.raises(FileNotFoundError) as told:
+        load_pipeline("me/model")
+    assert one_sentence(told, "me/model", "text_encoder", "hf download me/model")
 
 
 def test_of_a_model_on_the_hub_that_is_refused_no_weights_are_fetched(copied, hub, unread):

@@ -1,15 +1,25 @@
 """Words to embeddings, exactly as diffusers' pipeline makes them."""
 
+import copy as copies
 import json
 import random
+import string
 import warnings
+import weakref
+from types import SimpleNamespace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from distar_core.sdxl import prompt_files
 from distar_core.sdxl import prompts as module
 from distar_core.sdxl.miniature import TOKENS, make_pipeline, make_tokenizer
-from distar_core.sdxl.prompts import PromptedUNet, PromptEncoder, read_prompts
+from distar_core.sdxl.prompt_files import read_prompts
+from distar_core.sdxl.prompts import PromptedUNet, PromptEncoder, Prompts
 
 WORDS = ("a", "red", "right", "triangle", "circle", "on", "of")
 
@@ -230,3 +240,256 @@ def test_an_unknown_extension_is_read_as_text_and_said(tmp_path):
     path.write_text("a red circle\n", "utf-8")
     with pytest.warns(UserWarning, match=r"\.jsonl"):
         assert read_prompts(path) == ["a red circle"]
+
+
+def parquet(path, rows=None, **columns):
+    """Write a Parquet file, in groups of so many rows."""
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=rows)
+    return path
+
+
+def test_prompts_are_read_from_their_column_of_a_parquet_file(tmp_path):
+    pictures = [b"0" * 1000] * 5
+    given = [TWO[0], None, " ", f"{TWO[1]}\u200b", "a\tred\r\ncircle"]
+    wanted = [*TWO, "a red circle"]
+    plain = parquet(tmp_path / "a.parquet", rows=2, image=pictures, Prompt=given)
+    coded = parquet(tmp_path / "b.PARQUET", TEXT=pyarrow.array(given).dictionary_encode(), id=[*range(5)])
+    wide = parquet(tmp_path / "c.parquet", caption=pyarrow.array(given, pyarrow.large_string()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_prompts(plain) == read_prompts(coded) == read_prompts(str(wide)) == wanted
+
+
+def test_a_parquet_file_that_cannot_be_read_says_why(tmp_path):
+    whole = parquet(tmp_path / "whole.parquet", prompt=["a"]).read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[:-20])
+    (tmp_path / "pointer.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for path, told in (
+        (parquet(tmp_path / "a.parquet", words=["a"], url=["b"]), ["'words', 'url'"]),
+        (parquet(tmp_path / "b.parquet", prompt=[1, 2]), ["'prompt'", "int64"]),
+        (parquet(tmp_path / "c.parquet", prompt=["a", "a\x07circle"]), ["row 2", "U+0007"]),
+        (parquet(tmp_path / "d.parquet", prompt=pyarrow.array([None], pyarrow.string())), ["empty"]),
+        (tmp_path / "cut.parquet", ["no Parquet"]),
+        (tmp_path / "pointer.parquet", ["git lfs pull"]),
+    ):
+        with pytest.raises(ValueError, match=path.name) as caught:
+            read_prompts(path)
+        assert all(part in str(caught.value) for part in told), caught.value
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def dataset(hub, tmp_path):
+    """A data set of the hub, me/set, with these files: name -> prompts, as text or Parquet."""
+
+    def make(**files):
+        folder = tmp_path / "set"
+        hub.datasets["me/set"] = folder
+        for name, prompts in {"README_md": ["card"], **files}.items():
+            path = folder / name.replace("__", "/").replace("_md", ".md").replace("_txt", ".txt").replace(
+                "_parquet", ".parquet"
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".parquet":
+                parquet(path, text=prompts)
+            else:
+                path.write_text("\n".join(prompts), "utf-8")
+        return hub
+
+    return make
+
+
+SHARDS = {f"data__{part}-0000{k}-of-00002_parquet": [f"{part} {k}"] for part in ("train", "test") for k in range(2)}
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "wanted"),
+    [
+        ({"prompts_txt": ["a circle", "a square"]}, "me/set", ["a circle", "a square"]),
+        ({"a_txt": ["x"], "deep__b_parquet": ["a circle"]}, "me/set", ["a circle"]),
+        (SHARDS, "me/set", ["train 0", "train 1"]),
+        (SHARDS, "me/set/data", ["train 0", "train 1"]),
+        (SHARDS, "me/set/data/test-00001-of-00002.parquet", ["test 1"]),
+        ({"one_parquet": ["a"], "two_parquet": ["b"]}, "me/set/two.parquet", ["b"]),
+    ],
+)
+def test_a_data_set_of_the_hub_is_read_by_name(dataset, files, name, wanted):
+    hub = dataset(**files)
+    for how in ("on", "off"):
+        hub.go(how)
+        assert read_prompts(name) == wanted
+    assert not any("test-00000" in sent for sent in hub.sent), "only what is read is fetched"
+
+
+def test_a_data_set_that_cannot_be_read_says_why(dataset, hub, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="me/none"):
+        read_prompts("me/none")
+    hub = dataset(one_parquet=["a"], two_parquet=["b"])
+    with pytest.raises(ValueError, match=r"me/set/FILE: one\.parquet, two\.parquet"):
+        read_prompts("me/set")
+    with pytest.raises(FileNotFoundError, match=r"me/set/none\.txt has no file of prompts"):
+        read_prompts("me/set/none.txt")
+    monkeypatch.setattr(prompt_files, "LARGEST", 10)
+    hub.sent.clear()
+    with pytest.raises(ValueError, match="without pictures"):
+        read_prompts("me/set/one.parquet")
+    assert not any(sent.endswith("parquet") for sent in hub.sent)
+
+
+def test_a_file_of_prompts_is_no_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no prompt file prompts/parti\.tsv"):
+        read_prompts("prompts/parti.tsv")
+
+
+def relative(found, wanted):
+    return float((found.detach() - wanted.detach()).norm() / wanted.detach().norm())
+
+
+TEXTS = ("a red circle", "a circle", "a triangle right of a circle", "red", "a red circle", "circle")
+
+
+@pytest.mark.parametrize("how", ["held", "drawn", "cached"])
+def test_prompts_by_number_are_embedded_wherever_they_come_from(pipeline, monkeypatch, tmp_path, how):
+    monkeypatch.setattr(module, "AT_ONCE", 4)
+    monkeypatch.setattr(module, "HELD", 10**9 if how == "held" else 0)
+    encoder = PromptEncoder.of(pipeline)
+    cache = tmp_path / "new" / "prompts.safetensors" if how == "cached" else None
+    prompts = Prompts(encoder, TEXTS, cache)
+    text, _, pooled, _ = pipeline.encode_prompt(list(TEXTS), num_images_per_prompt=1, do_classifier_free_guidance=False)
+    first = prompts.rows(torch.tensor([5, 2]))
+    for index in ([0, 1, 2, 3, 4, 5], [3], [2, 2, 0]):
+        found = prompts.rows(torch.tensor(index))
+        assert relative(found.text, text[index]) < 1e-5
+        assert relative(found.pooled, pooled[index]) < 1e-5
+        assert found.words == tuple(TEXTS[place] for place in index)
+    again, fresh = (
+        prompts.rows(torch.tensor([5, 2])),
+        Prompts(PromptEncoder.of(pipeline), TEXTS, cache).rows(torch.tensor([5, 2])),
+    )
+    for other in (again, fresh):
+        assert torch.equal(other.text, first.text), "to the last bit, whatever was asked for before"
+        assert torch.equal(other.pooled, first.pooled)
+    if cache:
+        stored = load_file(cache)
+        assert stored["text"].shape == text.shape
+        assert torch.equal(stored["pooled"][[5, 2]], first.pooled)
+        assert [path.name for path in cache.parent.iterdir()] == [cache.name]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_cache_keeps_the_encoders_type(dtype, tmp_path):
+    encoder = wide_encoder(dtype)
+    prompts = Prompts(encoder, ["a red circle", "a circle"], tmp_path / "cache.safetensors")
+    found, wanted = prompts.rows(torch.tensor([1])), encoder.embed(["a circle"])
+    assert found.text.dtype == dtype
+    assert torch.equal(found.text, wanted.text)
+    assert torch.equal(found.pooled, wanted.pooled)
+
+
+def test_a_cache_of_others_or_without_room_is_refused(pipeline, monkeypatch, tmp_path):
+    path = tmp_path / "cache.safetensors"
+    encoder = PromptEncoder.of(pipeline)
+    Prompts(encoder, TEXTS, path)
+    other = copies.deepcopy(pipeline.text_encoder)
+    next(other.parameters()).data.mul_(1.0001)
+    for encoders, texts in (
+        (encoder, TEXTS[:-1]),
+        (encoder, TEXTS[::-1]),
+        (PromptEncoder(encoder.tokenizers, (other, pipeline.text_encoder_2)), TEXTS),
+    ):
+        with pytest.raises(FileExistsError, match=r"cache\.safetensors"):
+            Prompts(encoders, texts, path)
+    Prompts(encoder, TEXTS, path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"cache\.safetensors is damaged"):
+        Prompts(encoder, TEXTS, path)
+    monkeypatch.setattr(module, "CACHEABLE", 5)
+    with pytest.raises(ValueError, match="a cache of 6 prompts"):
+        Prompts(encoder, TEXTS, tmp_path / "large.safetensors")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"small\.safetensors takes"):
+        Prompts(encoder, TEXTS[:2], tmp_path / "small.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_cache_that_was_interrupted_leaves_nothing(pipeline, monkeypatch, tmp_path):
+    encoder, embed = PromptEncoder.of(pipeline), PromptEncoder.embed
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+
+    def interrupted(self, prompts):
+        if "red" in prompts:
+            raise KeyboardInterrupt
+        return embed(self, prompts)
+
+    monkeypatch.setattr(PromptEncoder, "embed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Prompts(encoder, TEXTS, tmp_path / "cache.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class Wide(torch.nn.Module):
+    """A text encoder that costs nothing and gives embeddings as wide as half of SDXL's."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(0, 1, 1024).to(dtype), requires_grad=False)
+
+    def forward(self, ids, output_hidden_states):
+        hidden = ids[..., None] * self.weight
+        return SimpleNamespace(hidden_states=[hidden, hidden], text_embeds=hidden[:, 0])
+
+
+def wide_encoder(dtype=torch.float32):
+    tokenizer = make_tokenizer(WORDS)
+    return PromptEncoder((tokenizer, tokenizer), (Wide(dtype), Wide(dtype)))
+
+
+class Live(TorchDispatchMode):
+    """The bytes of tensors made inside that are still alive, now and at most."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known = set()
+
+    def gone(self, place, size):
+        self.known.discard(place)
+        self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **kwargs or {})
+        for tensor in made if isinstance(made, (list, tuple)) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                place, size = storage._cdata, storage.nbytes()
+                if place not in self.known:
+                    self.known.add(place)
+                    self.now += size
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self.gone, place, size)
+        return made
+
+
+def test_a_hundred_thousand_prompts_take_no_more_memory_than_one_batch(tmp_path):
+    letters = string.ascii_lowercase
+    texts = ["a " + "".join(letters[k // 26**place % 26] for place in range(4)) for k in range(100_000)]
+    assert len(set(texts)) == 100_000
+    path = parquet(tmp_path / "p.parquet", prompt=texts)
+    encoder = wide_encoder()
+    with Live() as live:
+        prompts = Prompts(encoder, read_prompts(path))
+        batch = 64 * (16 * 2048 + 1024) * 4
+        at_start, most = live.now, []
+        for step in range(40):
+            live.most = live.now
+            found = prompts.rows(torch.arange(64) * 1500 + step)
+            assert found.text.shape == (64, 16, 2048)
+            most.append(live.most)
+            del found
+    assert at_start < batch
+    assert most[-1] <= most[0] < 4 * batch
+    assert len(prompts) * batch / 64 > 500 * most[-1], "all of them would be 800 times that"
+    with Live() as live:
+        few = Prompts(encoder, texts[:500])
+    assert live.now >= len(few) * batch / 64, "control: what is held is counted"

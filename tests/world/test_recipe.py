@@ -253,6 +253,36 @@ def test_a_run_keeps_its_prompts_and_goes_on_elsewhere(world, judges, tmp_path):
     )  # what was learnt is there whatever the prompts
 
 
+def test_prompts_may_be_a_data_set_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for said, kept in (
+        ("me/set", "me/set"),
+        ("me/set/data/train.parquet", "me/set/data/train.parquet"),
+        ("mine/prompts.tsv", str(tmp_path / "mine" / "prompts.tsv")),
+        ("prompts", str(tmp_path / "prompts")),
+    ):
+        assert WorldRecipe.read({"prompts": said}).prompts == kept
+        assert WorldRecipe.read(write(tmp_path / "r.yaml", prompts=said)).prompts == kept
+    (tmp_path / "me" / "set").mkdir(parents=True)
+    assert WorldRecipe.read({"prompts": "me/set"}).prompts == str(tmp_path / "me" / "set"), (
+        "what is on the disk comes first"
+    )
+
+
+def test_a_cache_of_prompts_changes_nothing_that_a_run_is_bound_to(world, tmp_path):
+    plain = WorldRecipe.read(SHORT)
+    cached = WorldRecipe.read(write(tmp_path / "r.yaml", **SHORT, prompt_cache="cache.safetensors"))
+    assert cached.prompt_cache == str(tmp_path / "cache.safetensors")
+    prompts = training_prompts(plain)
+    first, second = (conditions_of(recipe, world, prompts)(1, slice(0, plain.batch)) for recipe in (plain, cached))
+    assert first.words == second.words
+    torch.testing.assert_close(first.text, second.text, rtol=1e-4, atol=1e-4)
+    assert (tmp_path / "cache.safetensors").is_file()
+    assert identity_of(plain, world, make_state(plain, world), prompts) == identity_of(
+        cached, world, make_state(cached, world), prompts
+    )
+
+
 def test_a_run_is_bound_to_all_weights_that_it_does_not_train(world, judges):
     recipe = WorldRecipe.read(SHORT)
 
