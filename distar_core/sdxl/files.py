@@ -72,14 +72,19 @@ def place_of(source: Path | str, small: Sequence[str]) -> Place:
     """Where a source is: a path on the disk, or a name on the hub, of which these files, patterns, are fetched.
 
     Raises:
-        FileNotFoundError: as `fetched`.
+        FileNotFoundError: as `fetched`; if the repository has no such folder or file.
     """
     hub = named(source)
     if hub is None:
         return Place(Path(source))
     prefix = f"{hub.inside}/" if hub.inside else ""
     wanted = [hub.inside] if hub.inside.endswith(SINGLE_FILES) else [prefix + pattern for pattern in small]
-    return Place(fetched(hub, wanted) / hub.inside, hub)
+    found = fetched(hub, wanted) / hub.inside
+    if hub.inside and not found.exists():
+        raise FileNotFoundError(
+            f"{hub.name} has no {hub.inside} on the hub, or without a network in its cache; see {hub.url}"
+        )
+    return Place(found, hub)
 
 
 def weight_files(place: Place, stems: Collection[str], variant: str | None = None) -> tuple[str | None, list[Path]]:

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..runs.weights import reading
+from .export import fingerprint
 
 HELD = 2**28
 """How many bytes of embeddings Prompts holds in memory; more prompts are embedded when they are asked for."""
@@ -150,8 +151,6 @@ class PromptEncoder:
 
     def identity(self) -> str:
         """Which embeddings these are: a fingerprint of encoders and tokenizers, to the last digit."""
-        from .export import fingerprint
-
         found = hashlib.blake2b(digest_size=8)
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
             words = tokenizer.backend_tokenizer.to_str()

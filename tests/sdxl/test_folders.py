@@ -270,6 +270,11 @@ def test_dmd2s_generator(folder, tmp_path, hub, where):
     model = load_text_to_image(folder, generator=f"{start}/dmd2_sdxl_1step_unet_fp16.bin", dtype=torch.float32)
     assert same(model.unet.state_dict(), wanted.float().state_dict())
     assert model.unet is not model.pipeline.unet
+    if where == "hub":
+        for absent in ("me/DMD2/other.bin", "me/DMD2/unet"):
+            with pytest.raises(FileNotFoundError) as told:
+                load_unet(absent, config_of=folder)
+            assert one_sentence(told, "me/DMD2", absent.removeprefix("me/DMD2/"))
 
 
 class Evil:
