@@ -4,7 +4,18 @@ CSV and figure and prints its facts.
 The CSV files of the full profile ship in distar_core/lab/data, and the notebooks draw from them.
 """
 
-from . import assistant, didr, huber_c, landscape, score_vs_kl, stability, world, world_cross
+from . import (
+    assistant,
+    didr,
+    exact_assistant,
+    exact_generator,
+    huber_c,
+    landscape,
+    score_vs_kl,
+    stability,
+    world,
+    world_cross,
+)
 from .study import PROFILES, Row, Study, over_seeds, perform, read_rows, values_of, where
 
 STUDIES = {
@@ -13,6 +24,8 @@ STUDIES = {
         stability.STUDY,
         didr.STUDY,
         assistant.STUDY,
+        exact_generator.STUDY,
+        exact_assistant.STUDY,
         landscape.STUDY,
         score_vs_kl.STUDY,
         huber_c.STUDY,

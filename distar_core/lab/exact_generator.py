@@ -12,7 +12,7 @@ from ..figures.charts import PLAIN, Axis, Line, lines
 from ..figures.names import label_of
 from ..figures.picture import GUIDE, STYLES, Picture, Style
 from ..runs.run import check_finite
-from ..toy.frontier import Point, curve, known_reward, read_points
+from ..toy.frontier import Point, aims, curve, known_reward, read_points
 from ..toy.maps import MAPS, dots_of, exact_state, maps_of, sample_maps, train_maps
 from ..toy.records import REGULARIZERS
 from ..toy.ring import REWARDS, TOY_METHODS, reference
@@ -159,8 +159,8 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
 
     `points`, and of these `met`: every seed within CLOSE_REWARD of mean reward and CLOSE_MODES modes. Over all runs the
     largest distance in mean reward and in modes and the median one in mean reward, all together and by regularizer
-    (`worst_reward_…`); `steps`, and `core_seconds` for a run. `slow_…` by regularizer and kind: mean reward at the end, and
-    half-way (`slow_half_…`), `slow_known_…`: the fixed point's.
+    (`worst_reward_…`); `steps`, and `core_seconds` for a run. `slow_…` by regularizer and kind: mean reward at the end,
+    `slow_known_…`: the fixed point's, and `way_…`: the part of the way from the reference's to it.
     """
     gaps: dict[str, list[tuple[float, float]]] = {regularizer: [] for regularizer in REGULARIZERS}
     met = points = 0
@@ -185,13 +185,15 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
                 fact("worst_modes", name).rstrip("_"): max(modes for _, modes in away),
             }
     slow = where(rows, reward_name="mode", reward_scale=SLOW)
+    (start,) = aims("mode", (0.0,))
     for regularizer in COMPARED:
         found[fact("slow_known", regularizer)] = known_reward(read_points(), "mode", regularizer, SLOW)
         for kind in (LEARNED, FIXED, DOTS):
             runs = where(slow, regularizer=regularizer, generator=kind)
             if runs:
                 found |= facts_of(over_seeds(runs, "reward"), "slow", regularizer, kind)
-                found |= facts_of(over_seeds(runs, f"reward_{len(SHARES) - 2}"), "slow_half", regularizer, kind)
+                known, reached = found[fact("slow_known", regularizer)], found[fact("slow", regularizer, kind)]
+                found[fact("way", regularizer, kind)] = (reached - start) / (known - start)
     return found
 
 

@@ -54,7 +54,7 @@ def test_the_kinds_are_told_apart():
     assert found["slow_star_weights_learn"] == pytest.approx(found["slow_known_star"])
     for kind in ("weights_fixed", "256_dots"):
         assert found[f"slow_star_{kind}"] == pytest.approx(0.405)
-        assert found[f"slow_half_star_{kind}"] == pytest.approx(0.2025)
+        assert found[f"way_star_{kind}"] == pytest.approx((0.405 - 0.3285) / (0.4928 - 0.3285), abs=0.01)
     assert found["slow_known_star"] == pytest.approx(0.4928, abs=1e-4)
 
 
