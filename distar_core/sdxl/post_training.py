@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..draws import draw
+from ..optimizers import AdamWithoutMomentum
 from ..rates import cosine_decay
 from ..rewards.base import PictureReward
 from ..roles import Roles, Trainable, modules_of
@@ -24,6 +25,7 @@ from ..runs.run import load_checkpoint, run
 from ..runs.settings import METHOD_KEYS, RECIPE, write_yaml
 from ..training import Conditions, Record, State
 from .adapters import add_lora, tied_clone
+from .compute import compute_in, recompute_blocks
 from .decoded import Decoded
 from .export import fingerprint
 from .latents import checkpointed
@@ -32,32 +34,41 @@ from .prompts import Prompt, Prompts
 from .recipe import PictureRecipe
 
 PROMPTS = "prompts.txt"
+BETA_2 = 0.99
 
 
 def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward | None = None) -> State:
     """A fresh run from the model's generator; the assistant starts as the reference.
 
-    The networks compute in the model's type. What learns is at least float32, as are its optimizer's state and its averages:
-    adapters in any case, and full copies, which then compute in it as well.
+    The networks compute in the model's type. What learns is at least float32, as are its optimizer's state and its averages;
+    the weights of full copies are cast to the model's type layer by layer.
     """
     vae = model.pipeline.vae
     decoder = checkpointed(vae) if recipe.checkpoint_decoder else vae
 
+    def thrifty(network: Any) -> Any:
+        return recompute_blocks(network) if recipe.checkpoint_unets else network
+
     def network(base: Any, seed: int) -> Any:
         if recipe.roles == "lora":
-            return add_lora(tied_clone(base), rank=recipe.rank, seed=seed)
-        return copy.deepcopy(base).to(torch.promote_types(base.dtype, torch.float32)).requires_grad_(True)
+            return thrifty(add_lora(tied_clone(base), rank=recipe.rank, seed=seed))
+        wide = torch.promote_types(base.dtype, torch.float32)
+        own = thrifty(copy.deepcopy(base).to(wide).requires_grad_(True))
+        return own if base.dtype == wide else compute_in(own, base.dtype)
 
     def learner(module: nn.Module, rate: float, ema_decay: float = 0.0) -> Trainable:
         trainable = [p for p in module.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trainable, lr=rate, betas=(0.0, 0.99))
+        if recipe.optimizer == "rmsprop":
+            optimizer: torch.optim.Optimizer = AdamWithoutMomentum(trainable, lr=rate, beta2=BETA_2)
+        else:  # one tensor at a time: all at once would need copies as large as all weights together
+            optimizer = torch.optim.Adam(trainable, lr=rate, betas=(0.0, BETA_2), foreach=False)
         return Trainable(module, optimizer, lr=cosine_decay(rate, recipe.steps), ema_decay=ema_decay)
 
     generator = model.generator(network(model.unet, recipe.seed))
     assistant = model.score(network(model.pipeline.unet, recipe.seed + 1))
     roles = Roles(
         learner(generator, recipe.lr, recipe.ema_decay),
-        model.reference(),
+        model.score(thrifty(tied_clone(model.pipeline.unet))),
         learner(assistant, recipe.assistant_lr),
         None if reward is None else Decoded(decoder, reward),
     )

@@ -27,8 +27,10 @@ class PictureRecipe(Recipe):
         prompt_cache: a file for their embeddings, see Prompts; without one they are embedded when they are drawn, or at once
             where memory holds them. Embeddings from a cache are the same up to rounding.
         ema_decay: of the generator's averaged weights, which are what is evaluated and exported; 0 keeps none.
-        checkpoint_decoder: keep no activations inside the blocks of the decoder, through which the reward's gradient passes;
-            for less memory and more time, with the same numbers.
+        optimizer: "adam" with beta_1 = 0, or "rmsprop", which takes the same steps in half of its memory, up to rounding; see
+            AdamWithoutMomentum.
+        checkpoint_unets, checkpoint_decoder: keep no activations inside the blocks of the UNets, and of the decoder, through
+            which the reward's gradient passes; for less memory and more time, with the same numbers.
     """
 
     TIMES: ClassVar[TimeLaw | None] = MIDDLE_TIMES
@@ -39,6 +41,8 @@ class PictureRecipe(Recipe):
     prompts: Count | str
     prompt_cache: str | None = None
     ema_decay: Decay
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    checkpoint_unets: bool = False
     checkpoint_decoder: bool = False
 
     @classmethod
