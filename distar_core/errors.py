@@ -22,3 +22,16 @@ class NonFiniteError(DistarError, RuntimeError):
 
 class MissingPackagesError(DistarError, ModuleNotFoundError):
     """Packages that are not part of the plain installation are missing; the text has the command that installs them."""
+
+
+class DoesNotFitError(DistarError, MemoryError):
+    """A run needs more memory than there is; the text has what it needs, and settings that would fit, if there are any.
+
+    Attributes:
+        need, memory: in bytes.
+        changes: the settings that would fit; None if there are none.
+    """
+
+    def __init__(self, text: str, *, need: int, memory: int, changes: dict[str, object] | None) -> None:
+        super().__init__(text)
+        self.need, self.memory, self.changes = need, memory, changes

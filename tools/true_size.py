@@ -12,6 +12,7 @@ import collections
 import contextlib
 import copy
 import functools
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -29,32 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-UNET: dict[str, Any] = dict(  # noqa: C408
-    sample_size=128,
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(320, 640, 1280),
-    cross_attention_dim=2048,
-    transformer_layers_per_block=(1, 2, 10),
-    attention_head_dim=(5, 10, 20),
-    use_linear_projection=True,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=256,
-    projection_class_embeddings_input_dim=2816,
-)
-VAE: dict[str, Any] = dict(  # noqa: C408
-    down_block_types=("DownEncoderBlock2D",) * 4,
-    up_block_types=("UpDecoderBlock2D",) * 4,
-    block_out_channels=(128, 256, 512, 512),
-    layers_per_block=2,
-    latent_channels=4,
-    sample_size=1024,
-    scaling_factor=0.13025,
-)
-VISION: dict[str, Any] = dict(  # noqa: C408
-    hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14,
-    projection_dim=1024, hidden_act="gelu",
-)  # fmt: skip
+from distar_core.sdxl.shapes import PICKSCORE_VISION, SDXL
+
 DEFAULTS: dict[str, Any] = dict(  # noqa: C408
     what="train",
     roles="lora",  # lora: rank 64 on two tied bases in bf16; full: float32 masters under FSDP2; cast: the same without FSDP2
@@ -110,63 +87,23 @@ def built(make: Callable[[], Any], dtype: torch.dtype) -> Any:
 
 
 class Phases:
-    """Device seconds by phase, exclusive of the phases inside; events only, so that nothing waits."""
+    """Device seconds by phase; events only, so that nothing waits."""
 
     def __init__(self) -> None:
-        self.open: list[tuple[str, list[Any]]] = []
-        self.done: list[tuple[str, list[Any]]] = []
+        self.marks: list[tuple[str, Any]] = []
 
-    def mark(self) -> Any:
+    def enter(self, name: str) -> None:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
-        return event
-
-    @contextlib.contextmanager
-    def at(self, name: str) -> Iterator[None]:
-        now = self.mark()
-        if self.open:
-            self.open[-1][1].append(now)
-        self.open.append((name, [now]))
-        try:
-            yield
-        finally:
-            now = self.mark()
-            name, marks = self.open.pop()
-            self.done.append((name, [*marks, now]))
-            if self.open:
-                self.open[-1][1].append(now)
-
-    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def inside(*args: Any, **kwargs: Any) -> Any:
-            with self.at(name):
-                return function(*args, **kwargs)
-
-        return inside
+        self.marks.append((name, event))
 
     def seconds(self) -> dict[str, float]:
+        self.enter("end")
         torch.cuda.synchronize()
         total: dict[str, float] = collections.defaultdict(float)
-        for name, marks in self.done:
-            for start, end in zip(marks[::2], marks[1::2], strict=True):
-                total[name] += start.elapsed_time(end) / 1e3
+        for (name, start), (_, end) in itertools.pairwise(self.marks):
+            total[name] += start.elapsed_time(end) / 1e3
         return total
-
-
-def computes_in(dtype: torch.dtype, network: nn.Module) -> None:
-    """float32 masters computed in another type layer by layer, as FSDP2's mixed precision does."""
-
-    def cast(parameter: Tensor | None) -> Tensor | None:
-        return None if parameter is None else parameter.to(dtype)
-
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear):
-            layer.forward = lambda x, m=layer: F.linear(x, cast(m.weight), cast(m.bias))
-        elif isinstance(layer, nn.Conv2d):
-            layer.forward = lambda x, *a, m=layer: m._conv_forward(x, cast(m.weight), cast(m.bias))
-        elif isinstance(layer, nn.GroupNorm):
-            layer.forward = lambda x, m=layer: F.group_norm(x, m.num_groups, cast(m.weight), cast(m.bias), m.eps)
-        elif isinstance(layer, nn.LayerNorm):
-            layer.forward = lambda x, m=layer: F.layer_norm(x, m.normalized_shape, cast(m.weight), cast(m.bias), m.eps)
 
 
 def shard(unet: Any) -> None:
@@ -277,7 +214,10 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     )  # fmt: skip
     from distar_core.losses import score_divergence_detached
     from distar_core.sdxl.adapters import add_lora, tied_clone
-    from distar_core.sdxl.latents import checkpointed, decode
+    from distar_core.sdxl.compute import compute_in, recompute_blocks
+    from distar_core.sdxl.decoded import Decoded
+    from distar_core.sdxl.latents import checkpointed
+    from distar_core.sdxl.ledger import phases_of
     from distar_core.sdxl.prompts import Prompt, PromptedUNet
 
     class Autocast(PromptedUNet):
@@ -288,7 +228,7 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
                 return super().forward(x_t, t, condition)
 
     def unet() -> Any:
-        return filled(lambda: UNet2DConditionModel(**UNET), torch.bfloat16)
+        return filled(lambda: UNet2DConditionModel(**SDXL["unet"]), torch.bfloat16)
 
     torch.backends.cuda.matmul.allow_tf32 = o.adapters == "tf32"
     torch.backends.cudnn.benchmark = o.cudnn_benchmark
@@ -307,22 +247,19 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     else:
         assistant = copy.deepcopy(reference).float().requires_grad_(True)
         generator = base.float().requires_grad_(True)
-    # nothing here draws inside a network, and saving the sources' states would make every block wait for the device
-    again = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False, preserve_rng_state=False)
     for network in (reference, generator, assistant):
         if o.channels_last:
             network.to(memory_format=torch.channels_last)
         if o.checkpoint_unets:
-            network.train()
-            network.enable_gradient_checkpointing(again)
+            recompute_blocks(network)
     if o.roles == "full":
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29511", RANK="0", WORLD_SIZE="1")
         torch.distributed.init_process_group("nccl", device_id=torch.device("cuda:0"))
         shard(generator)
         shard(assistant)
     elif o.roles == "cast":
-        computes_in(torch.bfloat16, generator)
-        computes_in(torch.bfloat16, assistant)
+        compute_in(generator, torch.bfloat16)
+        compute_in(assistant, torch.bfloat16)
     if o.compile:
         torch._dynamo.config.recompile_limit = 64
         for network in (reference, generator, assistant):
@@ -332,24 +269,28 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     phases = Phases()
     reward = None
     if row.reward_at != "nowhere":
-        vae = filled(lambda: AutoencoderKL(**VAE), torch.bfloat16)
+        vae = filled(lambda: AutoencoderKL(**SDXL["vae"]), torch.bfloat16)
         vae.encoder = vae.quant_conv = None
         if o.channels_last:
             vae.to(memory_format=torch.channels_last)
         if o.checkpoint_vae:
             vae = checkpointed(vae)
-        vision = built(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)), torch.bfloat16)
+        vision = built(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**PICKSCORE_VISION)), torch.bfloat16)
+
+        class PickScore:
+            differentiable = True
+
+            def __call__(self, *, images: Tensor, prompts: Any) -> Tensor:
+                small = F.interpolate(images, (224, 224), mode="bicubic", antialias=True).clamp(0, 1).bfloat16()
+                found = again(embedded, small) if o.checkpoint_reward else embedded(small)
+                return F.normalize(found.float(), dim=-1)[:, 0] * 100
 
         def embedded(images: Tensor) -> Tensor:
             return vision(pixel_values=images).image_embeds
 
-        def reward(x0: Tensor, condition: Any) -> Tensor:
-            with phases.at("decode"):
-                images = decode(vae, x0).clamp(0, 1)
-            with phases.at("reward"):
-                small = F.interpolate(images, (224, 224), mode="bicubic", antialias=True).clamp(0, 1).bfloat16()
-                found = again(embedded, small) if o.checkpoint_reward else embedded(small)
-                return F.normalize(found.float(), dim=-1)[:, 0] * 100
+        # saving the random sources' states would make the host wait for the device
+        again = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False, preserve_rng_state=False)
+        reward = Decoded(vae, PickScore())
 
     shape = (4, o.pixels // 8, o.pixels // 8)
     prompted = Autocast if o.adapters == "autocast" else PromptedUNet
@@ -398,19 +339,6 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     before = {name: whole(p.detach()).clone() for name, p in watched.items()}
     torch.cuda.synchronize()
     static = torch.cuda.memory_allocated()
-    if o.phases:
-        undo = []
-
-        def timed(owner: Any, attribute: str, name: str) -> None:
-            undo.append((owner, attribute, getattr(owner, attribute)))
-            setattr(owner, attribute, phases.wrap(name, getattr(owner, attribute)))
-
-        timed(loop, "assistant_step", "assistant: forwards and backward")
-        timed(loop, "generator_step", "generator: forward and backward")
-        timed(loop, "scores_at", "three scores")
-        timed(torch.autograd, "grad", "pulls at x_t and x_0")
-        for role in (state.roles.generator, state.roles.assistant):
-            timed(role, "update", "updates")
     attend = contextlib.nullcontext()
     if o.attention:
         from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -420,16 +348,17 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
     records, stamps = [], [time.perf_counter()]
     warm = min(4, o.steps - 1)
     torch.cuda.reset_peak_memory_stats()
-    with attend:
+    with attend, phases_of(state, phases.enter) if o.phases else contextlib.nullcontext():
         for record in loop.post_train(
             state, method, conditions, steps=o.steps, seed=0, batch=o.batch, micro_batch=o.micro_batch
         ):
             records.append(record)
             if record.step == warm - 1:
                 torch.cuda.synchronize()
-                phases.done.clear()
+                phases.marks.clear()
                 stamps.append(time.perf_counter())
     torch.cuda.synchronize()
+    by_phase = phases.seconds() if o.phases else {}
     seconds = (time.perf_counter() - stamps[-1]) / (o.steps - warm)
     found = {
         "static_gib": round(static / GIB, 2),
@@ -451,16 +380,13 @@ def train(o: SimpleNamespace) -> dict[str, Any]:
         "pull_norms": {k: float(v.mean()) for k, v in records[-1].pull_norms.items()},
         "rewards": [round(float(r.reward.mean()), 3) for r in records if r.reward is not None][:: max(1, o.steps // 8)],
     }
-    if o.phases:
-        for owner, attribute, value in undo:
-            setattr(owner, attribute, value)
     if o.profile:
         found |= kernels(lambda: next(loop.post_train(state, method, conditions, steps=10**6, seed=0, batch=o.batch)))
     if o.graph:
         print(json.dumps(found), flush=True)
         found |= graphed(loop, state, method, conditions, o.batch)
     if o.phases:
-        found["phases"] = {name: round(v / (o.steps - warm), 4) for name, v in phases.seconds().items()}
+        found["phases"] = {name: round(value / (o.steps - warm), 4) for name, value in by_phase.items()}
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return found
@@ -505,8 +431,8 @@ def inference(o: SimpleNamespace) -> dict[str, Any]:
     clip = built(lambda: CLIPTextModel(small), dtype)
     if o.model == "sdxl":
         big = built(lambda: CLIPTextModelWithProjection(large), dtype)
-        unet = filled(lambda: UNet2DConditionModel(**UNET), dtype)
-        vae = filled(lambda: AutoencoderKL(**VAE), dtype)
+        unet = filled(lambda: UNet2DConditionModel(**SDXL["unet"]), dtype)
+        vae = filled(lambda: AutoencoderKL(**SDXL["vae"]), dtype)
         ids = torch.tensor([1024.0, 1024, 0, 0, 1024, 1024], device=DEVICE)
         t = torch.tensor([399], device=DEVICE)
 
@@ -546,7 +472,10 @@ def inference(o: SimpleNamespace) -> dict[str, Any]:
     t5 = built(lambda: T5EncoderModel(wide), dtype)
     flux = filled(lambda: FluxTransformer2DModel(guidance_embeds=True), dtype)
     vae = filled(
-        lambda: AutoencoderKL(**{**VAE, "latent_channels": 16}, use_quant_conv=False, use_post_quant_conv=False), dtype
+        lambda: AutoencoderKL(
+            **{**SDXL["vae"], "latent_channels": 16}, use_quant_conv=False, use_post_quant_conv=False
+        ),
+        dtype,
     )
     long_words = torch.randint(0, 32000, (1, 512), device=DEVICE)
     packed = torch.randn(1, 4096, 64, device=DEVICE, dtype=dtype)

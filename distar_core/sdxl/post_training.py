@@ -29,6 +29,7 @@ from .compute import compute_in, recompute_blocks
 from .decoded import Decoded
 from .export import fingerprint
 from .latents import checkpointed
+from .loading import quiet
 from .models import TextToImage
 from .prompts import Prompt, Prompts
 from .recipe import PictureRecipe
@@ -53,7 +54,8 @@ def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward 
         if recipe.roles == "lora":
             return thrifty(add_lora(tied_clone(base), rank=recipe.rank, seed=seed))
         wide = torch.promote_types(base.dtype, torch.float32)
-        own = thrifty(copy.deepcopy(base).to(wide).requires_grad_(True))
+        with quiet():  # else diffusers names the layers that it would keep in float32: none
+            own = thrifty(copy.deepcopy(base).to(wide).requires_grad_(True))
         return own if base.dtype == wide else compute_in(own, base.dtype)
 
     def learner(module: nn.Module, rate: float, ema_decay: float = 0.0) -> Trainable:

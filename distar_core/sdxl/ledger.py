@@ -1,0 +1,387 @@
+"""What one step of post-training needs, counted before anything is loaded: live bytes and FLOPs by phase.
+
+The loop runs unchanged on the meta device, whose tensors have shapes and types but no numbers, and every operation is seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from ..errors import DoesNotFitError
+from ..rewards.base import PictureReward
+from ..roles import modules_of
+from ..training import State, post_train
+from .decoded import Decoded
+from .models import TextToImage
+from .post_training import conditions_of, make_state
+from .recipe import PictureRecipe
+
+GIB = 2**30
+GRAIN = 512
+"""CUDA's allocator gives out multiples of so many bytes."""
+PHASES = (
+    "assistant: samples",
+    "assistant: score",
+    "assistant: backward",
+    "assistant: update",
+    "generator: samples",
+    "scores",
+    "decoder",
+    "reward",
+    "pulls",
+    "generator: backward",
+    "generator: update",
+)
+"""The parts of a step, in its order: samples without a graph, the assistant's step on them; samples with a graph, the scores
+at x_t, the pictures and their reward, the gradients at x_t and x_0, and the generator's step."""
+
+CONTEXT = GIB // 2
+"""A reserve for what a process has on a card before its first tensor. An estimate, not measured here."""
+SCRATCH = 0.3
+"""A reserve for what kernels need besides their results and what the allocator cannot use, as a part of the bytes that come
+and go within a step. On a GPU the allocated peak was above the counted one by 2 to 25 % of them, see
+notebooks/records/sdxl_true_size.md."""
+
+
+class Tally(TorchDispatchMode):
+    """While it is active: live bytes of one device's tensors, and FLOPs, by phase.
+
+    A storage counts from the operation that makes it until nobody holds it, views once. What a kernel needs besides its
+    results is not seen.
+
+    Args:
+        device: the type of device whose tensors count.
+        grain: sizes are rounded up to multiples of it.
+
+    Attributes:
+        now: live bytes.
+        live: the same by the phase in which they were made, or the name under which they were adopted.
+        peaks: the most that was live in each phase.
+        at_peak: `live` when most of all was live.
+        flops: by phase: matrix products, convolutions and attention, a multiplication and an addition as two.
+    """
+
+    def __init__(self, device: str, grain: int = GRAIN) -> None:
+        super().__init__()
+        self.device, self.grain = device, grain
+        self.phase = "before"
+        self.now = 0
+        self.live: Counter[str] = Counter()
+        self.peaks: dict[str, int] = {}
+        self.at_peak: dict[str, int] = {}
+        self.flops: Counter[str] = Counter()
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase, which lasts until the next."""
+        self.phase = phase
+        self._compare()
+
+    def adopt(self, name: str, tensors: Iterable[Any]) -> None:
+        """Count tensors that were there before, under a name; those that are counted already stay where they are."""
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                self._see(tensor, name)
+
+    def _compare(self) -> None:
+        if self.now > max(self.peaks.values(), default=0):
+            self.at_peak = dict(self.live)
+        self.peaks[self.phase] = max(self.now, self.peaks.get(self.phase, 0))
+
+    def _see(self, tensor: Tensor, name: str) -> None:
+        storage = tensor.untyped_storage()
+        key, size = id(storage), -(-storage.nbytes() // self.grain) * self.grain
+        if tensor.device.type != self.device or key in self._seen or not size:
+            return
+
+        def gone(_: Any) -> None:
+            self.now -= size
+            self.live[name] -= size
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.live[name] += size
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if count := FLOPS.get(func._overloadpacket):
+            self.flops[self.phase] += count(*args, **(kwargs or {}), out_val=result)
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor, self.phase)
+        self._compare()
+        return result
+
+
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    _FLASH: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out.shape, q.shape, k.shape, v.shape)
+    ),
+}
+
+
+def _fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention that keeps no matrix of query by key, as a GPU computes it; on the meta device torch chooses the matrix."""
+    return _FLASH(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+@contextmanager
+def _attention_is_fused() -> Iterator[None]:
+    before = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = _fused_attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = before
+
+
+@contextmanager
+def phases_of(state: State, enter: Callable[[str], None]) -> Iterator[None]:
+    """Say which of PHASES begins, while the loop runs this state: hooks on the roles, on what they give and on their
+    optimizers do, and the loop stays as it is.
+    """
+    roles, half = state.roles, "generator"
+
+    def gradient(value: Any, phase: str) -> None:
+        """Enter the phase when a gradient arrives at a value."""
+        if isinstance(value, Tensor) and value.requires_grad:
+            value.register_hook(lambda _: enter(phase))
+
+    def samples(*_: Any) -> None:
+        nonlocal half
+        half = "generator" if torch.is_grad_enabled() else "assistant"
+        enter(f"{half}: samples")
+
+    def score(*_: Any) -> None:
+        enter("assistant: score" if half == "assistant" else "scores")
+
+    def scored(_: Any, __: Any, value: Tensor) -> None:
+        gradient(value, "assistant: backward" if half == "assistant" else "pulls")
+
+    def rewarded(x0: Tensor, condition: Any) -> Tensor:
+        enter("decoder" if isinstance(reward, Decoded) else "reward")
+        value = reward(x0, condition)  # type: ignore[misc]
+        gradient(value, "pulls")
+        return value
+
+    reward = roles.reward
+    generator, assistant, reference = roles.generator, roles.assistant, roles.reference
+    with ExitStack() as hooks:
+
+        def add(handle: Any) -> None:
+            hooks.callback(handle.remove)
+
+        add(generator.module.register_forward_pre_hook(samples))
+        add(generator.module.register_forward_hook(lambda _, __, x0: gradient(x0, "generator: backward")))
+        for role in (assistant.module, reference):
+            if isinstance(role, nn.Module):
+                add(role.register_forward_pre_hook(score))
+                add(role.register_forward_hook(scored))
+        for name, learner in (("generator", generator), ("assistant", assistant)):
+            if learner.optimizer is not None:
+                add(learner.optimizer.register_step_pre_hook(lambda *_, name=name: enter(f"{name}: update")))
+        if isinstance(reward, Decoded):
+            add(reward.vae.decoder.register_forward_hook(lambda *_: enter("reward")))
+        if reward is not None:
+            state.roles = roles._replace(reward=rewarded)
+        try:
+            yield
+        finally:
+            state.roles = roles
+
+
+class Ledger(NamedTuple):
+    """What a step needs, in bytes.
+
+    Attributes:
+        held: what is there between two steps, by what it is for.
+        peaks: the most that is live in each phase, what is held included.
+        at_peak: what is live at the peak: what is held, and the rest by the phase that made it.
+        flops: executed in each phase, for all samples that were counted.
+        samples: how many those were.
+    """
+
+    held: dict[str, int]
+    peaks: dict[str, int]
+    at_peak: dict[str, int]
+    flops: dict[str, int]
+    samples: int
+
+    @property
+    def static(self) -> int:
+        """Bytes that are held between two steps."""
+        return sum(self.held.values())
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that are live at a time."""
+        return max(self.peaks.values())
+
+    @property
+    def need(self) -> int:
+        """The peak with the reserves CONTEXT and SCRATCH: what a card has to have."""
+        return self.peak + CONTEXT + int(SCRATCH * (self.peak - self.static))
+
+    @property
+    def flops_per_sample(self) -> float:
+        return sum(self.flops.values()) / self.samples
+
+
+def _held(model: TextToImage, state: State) -> Iterator[tuple[str, Iterable[Any]]]:
+    """What is on the device before the first step, by what it is for; what comes first owns what is shared."""
+
+    def tensors(*modules: nn.Module) -> list[Tensor]:
+        return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+    roles, pipeline = state.roles, model.pipeline
+    learners = (roles.generator, roles.assistant)
+    yield "reference", tensors(pipeline.unet)
+    yield "generator's start", tensors(model.unet)
+    yield "autoencoder", tensors(pipeline.vae)
+    yield "text encoders", tensors(pipeline.text_encoder, pipeline.text_encoder_2)
+    yield "judge", tensors(*modules_of(roles.reward))
+    yield "learning weights", tensors(*(learner.module for learner in learners))
+    yield "averages", [average for learner in learners for average in learner.ema.values()]
+
+
+def _fill(optimizer: torch.optim.Optimizer | None) -> None:
+    """Let an optimizer make its state, which it does at its first step, by a step with no gradient."""
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def count_step(
+    recipe: PictureRecipe,
+    model: TextToImage,
+    reward: PictureReward | None,
+    prompts: Sequence[str],
+    *,
+    micro_batch: int | None = None,
+    grain: int = GRAIN,
+) -> Ledger:
+    """One step of a recipe, run and counted where the model is; on the meta device it costs no memory and nothing is computed.
+
+    The step is the loop's own, on the roles of make_state and the conditions of conditions_of, with the optimizers' state
+    there from the start. A batch of more than two micro-batches is cut to two, which need as much memory and as many FLOPs
+    a sample. On the meta device attention is fused, as on a GPU; that is switched for the whole process meanwhile.
+
+    Args:
+        model: such as `sdxl_on_meta()` or `stored_on_meta(find_pipeline(...))`.
+        reward: where the model is.
+        prompts: all prompts of the run.
+        micro_batch: as in post_train.
+        grain: as in Tally.
+    """
+    device = model.device.type
+    size = recipe.batch if micro_batch is None else micro_batch
+    batch = recipe.batch if size < 1 or recipe.batch % size else size * min(2, recipe.batch // size)
+    state = make_state(recipe, model, reward)
+    state.place = lambda tensor: tensor.to(model.device)
+    tally = Tally(device, grain)
+    with ExitStack() as stack:
+        if device == "meta":
+            stack.enter_context(_attention_is_fused())
+        for name, tensors in _held(model, state):
+            tally.adopt(name, tensors)
+        stack.enter_context(tally)
+        tally.enter("optimizer state")
+        for learner in (state.roles.generator, state.roles.assistant):
+            _fill(learner.optimizer)
+        tally.enter("prompts")
+        # without a cache's file: it would be written, and rows from the disk are as large as fresh ones
+        conditions = conditions_of(recipe.model_copy(update={"prompt_cache": None}), model, prompts)
+        held = {name: size for name, size in tally.live.items() if size}
+        tally.peaks.clear()
+        tally.at_peak, tally.flops = {}, Counter()
+        loop = recipe.loop | {"steps": 1, "warmup": 0, "batch": batch}
+        with phases_of(state, tally.enter):
+            for _ in post_train(state, recipe.method, conditions, micro_batch=micro_batch, **loop):
+                pass
+    seen = [phase for phase in PHASES if phase in tally.peaks]
+    at_peak = {name: size for name, size in tally.at_peak.items() if size}
+    return Ledger(held, {phase: tally.peaks[phase] for phase in seen}, at_peak, dict(tally.flops), batch)
+
+
+def _thriftier(recipe: PictureRecipe, micro_batch: int) -> Iterator[tuple[PictureRecipe, int, dict[str, object]]]:
+    """The recipe and micro-batch with one saving after another, and all changes so far; what costs the least comes first."""
+    savings: tuple[dict[str, object], ...] = (
+        {"optimizer": "rmsprop"},
+        {"checkpoint_decoder": True},
+        {"checkpoint_unets": True},
+        {"micro_batch": 1},
+        {"roles": "lora"},
+    )
+    changes: dict[str, object] = {}
+    for saving in savings:
+        if saving.items() <= (recipe.written | {"micro_batch": micro_batch}).items():
+            continue
+        changes |= saving
+        micro_batch = 1 if "micro_batch" in saving else micro_batch
+        recipe = recipe.replace(**{key: value for key, value in saving.items() if key != "micro_batch"})
+        yield recipe, micro_batch, dict(changes)
+
+
+def require_fit(
+    recipe: PictureRecipe,
+    model: TextToImage,
+    reward: PictureReward | None,
+    prompts: Sequence[str],
+    *,
+    memory: int,
+    micro_batch: int | None = None,
+) -> Ledger:
+    """`count_step`, if the step with its reserves fits into a memory of so many bytes.
+
+    Raises:
+        DoesNotFitError: if it does not. What the text says would fit was counted, too.
+    """
+    size = recipe.batch if micro_batch is None else micro_batch
+    ledger = count_step(recipe, model, reward, prompts, micro_batch=size)
+    if ledger.need <= memory:
+        return ledger
+    found: dict[str, object] | None = None
+    remedy = "no setting of the recipe makes it fit: take fewer pixels, or a card with more"
+    for other, own_size, changes in _thriftier(recipe, size):
+        needed = count_step(other, model, reward, prompts, micro_batch=own_size).need
+        if needed <= memory:
+            found = changes
+            settings = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
+            remedy = f"with {settings} it needs {needed / GIB:.3g}"
+            break
+    raise DoesNotFitError(
+        f"a step needs {ledger.need / GIB:.3g} GiB ({ledger.peak / GIB:.3g} counted, of which {ledger.static / GIB:.3g} are "
+        f"held between steps, and reserves), but there are {memory / GIB:.3g}; {remedy}",
+        need=ledger.need,
+        memory=memory,
+        changes=found,
+    )
