@@ -41,11 +41,11 @@ def demo(
     from ..toy.report import (
         gap_sentence,
         landing_sentence,
+        middle_aim,
         rest_sentence,
         result_table,
         reward_names,
         sentences,
-        targets,
     )
 
     work = look_up("profile", profile, PROFILES)
@@ -54,7 +54,7 @@ def demo(
     known = read_points()
     exact, networks = len(plan_exact(work, known)), len(plan(work, known))
     minutes = {"ci": "under a minute", "demo": "about 2 minutes", "full": "about 30 minutes"}[profile]
-    replaced = f"; the demo in {folder} is replaced" if (folder / "runs.csv").exists() else ""
+    replaced = f"; the demo in {folder} is replaced" if (folder / "index.html").exists() else ""
     say(
         f"{exact} exact generators and {networks} networks on {cores()} processes, {minutes} on two free cores{replaced}"
     )
@@ -67,8 +67,7 @@ def demo(
             short = [SHORT_HEADS.get(word, word) for word in head]
             print_table([short, *body], f"Reward “{name}”, {what}; the page explains the columns")
     for name in reward_names(exact_rows):
-        aims = targets(exact_rows, name)
-        say(f"• {rest_sentence(known, name, aims[len(aims) // 2])}")
+        say(f"• {rest_sentence(known, name, middle_aim(exact_rows, name))}")
     for line in [landing_sentence(exact_rows, known), gap_sentence(rows, known), *sentences(rows)]:
         say(f"• {line}")
     if profile == "ci":
@@ -80,7 +79,7 @@ def kept_of_demo(folder: Path, latest: Progress | None) -> str:
     """What is left of a demo that stops after this event, and how to get the rest."""
     stage = latest.stage if latest else "exact"
     during = {
-        "exact": "while training the exact generators; nothing is kept",
+        "exact": "while training the exact generators; no page is kept",
         "distil": f"while distilling; {folder / 'index.html'} shows the exact generators",
         "networks": f"while training networks, of which none is kept; {folder / 'index.html'} shows the exact generators",
         "draw": f"while drawing; {folder / 'runs.csv'} is kept, and {folder / 'index.html'} shows the exact generators",

@@ -310,8 +310,8 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
     """By regularizer: for the toy's assistant, half-way, the cosine of all levels, the lowest and the highest level's, at
     how many levels it is below 0.5, and its squared error as a share of the squared gap at the three lowest levels.
 
-    And for every assistant: at how many levels the cosine is surely above 0.5, how many runs were lost, and KL, modes and
-    reward of the others at the end.
+    And for every assistant: the mean cosine at each level (0 the lowest), at how many levels it is surely above 0.5, how many
+    runs were lost, and KL, modes and reward of the others at the end.
     """
     found: dict[str, float] = {}
     top = len(LEVELS) - 1
@@ -327,6 +327,7 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
             found |= {
                 fact("good", name, kind): sum(level.low > 0.5 for level in _by_level(own, "cosine")),
                 fact("lost", name, kind): len(own) - len(ended),
+                **{fact("cosine", name, kind, k): level.mean for k, level in enumerate(_by_level(own, "cosine"))},
             }
             if len(ended) > 1:
                 for metric in ("kl", "modes", "reward"):

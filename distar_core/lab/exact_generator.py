@@ -18,7 +18,7 @@ from ..toy.records import REGULARIZERS
 from ..toy.ring import REWARDS, TOY_METHODS, reference
 from ..toy.summary import summarise
 from .study import Row, Study, fact, facts_of, interval_line, over_seeds, values_of, where
-from .toy_runs import SAMPLES, UNKNOWN, flat_components_diverge
+from .toy_runs import SAMPLES, UNKNOWN
 
 SCALES = (0.251, 0.631, 1.0, 1.585, 2.512)
 LEARNED, FIXED, DOTS = "weights learn", "weights fixed", "256 dots"
@@ -86,13 +86,12 @@ def measure(setting: Row) -> Mapping[str, float]:
     moments = {max(1, round(share * steps)): k for k, share in enumerate(SHARES)}
     found = {f"reward_{k}": math.nan for k in range(len(SHARES))}
     try:
-        with flat_components_diverge():
-            weight_rate = 0.3 if kind == LEARNED else 0.0
-            for record in train_maps(state, method, steps=steps, seed=seed, weight_rate=weight_rate):
-                check_finite(record)
-                if record.step + 1 in moments:
-                    points = sample_maps(generator, SAMPLES)
-                    found[f"reward_{moments[record.step + 1]}"] = float(reward(points).mean())
+        weight_rate = 0.3 if kind == LEARNED else 0.0
+        for record in train_maps(state, method, steps=steps, seed=seed, weight_rate=weight_rate):
+            check_finite(record)
+            if record.step + 1 in moments:
+                points = sample_maps(generator, SAMPLES)
+                found[f"reward_{moments[record.step + 1]}"] = float(reward(points).mean())
     except NonFiniteError:
         return found | UNKNOWN
     points = sample_maps(generator, 5 * SAMPLES)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..draws import draw
-from ..losses import Noised, Scores, integral_kl, score_divergence
+from ..losses import Noised, Scores, integral_kl, score_divergence, weight_dmd
 from ..methods import Method
 from ..mixture import GaussianMixture
 from ..rates import cosine_decay
@@ -25,16 +25,16 @@ from .ring import SCHEDULE, no_conditions
 
 MAPS = 32
 SMALLEST = 1e-6
-"""Weights are kept above this, so that a map that a method has given up can come back."""
+"""Weights are kept at about this or more, so that a map that a method has given up can come back."""
 LONGEST_STEP = 0.2
-"""Largest change of a log-weight in one step."""
+"""Largest change of a log-weight in one step, before the weights are normalised again."""
 
 
 class EqualShares(nn.Module):
     """The maps of a generator, each drawn equally often whatever its weight: the generator that the loop trains.
 
-    A map with a small weight gets as many samples as the others, and each map's gradient is the mean pull of its own
-    samples. What a sample is pulled by is the law with the true weights, which the assistant knows.
+    A map with a small weight gets as many samples as the others, and each map's gradient is proportional to the mean pull of
+    its own samples, not to its weight; where it is zero is the same. What a sample is pulled by is the law with the true weights, which the assistant knows.
     """
 
     def __init__(self, generator: AffineGenerator) -> None:
@@ -58,8 +58,13 @@ def maps_of(mixture: GaussianMixture, count: int = MAPS, *, seed: int = 0, jitte
     """Maps that start as a mixture of round modes: as many at each mode, their centres apart by `jitter` so that they differ.
 
     Raises:
-        ValueError: for a count that the number of modes does not divide, or a jitter as wide as a mode.
+        ValueError: for a count that the number of modes does not divide, a jitter as wide as a mode, or modes that are not
+            round.
     """
+    if not torch.equal(mixture.variances, mixture.variances[..., :1].expand_as(mixture.variances)):
+        raise ValueError(
+            "maps start as round modes, and this mixture has others; use one with a single deviation per mode"
+        )
     modes, deviations = len(mixture.means), mixture.variances[..., 0].sqrt()
     if count < modes or count % modes:
         raise ValueError(f"{count} maps cannot share {modes} modes equally; choose a multiple of {modes}")
@@ -102,6 +107,21 @@ def exact_state(
     )
 
 
+def require_known(method: Method) -> None:
+    """Raise ValueError unless the gradient of a method's objective in a weight is known here: see loss_by_sample."""
+    name = getattr(method.regularizer, "__name__", str(method.regularizer))
+    if method.regularizer not in (None, integral_kl, score_divergence):
+        wrong = f"of {name}"
+    elif method.reward_at not in ("sample", "nowhere") or method.guides or method.weight is weight_dmd:
+        wrong = f"of {method.name!r}, whose target or weight depends on more than the two laws and t,"
+    else:
+        return
+    raise ValueError(
+        f"the gradient {wrong} in a weight is not known here; use integral_kl or score_divergence with the reward on the sample "
+        "and no guidance, or weight_rate=0"
+    )
+
+
 def mean_noise(generator: AffineGenerator, which: Tensor, noised: Noised) -> Tensor:
     """E[eps | x_t, k] = sigma_t C⁻¹(x_t − alpha_t m_k) with C = alpha_t² S_k S_kᵀ + sigma_t² I, of the maps k [B]; [B, n]."""
     scales = noised.alpha[..., None] * generator.scales[which]
@@ -120,19 +140,15 @@ def loss_by_sample(state: State, method: Method, noised: Noised, scores: Scores,
       and as E[eps/sigma | x_t, k] = −s_k, this is the mean over the map's samples of Theorem 3.1's loss itself; with the
       law differentiated the loss has d(y) in addition, which is the part of the law.
 
-    Derived here. Raises ValueError for a regularizer of another kind.
+    Derived here, for the methods that `require_known` lets pass.
     """
     maps: EqualShares = state.roles.generator.module  # type: ignore[assignment]
     if method.regularizer is score_divergence:
         return method.loss(noised._replace(noise=mean_noise(maps.generator, which, noised)), scores)
-    if method.regularizer is integral_kl:
-        own: GaussianMixture = maps.generator.mixture()
-        reference: GaussianMixture = state.roles.reference.mixture  # type: ignore[attr-defined]
-        laws = [law.diffuse(state.schedule, noised.t) for law in (own, reference)]
-        ours, theirs = (law.log_density(noised.x_t) for law in laws)
-        return ours - theirs
-    name = getattr(method.regularizer, "__name__", str(method.regularizer))
-    raise ValueError(f"the gradient of {name} in a weight is not known here; use integral_kl or score_divergence")
+    own: GaussianMixture = maps.generator.mixture()
+    reference: GaussianMixture = state.roles.reference.mixture  # type: ignore[attr-defined]
+    ours, theirs = (law.diffuse(state.schedule, noised.t).log_density(noised.x_t) for law in (own, reference))
+    return ours - theirs
 
 
 @torch.no_grad()
@@ -140,8 +156,9 @@ def weight_gradient(state: State, method: Method, *, seed: int, step: int, batch
     """The gradient of a method's objective in each weight, up to a constant that all share; [K], an estimate from `batch`
     samples, rounded up to as many for each map.
 
-    All maps are asked with the same normals, times and noise, since only their differences count.
+    All maps are asked with the same normals, times and noise, since only their differences count. Raises as require_known.
     """
+    require_known(method)
     roles = state.roles
     generator: AffineGenerator = roles.generator.module.generator  # type: ignore[assignment]
     count, dimension = generator.shifts.shape
@@ -165,7 +182,8 @@ def weight_gradient(state: State, method: Method, *, seed: int, step: int, batch
 
 
 def move_weights(generator: AffineGenerator, gradient: Tensor, rate: float) -> None:
-    """One step of mirror descent: log w_k falls by rate · (gradient_k − its mean under w), by at most LONGEST_STEP."""
+    """One step of mirror descent: log w_k falls by rate · (gradient_k − its mean under w), by at most
+    LONGEST_STEP before they are normalised."""
     change = rate * (gradient - (generator.weights * gradient).sum())
     weights = (generator.weights.log() - change.clamp(-LONGEST_STEP, LONGEST_STEP)).softmax(0).clamp(min=SMALLEST)
     generator.weights.copy_(weights / weights.sum())
@@ -182,8 +200,13 @@ def train_maps(
 ) -> Iterator[Record]:
     """`post_train` of maps, with a step of their weights after each of its own; weight_rate 0 holds the weights fixed.
 
-    The weights' rate decays as the maps' does.
+    The weights' rate decays as the maps' does. They take the step that belongs to a record when the next one is asked for.
+
+    Raises:
+        ValueError: for a method as in require_known, unless the weights are held fixed; and as post_train.
     """
+    if weight_rate:
+        require_known(method)
     generator: AffineGenerator = state.roles.generator.module.generator  # type: ignore[assignment]
     rate = cosine_decay(weight_rate, steps)
     for record in post_train(state, method, no_conditions, steps=steps, seed=seed, batch=batch):

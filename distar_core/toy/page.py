@@ -19,10 +19,10 @@ from .report import (
     gap_sentence,
     landing_sentence,
     method_table,
+    middle_aim,
     rest_sentence,
     result_table,
     reward_names,
-    targets,
     unbounded_sentence,
     verdict_table,
 )
@@ -77,8 +77,8 @@ def write_page(
             {
                 "name": name,
                 "formula": REWARDS[name].formula,
-                "rest": rest_sentence(points, name, _middle(targets(exact, name))),
-                "aim": _middle(targets(exact, name)),
+                "rest": rest_sentence(points, name, middle_aim(exact, name)),
+                "aim": middle_aim(exact, name),
                 "exact": result_table(exact, name, compact=len({row.seed for row in exact}) == 1),
                 "reached": arrival_sentence(networks, name) if networks else "",
                 "arrivals": arrivals(networks, name) if networks else "",
@@ -99,7 +99,3 @@ def write_page(
     page = folder / "index.html"
     page.write_text(text, encoding="utf-8")
     return page
-
-
-def _middle(values: Sequence[float]) -> float:
-    return values[len(values) // 2]

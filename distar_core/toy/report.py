@@ -128,31 +128,6 @@ def common_targets(rows: Sequence[Row], reward_name: str, *regularizers: str) ->
     return sorted({min(max(aim, low), high) for aim in targets(rows, reward_name)})
 
 
-def ranking(rows: Sequence[Row], reward_name: str) -> str:
-    """Which regularizer keeps most of the reference at the same mean reward, by KL; the middle of the rewards compared."""
-    common = common_targets(rows, reward_name, *REGULARIZERS)
-    if not common:
-        return f"Reward “{reward_name}”: there is no mean reward that every seed of every regularizer reaches."
-    target = common[len(common) // 2]
-    values = {name: at_reward(rows, reward_name, name, target, "kl") for name in REGULARIZERS}
-    order = sorted(values, key=lambda name: float(np.mean(values[name])))
-    least, most = (float(np.mean(values[name])) for name in (order[0], order[-1]))
-    equal = [name for name in order if min(values[name]) <= max(values[order[0]])]
-    closest = f"{label_of(order[0])} stays closest to the reference"
-    if len(equal) > 1:
-        closest = f"{', '.join(f'“{label_of(name)}”' for name in equal)} stay about equally close to the reference"
-    farthest = (
-        f" and {label_of(order[-1])} ends {most / least:.1f} times as far as the first"
-        if order[-1] not in equal
-        else ""
-    )
-    listed = ", ".join(f"{label_of(name)} {shown('kl', values[name])}" for name in order)
-    return (
-        f"At mean reward {target:.2f} under “{reward_name}”, {closest}{farthest}, by KL; mean over seeds "
-        f"[smallest, largest]: {listed}."
-    )
-
-
 def rest_sentence(points: Sequence[Point], reward_name: str, target: float) -> str:
     """How far from the reference the regularizers' fixed points lie at one mean reward, by rising KL."""
     kl = {name: at_rest(points, reward_name, name, target, "kl") for name in REGULARIZERS}
@@ -171,8 +146,7 @@ def rest_sentence(points: Sequence[Point], reward_name: str, target: float) -> s
 
 def arrival_sentence(rows: Sequence[Row], reward_name: str) -> str:
     """What networks reach, mean over seeds, that aim for the middle of the mean rewards aimed for."""
-    aims = targets(rows, reward_name)
-    aim = aims[len(aims) // 2]
+    aim = middle_aim(rows, reward_name)
     reached = {
         name: [row.summary.reward for row in select(rows, reward_name, name) if row.aim == aim] for name in REGULARIZERS
     }
@@ -206,9 +180,17 @@ def landing_sentence(rows: Sequence[Row], points: Sequence[Point]) -> str:
     """Where exact generators end, in words."""
     found = landing(rows, points)
     return (
-        f"{found.runs} exact generators end at most {found.reward:.3f} of mean reward and {found.modes:.2f} modes from "
-        "these lines."
+        f"{found.runs} generators with an exact score end at most {found.reward:.3f} of mean reward and {found.modes:.2f} modes from "
+        "the fixed points of theory."
+        if found.runs
+        else "No exact generator has a fixed point that is known."
     )
+
+
+def middle_aim(rows: Sequence[Row], reward_name: str) -> float:
+    """The middle of the mean rewards that the runs under a reward aimed for."""
+    aims = targets(rows, reward_name)
+    return aims[len(aims) // 2]
 
 
 OUTCOMES = {"better": "wins on", "worse": "loses on", "undecided": "undecided on"}
@@ -235,7 +217,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
             common = common_targets(rows, name, STAR, rival)
             if not common:
                 lines.append(
-                    f"Reward “{name}”: no mean reward that every seed of {label_of(STAR)} and of {label_of(rival)} reaches."
+                    f"Reward “{name}”: the runs of {label_of(STAR)} and of {label_of(rival)} enclose no common mean reward, so they "
+                    "are not compared."
                 )
             for target in common:
                 parts = [f"{verb} {text}" for verb, text in outcomes(rows, name, rival, target).items() if text]
@@ -409,8 +392,7 @@ def unbounded_sentence(rows: Sequence[Row]) -> str:
 
 def arrivals(rows: Sequence[Row], reward_name: str) -> str:
     """Where the runs in the pictures were aimed and where each ended: seed 0 of the middle aim."""
-    aims = targets(rows, reward_name)
-    aim = aims[len(aims) // 2]
+    aim = middle_aim(rows, reward_name)
     ends = [
         f"{row.summary.reward:.2f} ({label_of(row.regularizer)})"
         for regularizer in REGULARIZERS

@@ -18,7 +18,8 @@ class KernelScore(nn.Module):
     x_t, so it is largest at low noise. The z_i are Sobol points (Sobol 1967) with a new random shift for each call, carried
     to normals by the quantile function: they fill the plane evenly, which lowers the error of independent draws.
 
-    For generators without conditions whose latent is one normal of shape [n], in few dimensions.
+    For generators without conditions whose latent is one normal of shape [n], in few dimensions, on the CPU. The shifts are in
+    no checkpoint, so a resumed run draws others.
 
     Args:
         count: samples for each call; a power of two fills evenly.
@@ -46,7 +47,7 @@ class KernelScore(nn.Module):
             points = generator(generator.latent(self._normals), None).to(x_t)  # type: ignore[operator]
         alpha, sigma = self.schedule.coefficients(t, x_t)
         precision = sigma.square().reciprocal()
-        # −‖x_t − alpha g‖²/(2 sigma²) but for a constant, as one product: ten times as many pairs as anything else here
+        # −‖x_t − alpha g‖²/(2 sigma²) but for a constant, as one matrix product: the [B, count] pairs are what costs
         asked = torch.cat([alpha * precision * x_t, -alpha.square() * precision / 2], dim=-1)
         known = torch.cat([points, points.square().sum(-1, keepdim=True)], dim=-1)
         return precision * (alpha * ((asked @ known.mT).softmax(-1) @ points) - x_t)

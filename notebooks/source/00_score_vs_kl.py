@@ -366,8 +366,8 @@ for line in report.one_win_one_loss(rows, "mode"):
 # ## The objective, or the network?
 #
 # Where a marker misses its line, is the theory wrong, or the network? There is a generator whose own score is a formula: 32
-# affine maps of noise, each drawn with a weight that learns. It needs no assistant. `make demo` shows it come to rest on every
-# line. So the lines are right, and what is off them was added by the network and its assistant.
+# affine maps of noise, each drawn with a weight that learns. It needs no assistant. `make demo` shows it come to rest close to the
+# lines. So the lines are right, and what is off them was added by the network, its assistant or too few steps.
 #
 # Which part? Give the *network* an exact assistant as well (in the plane the score can be had from 4,096 fresh samples at
 # each step), and then one that is exact at high noise and sees no gap below σ = 0.6. Pseudo-Huber, at our reward scale, five
@@ -379,16 +379,15 @@ exact_assistant.assistants_picture(rows)
 
 # %% [markdown]
 # The exact leash holds mass where it is: after 2,000 steps the mean reward is 0.39, where the objective rests at 0.66. What
-# crosses from mode to mode passes through empty space, and there, at low noise, the two scores differ most. Blind at low noise the
-# run goes far beyond the line, to 0.89, with two and a half modes left, each wider than it should be. The learned assistant lies
-# between, and near the line, at 0.70: its gradient at low noise has little to do with the exact one (notebook 02), so mass does
-# cross. What our runs above show of Diff-Instruct\* is therefore mostly the reward against the leash's hold at high noise; that
-# they end near the line they owe to an assistant that is wrong in the right place.
+# crosses from mode to mode passes through empty space, where, at low noise, an exact score pulls it back. Blind at low noise the
+# run goes far beyond the line, to 0.89, with 2.4 modes left, the fullest wider than it should be. The learned assistant ends
+# between the two, near the line, at 0.70. What it says at low noise is not the exact gradient (notebook 02), but it is not nothing
+# either: with it the run keeps 4.5 modes. That it rests near the line does not show that it follows the objective.
 #
-# Is the variety that a score leash keeps a property of where it *rests*, or of the *road* there? With an exact assistant and ten
-# times the steps pseudo-Huber gets to LONGREWARD, nearly its line, and its modes fall from 7.9 to LONGMODES. And at equal mean reward, 0.66,
-# networks with an exact assistant keep the same 5.2 modes with pseudo-Huber, with squared L2 and with KL, w = 1. So it is the
-# road (`EXPERIMENTS.md`, section `exact-assistant`).
+# Are the many modes that a score leash shows at a given reward scale there to stay? With an exact assistant and ten times the
+# steps pseudo-Huber gets from 0.39 to LONGREWARD, and its modes fall from 7.9 to LONGMODES. At equal mean reward, 0.66, networks with
+# an exact assistant keep about 5.2 modes with pseudo-Huber, with squared L2 and with KL, w = 1. So they are not: what looks like
+# variety is a run on its way (`EXPERIMENTS.md`, section `exact-assistant`).
 
 # %% [markdown]
 # ## What you can now say

@@ -743,7 +743,8 @@ study.picture(rows)
 #
 # - *By level.* With the usual assistant (blue) the gradient is right at high noise and unrelated to the truth at low
 #   noise, or slightly against it, with the border near σ = 0.7. In the sum the low levels outweigh the high ones: that is
-#   why it is about 0. Better assistants move the border down a little, stale and narrow ones up.
+#   why it is about 0. Better assistants move the border down a little, stale and narrow ones up; with ten times the
+#   updates the four lowest levels are still unrelated.
 # - *Score against KL.* KL keeps part of the direction at every level, except with the stale assistant. The score leash
 #   differentiates through its assistant, so the assistant's *slope* must be right, too. That is its price.
 # - *The outcome.* More updates end at less KL, at about the same reward; stale and narrow assistants let go. The exact

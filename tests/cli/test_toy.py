@@ -130,7 +130,7 @@ def test_a_stop_outside_the_loop_is_one_sentence(distar, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("exact", "nothing is kept"),
+        ("exact", "no page is kept"),
         ("distil", "index.html shows the exact generators"),
         ("networks", "of which none is kept"),
         ("draw", "runs.csv is kept"),

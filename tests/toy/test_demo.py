@@ -64,8 +64,8 @@ def test_the_demo_leaves_what_it_promises(tmp_path):
     assert told[second + 1].stage == "distil", "the page of the exact generators must not wait for networks"
     early = seen["index.html"].decode()
     assert "02_exact_frontier_mode.png" in early
-    assert "networks are being trained" in early.lower()
-    assert "networks are being trained" not in page.read_text("utf-8").lower()
+    assert "the networks come next" in early.lower()
+    assert "the networks come next" not in page.read_text("utf-8").lower()
     for table, names in (("exact.csv", REGULARIZERS), ("runs.csv", (*REGULARIZERS, UNLEASHED))):
         with open(page.parent / table, newline="", encoding="utf-8") as file:
             assert {row["regularizer"] for row in csv.DictReader(file)} >= {*names}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from distar_core.losses import score_divergence_detached, weight_sigma
+from distar_core.methods import METHODS as METHODS_BY_NAME
 from distar_core.mixture import GaussianMixture, ring
 from distar_core.toy.frontier import read_points
 from distar_core.toy.maps import (
@@ -19,7 +20,7 @@ from distar_core.toy.maps import (
     train_maps,
     weight_gradient,
 )
-from distar_core.toy.ring import REWARDS, SCHEDULE, TOY_METHODS, no_conditions, reference
+from distar_core.toy.ring import REWARDS, SCHEDULE, TOY_METHODS, no_conditions, on_levels, reference
 from distar_core.training import Batch, make_batch, noised_samples, scores_at
 
 METHODS = [method for method in TOY_METHODS.values() if method.regularizer is not None]
@@ -87,13 +88,14 @@ def test_the_mean_noise_of_a_map_is_its_score():
     assert not torch.allclose(found[1], mean_noise(generator, which - 1 + 2 * (which == 0), noised)[1])
 
 
+@pytest.mark.parametrize("law", ["frozen", "differentiated"])
 @pytest.mark.parametrize("name", ["star", "l2"])
-def test_the_gradient_in_the_weights_is_the_mean_of_the_loss(name):
+def test_the_gradient_in_the_weights_is_the_mean_of_the_loss(name, law):
     """Against the loss as the loop has it, with each sample's own noise, on many independent samples."""
     state = exact_state(maps_of(reference(), 8), reference(), None, steps=1)
     weights = state.roles.generator.module.generator.weights
     weights.copy_(torch.arange(1.0, 9.0) / 36)
-    method = replace(TOY_METHODS[name], reward_at="nowhere", reward_scale=0.0)
+    method = replace(TOY_METHODS[name], reward_at="nowhere", reward_scale=0.0, law=law)
     own = torch.stack([weight_gradient(state, method, seed=0, step=step, batch=8192) for step in range(20)]).mean(0)
     maps, count = state.roles.generator.module, 200_000
     batch = make_batch(
@@ -113,8 +115,22 @@ def test_a_regularizer_whose_gradient_in_a_weight_is_not_known_is_refused():
     state = exact_state(maps_of(reference()), reference(), None, steps=1)
     method = replace(TOY_METHODS["l2"], reward_at="nowhere", reward_scale=0, law=None)
     method = replace(method, regularizer=score_divergence_detached, exact=False, weight=weight_sigma)
-    with pytest.raises(ValueError, match="score_divergence_detached"):
-        weight_gradient(state, method, seed=0, step=0, batch=64)
+    others = [on_levels(METHODS_BY_NAME[name]) for name in ("dmd", "didr-proxy")]
+    others.append(replace(TOY_METHODS["l2"], guidance="inside", cfg_scale=1.0))
+    before = state.roles.generator.module.generator.shifts.clone()
+    for refused in (method, *others):
+        named = "score_divergence_detached" if refused is method else refused.name
+        with pytest.raises(ValueError, match=named):
+            weight_gradient(state, refused, seed=0, step=0, batch=64)
+        with pytest.raises(ValueError, match=named):
+            next(train_maps(state, refused, steps=1, seed=0, batch=64))
+    assert torch.equal(before, state.roles.generator.module.generator.shifts), "nothing has moved"
+
+
+def test_maps_of_modes_that_are_not_round_are_refused():
+    flat = GaussianMixture.from_factors(torch.ones(1), torch.zeros(1, 2), torch.diag(torch.tensor([1.0, 0.5]))[None])
+    with pytest.raises(ValueError, match="round"):
+        maps_of(flat, 4)
 
 
 def test_a_step_of_the_weights_keeps_them_a_distribution():
