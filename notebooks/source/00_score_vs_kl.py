@@ -385,7 +385,7 @@ exact_assistant.assistants_picture(rows)
 # either: with it the run keeps 4.5 modes. That it rests near the line does not show that it follows the objective.
 #
 # Are the many modes that a score leash shows at a given reward scale there to stay? With an exact assistant and ten times the
-# steps pseudo-Huber gets from 0.39 to LONGREWARD, and its modes fall from 7.9 to LONGMODES. At equal mean reward, 0.66, networks with
+# steps pseudo-Huber gets from 0.39 to 0.62, and its modes fall from 7.9 to 5.6. At equal mean reward, 0.66, networks with
 # an exact assistant keep about 5.2 modes with pseudo-Huber, with squared L2 and with KL, w = 1. So they are not: what looks like
 # variety is a run on its way (`EXPERIMENTS.md`, section `exact-assistant`).
 

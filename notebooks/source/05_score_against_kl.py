@@ -391,8 +391,8 @@ score_vs_kl.picture(rows, [("ring", "mode")])
 
 # %% [markdown]
 # Five seeds a row. Black bars are fixed points, dots networks, with 95 % bootstrap intervals. Squares have an
-# **exact assistant**: the generator is a set of 64 affine maps, so its score is a formula and never stale. To move its mass, such
-# a map must cross the empty space between two modes.
+# **exact assistant**: the generator is 64 affine maps, so its score is a formula and never stale. To move its mass, such a map
+# must cross the empty space between two modes.
 #
 # In the first panel each row keeps its own reward *scale*: where the dot is off the bar, training fell short of the fixed point
 # or overshot it. The others compare at equal mean *reward*; squares (and triangles, below) stay at their own.
@@ -446,7 +446,7 @@ for name in score_vs_kl.FOUR:
 #    move mass between modes.
 #
 # One expectation is not borne out, that an exact assistant closes pseudo-Huber's gap: under “side” the seeds scatter too much,
-# and under “mode” it ends below the fixed point, networks above. Maps whose weights learn close it: study `exact-generator`.
+# and under “mode” it ends below the fixed point, networks above. Maps whose weights learn close it (study `exact-generator`).
 
 # %% [markdown]
 # ### What does freezing the law do, then?
