@@ -36,7 +36,7 @@ KERNEL = 4096
 BLIND_BELOW = 0.6
 """Half of the toy's noise levels are below."""
 EXACT, BLIND, LEARNED = "exact", "blind", "learned"
-LABELS = {EXACT: "exact assistant", BLIND: f"blind below σ = {BLIND_BELOW:g}", LEARNED: "the toy's learned assistant"}
+LABELS = {EXACT: "exact assistant", BLIND: f"blind below σ = {BLIND_BELOW:g}", LEARNED: "learned assistant"}
 MOMENTS = 8
 """Into how many equal parts a run is divided; at the end of each but the last it is looked at, as at its own end."""
 WATCHED = ("reward", "modes", "off_support")
@@ -181,7 +181,7 @@ def _fixed_point(name: str, scale: float, steps: float) -> Line:
 def _by_assistant(rows: Sequence[Row], what: str) -> list[Line]:
     """A column of pseudo-Huber's runs on the way with each assistant, at the scale whose fixed point has about TARGET."""
     found = []
-    for assistant, style in zip(LABELS, PLAIN, strict=True):
+    for assistant, style in zip(LABELS, (*PLAIN[:2], STYLES["star"]), strict=True):
         own = where(_runs(rows, assistant, "star"), reward_scale=AIMED["star"])
         if own:
             found.append(_on_the_way(LABELS[assistant], own, what, style))
@@ -319,7 +319,7 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
         alt="Share off the data, effective modes and spread against mean reward: lines are fixed points, markers networks with an "
         "exact assistant, which have more off the data than their lines and no fewer modes.",
         xlabel=MEAN_REWARD,
-        ylabel="",
+        ylabel=["", "", ""],
         markers=True,
     )
     three = ("star", "l2", "kl-one")
@@ -335,7 +335,7 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
     return [
         Cause(
             "08_low_noise.png",
-            "At low noise an exact score regularizer holds mass where it is",
+            "A network carries its mass through empty space, where an exact score holds it back",
             f"An exact assistant takes its score from {KERNEL:,} fresh samples at each step. With it, at reward scales whose fixed "
             f"points have mean reward {TARGET:.2f}, KL with w = 1 reaches {of('reward', EXACT, 'kl-one', kl):.2f} in {steps:,} steps, "
             f"pseudo-Huber {of('reward', EXACT, 'star', star):.2f} and squared L2 {of('reward', EXACT, 'l2', l2):.2f}. Squared L2 "
@@ -346,24 +346,24 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
         ),
         Cause(
             "09_blind.png",
-            "An assistant that is blind at low noise lets mass cross, and does not see what that spoils",
+            "An assistant that ignores low noise overshoots; the learned one ends between",
             f"The same run with an assistant that sees no gap below σ = {BLIND_BELOW:g} reaches "
             f"{of('reward', BLIND, 'star', star):.2f}, beyond the fixed point, with "
             f"{of('modes', BLIND, 'star', star):.1f} modes left, {of('off_support', BLIND, 'star', star):.0%} off the data and the "
             f"spread {of('spread', BLIND, 'star', star):.2f}. The assistant that networks learn ends "
             f"between the two, near the fixed point, at {of('reward', LEARNED, 'star', star):.2f} with "
-            f"{of('modes', LEARNED, 'star', star):.1f} modes. What it says at low noise is not the exact gradient, but it is not nothing "
-            "either. That it rests near the line does not show that it follows the objective.",
+            f"{of('modes', LEARNED, 'star', star):.1f} modes. Its gradient at low noise is not the exact one, so that it ends near "
+            "the fixed point may be two errors that cancel.",
             assistants_picture(rows),
         ),
         Cause(
             "10_steps.png",
             "Pseudo-Huber with an exact assistant is short of steps",
-            f"At low noise mass is held, but not for ever. In {TIMES * steps:,} steps, ten times as many, pseudo-Huber with an exact "
-            f"assistant gets from {of('reward', EXACT, 'star', star):.2f} to {of('reward', 'long', EXACT, 'star', star):.2f}, on the way "
-            f"to its fixed point at {of('known', 'star', star):.2f}, and its modes fall from {of('modes', EXACT, 'star', star):.1f} to "
-            f"{of('modes', 'long', EXACT, 'star', star):.1f}. The extra modes until then are reward not yet collected. The learning rate falls to 0 over the steps, so a run that "
-            "no longer moves need not be at rest.",
+            f"Ten times the steps, {TIMES * steps:,}, lift pseudo-Huber from {of('reward', EXACT, 'star', star):.2f} to "
+            f"{of('reward', 'long', EXACT, 'star', star):.2f}, and its modes fall from {of('modes', EXACT, 'star', star):.1f} to "
+            f"{of('modes', 'long', EXACT, 'star', star):.1f}: it had more modes only because it had collected less reward. The curves "
+            "flatten because the learning rate goes to 0 over the steps, so they do not show whether it would reach its fixed point "
+            f"at {of('known', 'star', star):.2f}.",
             longer,
         ),
         Cause(

@@ -134,7 +134,7 @@ def _followed(job: Job, state: State, records: Iterable[Record], drawn: Callable
     for record in records:
         check_finite(record)
         seconds += record.seconds
-        if record.step >= 0 and (record.step + 1) % every == 0:
+        if record.step >= 0 and ((record.step + 1) % every == 0 or record.step + 1 == job.steps):
             clouds.append(drawn(1500))
             distances.append((record.step + 1, float(clouds[-1].norm(dim=1).mean())))
     points = drawn(20_000)

@@ -79,7 +79,7 @@ def write_page(
                 "formula": REWARDS[name].formula,
                 "rest": rest_sentence(points, name, middle_aim(exact, name)),
                 "aim": middle_aim(exact, name),
-                "exact": result_table(exact, name, compact=len({row.seed for row in exact}) == 1),
+                "exact": result_table(exact, name, ranges=len({row.seed for row in exact}) > 1),
                 "reached": arrival_sentence(networks, name) if networks else "",
                 "arrivals": arrivals(networks, name) if networks else "",
                 "results": result_table(networks, name),

@@ -74,7 +74,7 @@ def exact(folder: Path, mixture: GaussianMixture, reward: ToyReward, runs: Mappi
         alt=f"Animation of the exact generators' samples during training under the reward “{name}”, one panel per regularizer: "
         "the modes near the reward fill and those far from it empty.",
     )
-    pulls = _pulls(mixture, reward, runs, "the pink and the turquoise arrow of a sample are nearly opposite.")
+    pulls = _pulls(mixture, reward, runs, "with KL the pink and the turquoise arrow of a sample are nearly opposite.")
     saved = {f"animation_{name}_still.png": still, f"03_exact_pulls_{name}.png": pulls}
     return _save(folder, saved) | {animation: still.alt}
 

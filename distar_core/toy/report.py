@@ -134,14 +134,14 @@ def rest_sentence(points: Sequence[Point], reward_name: str, target: float) -> s
     known = sorted((name for name in kl if not math.isnan(kl[name])), key=lambda name: kl[name])
     if not known:
         return f"Reward “{reward_name}”: no fixed point with mean reward {target:.2f} is known."
-    listed = ", ".join(f"{label_of(name)} {kl[name]:.2f}" for name in known)
-    first, last = known[0], known[-1]
-    text = f"At mean reward {target:.2f} under “{reward_name}”, “{label_of(first)}” rests closest to the reference"
-    if last != first:
-        text += f" and “{label_of(last)}” {kl[last] / kl[first]:.1f} times as far"
+    listed = ", ".join(f"{kl[name]:.2f} ({label_of(name)})" for name in known)
+    times = f"; the last is {kl[known[-1]] / kl[known[0]]:.1f} times the first" if len(known) > 1 else ""
     unknown = [label_of(name) for name in kl if name not in known]
     missing = f"; not known: {', '.join(unknown)}" if unknown else ""
-    return f"{text}, by KL: {listed}{missing}."
+    return (
+        f"At the same mean reward, {target:.2f} under the reward “{reward_name}”, the objectives come to rest this far from the "
+        f"reference, by KL: {listed}{times}{missing}."
+    )
 
 
 def arrival_sentence(rows: Sequence[Row], reward_name: str) -> str:
@@ -151,7 +151,7 @@ def arrival_sentence(rows: Sequence[Row], reward_name: str) -> str:
         name: [row.summary.reward for row in select(rows, reward_name, name) if row.aim == aim] for name in REGULARIZERS
     }
     ends = ", ".join(f"{float(np.mean(found)):.2f} ({label_of(name)})" for name, found in reached.items() if found)
-    return f"Networks that aim for mean reward {aim:.2f} under “{reward_name}” reach {ends}."
+    return f"Networks with a learned assistant that aim for mean reward {aim:.2f} under “{reward_name}” reach {ends}."
 
 
 class Landing(NamedTuple):
@@ -358,11 +358,14 @@ def method_table() -> list[list[str]]:
     return table
 
 
-def result_table(rows: Sequence[Row], reward_name: str, *, compact: bool = False) -> list[list[str]]:
-    """Mean over seeds of every setting under a reward, with the range; compact leaves out the ranges."""
+def result_table(
+    rows: Sequence[Row], reward_name: str, *, compact: bool = False, ranges: bool = True
+) -> list[list[str]]:
+    """Mean over seeds of every setting under a reward, with the range unless told otherwise; compact leaves out the ranges, and
+    has short heads."""
 
     def cell(metric: str, values: list[float]) -> str:
-        return shown(metric, values).split(" [")[0] if compact else shown(metric, values)
+        return shown(metric, values) if ranges and not compact else shown(metric, values).split(" [")[0]
 
     heads = list(METRICS) if compact else [metric.words for metric in METRICS.values()]
     table = [["regularizer", "reward scale", "mean reward", *(head.replace("_", " ") for head in heads)]]
