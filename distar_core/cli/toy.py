@@ -59,7 +59,7 @@ def demo(
         f"{exact} exact generators and {networks} networks on {cores()} processes, {minutes} on two free cores{replaced}"
     )
     with Shown() as shown, stoppable(lambda: kept_of_demo(folder, shown.latest)):
-        page = run_demo(folder, work, shown, causes())
+        page = run_demo(folder, work, shown, causes)
     exact_rows, rows = read_runs(folder / f"{EXACT}.csv"), read_runs(folder / "runs.csv")
     for name in reward_names(rows):
         for what, found in (("exact generators", exact_rows), ("networks, mean over seeds", rows)):

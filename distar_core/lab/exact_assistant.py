@@ -14,17 +14,17 @@ from ..errors import NonFiniteError
 from ..evaluation.statistics import at_equal
 from ..figures.charts import PLAIN, Axis, Line, lines
 from ..figures.names import label_of
-from ..figures.picture import GUIDE, STYLES, Picture, Style
+from ..figures.picture import STYLES, Picture, Style
 from ..roles import Score, Trainable
 from ..runs.run import check_finite
 from ..schedule import NoiseSchedule
-from ..toy.frontier import at_rest, curve, known_reward, read_points
+from ..toy.frontier import at_rest, known_reward, read_points
 from ..toy.page import Cause
 from ..toy.records import REGULARIZERS
 from ..toy.ring import LEVELS, LOOP, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, reference, sample, toy_state
 from ..training import State, post_train
 from ..truth.kernel import KernelScore
-from .matched import REACH, found_in, interval
+from .matched import REACH, beside_the_line, fixed_point_line, found_in, interval
 from .study import Row, Study, fact, facts_of, interval_line, over_seeds, read_rows, values_of, where
 from .toy_runs import SAMPLES, UNKNOWN, start_generator
 
@@ -161,21 +161,13 @@ def _on_the_way(label: str, runs: Sequence[Row], what: str, style: Style) -> Lin
 
 def _beside_the_lines(rows: Sequence[Row], metric: str) -> list[Line]:
     """A metric of the networks with an exact assistant against mean reward, and the fixed points as lines."""
-    content = []
-    for name in REGULARIZERS:
-        own = _runs(rows, EXACT, name)
-        if own:
-            along, style = curve(read_points(), REWARD, name), STYLES[name]
-            heights = [getattr(point.summary, metric) if point.trusted else math.nan for point in along]
-            content.append(Line("", [p.summary.reward for p in along], heights, style=style._replace(marker="")))
-            x, y = [row["reward"] for row in own], [row[metric] for row in own]
-            content.append(Line(label_of(name), x, y, style=style._replace(line="")))
-    return content
+    points = read_points()
+    own = {name: _runs(rows, EXACT, name) for name in REGULARIZERS}
+    return [line for name in own if own[name] for line in beside_the_line(points, REWARD, name, own[name], metric)]
 
 
 def _fixed_point(name: str, scale: float, steps: float) -> Line:
-    known = known_reward(read_points(), REWARD, name, scale)
-    return Line("fixed point", [0, steps], [known, known], style=Style(GUIDE, "", "--"))
+    return fixed_point_line(known_reward(read_points(), REWARD, name, scale), 0, steps)
 
 
 def _by_assistant(rows: Sequence[Row], what: str) -> list[Line]:
@@ -234,6 +226,7 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
     fixed points' modes there (`line_…`).
     """
     found: dict[str, float] = {}
+    points = read_points()
     for row in rows:
         name, scale, long = row["regularizer"], row["reward_scale"], row["steps"] > rows[0]["steps"]
         key = ("long",) * long + (row["assistant"], name, scale)
@@ -245,10 +238,10 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
             known = interval(run[metric] for run in own)
             if known:
                 found |= facts_of(known, metric, *key)
-        found[fact("known", name, scale)] = known_reward(read_points(), REWARD, name, scale)
+        found[fact("known", name, scale)] = known_reward(points, REWARD, name, scale)
     for name in REGULARIZERS:
         own = _runs(rows, EXACT, name)
-        found[fact("line", "modes", name)] = at_rest(read_points(), REWARD, name, TARGET, "modes")
+        found[fact("line", "modes", name)] = at_rest(points, REWARD, name, TARGET, "modes")
         for metric in METRICS:
             values = at_equal(own, "reward", TARGET, metric, reach=REACH) if own else []
             known = interval(values)
@@ -324,8 +317,9 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
     )
     three = ("star", "l2", "kl-one")
     off = [of("at_target", "off_support", name) for name in three]
+    points = read_points()
     rest = {
-        metric: {name: at_rest(read_points(), REWARD, name, TARGET, metric) for name in three}
+        metric: {name: at_rest(points, REWARD, name, TARGET, metric) for name in three}
         for metric in ("off_support", "modes")
     }
     modes = ", ".join(

@@ -10,13 +10,14 @@ from statistics import median
 from ..errors import NonFiniteError
 from ..figures.charts import PLAIN, Axis, Line, lines
 from ..figures.names import label_of
-from ..figures.picture import GUIDE, STYLES, Picture, Style
+from ..figures.picture import Picture
 from ..runs.run import check_finite
 from ..toy.frontier import Point, aims, curve, known_reward, read_points
 from ..toy.maps import MAPS, dots_of, exact_state, maps_of, sample_maps, train_maps
 from ..toy.records import REGULARIZERS
 from ..toy.ring import REWARDS, TOY_METHODS, reference
 from ..toy.summary import summarise
+from .matched import beside_the_line, fixed_point_line
 from .study import Row, Study, fact, facts_of, interval_line, over_seeds, values_of, where
 from .toy_runs import SAMPLES, UNKNOWN
 
@@ -33,12 +34,13 @@ CLOSE_REWARD, CLOSE_MODES = 0.014, 0.3
 
 def known_points() -> list[Point]:
     """The trusted fixed points of bounded rewards at SCALES."""
+    every = read_points()
     points = [
         point
         for name in REWARDS
         if REWARDS[name].bounded
         for regularizer in REGULARIZERS
-        for point in curve(read_points(), name, regularizer)
+        for point in curve(every, name, regularizer)
     ]
     return [point for point in points if point.trusted and point.reward_scale in SCALES]
 
@@ -107,30 +109,19 @@ def _own(rows: Sequence[Row], point: Point) -> list[Row]:
 def picture(rows: Sequence[Row]) -> Picture:
     """Modes against mean reward for each reward, beside the lines; and mean reward on the way for each kind."""
     panels: dict[str, list[Line]] = {}
+    points = read_points()
     names = values_of(rows, "reward_name")
     for name in names:
         panels[f"reward “{name}”"] = content = []
         for regularizer in REGULARIZERS:
-            along = curve(read_points(), name, regularizer)
-            style = STYLES[regularizer]
-            heights = [point.summary.modes if point.trusted else math.nan for point in along]
-            content.append(Line("", [p.summary.reward for p in along], heights, style=style._replace(marker="")))
             own = where(rows, generator=LEARNED, reward_name=name, regularizer=regularizer)
-            content.append(
-                Line(
-                    label_of(regularizer),
-                    [row["reward"] for row in own],
-                    [row["modes"] for row in own],
-                    style=style._replace(line=""),
-                )
-            )
+            content += beside_the_line(points, name, regularizer, own, "modes")
     slow = where(rows, reward_name="mode", reward_scale=SLOW)
     steps = rows[0]["steps"]
     at = [max(1, round(share * steps)) for share in SHARES]
     for regularizer in COMPARED:
-        known = known_reward(read_points(), "mode", regularizer, SLOW)
-        content = panels[label_of(regularizer)] = []
-        content.append(Line("fixed point", [at[0], at[-1]], [known, known], style=Style(GUIDE, "", "--")))
+        known = known_reward(points, "mode", regularizer, SLOW)
+        content = panels[label_of(regularizer)] = [fixed_point_line(known, at[0], at[-1])]
         for kind, style in zip((LEARNED, FIXED, DOTS), PLAIN, strict=True):
             own = where(slow, regularizer=regularizer, generator=kind)
             if own:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from ..evaluation.statistics import Interval, interpolate
+from ..figures.charts import Line
+from ..figures.names import label_of
+from ..figures.picture import GUIDE, STYLES, Style
 from ..mixture import GaussianMixture
-from ..toy.frontier import GRID
+from ..toy.frontier import GRID, Point, curve, heights
 from ..toy.ring import REWARDS, reference
 from ..toy.summary import KL_SIGMA, WINDOW, summarise
 from ..truth.grid import Grid, kl_between, tilt_of_reward, tilt_on_grid
-from .study import over_seeds
+from .study import Row, over_seeds
 
 
 def uneven() -> GaussianMixture:
@@ -26,6 +29,23 @@ def uneven() -> GaussianMixture:
         torch.tensor([[-1.8, 0.9], [-1.3, -1.2], [0.1, 1.9], [1.9, -0.4], [1.3, -1.3]]),
         torch.tensor([0.35, 0.2, 0.25, 0.3, 0.2]),
     )
+
+
+def beside_the_line(
+    points: Sequence[Point], reward_name: str, regularizer: str, runs: Sequence[Row], metric: str
+) -> list[Line]:
+    """A metric against mean reward in a regularizer's style: its fixed points as a line, runs as markers."""
+    along, style = curve(points, reward_name, regularizer), STYLES[regularizer]
+    known, reached = [point.summary.reward for point in along], [row["reward"] for row in runs]
+    return [
+        Line("", known, heights(along, metric), style=style._replace(marker="")),
+        Line(label_of(regularizer), reached, [row[metric] for row in runs], style=style._replace(line="")),
+    ]
+
+
+def fixed_point_line(reward: float, start: float, stop: float) -> Line:
+    """The mean reward at which a run would rest, dashed from one step to another."""
+    return Line("fixed point", [start, stop], [reward, reward], style=Style(GUIDE, "", "--"))
 
 
 WORLDS = {"ring": reference, "uneven": uneven}

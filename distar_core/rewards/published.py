@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..runs.settings import differences
 from ..runs.weights import read_json
@@ -31,7 +32,7 @@ LAION_CLIP = ("ViT-L-14-quickgelu", "openai")
 PICKSCORE = File("model.safetensors", "yuvalkirstain/PickScore_v1", "a4e4367c6dfa7288a00c550414478f865b875800")
 PICKSCORE_TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 PICKSCORE_TOKENIZER_REVISION = "1c2b8495b28150b8a4922ee1c8edee224c284c0c"
-PICKSCORE_NETWORK = {
+PICKSCORE_NETWORK: dict[str, Any] = {
     "projection_dim": 1024,
     "text_config": {"hidden_act": "gelu", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
     "vision_config": {

@@ -56,16 +56,6 @@ SDXL: dict[str, dict[str, Any]] = {
 }
 """What the config.json files of stabilityai/stable-diffusion-xl-base-1.0 state beyond their classes' defaults, by part."""
 
-PICKSCORE_VISION: dict[str, Any] = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "projection_dim": 1024,
-    "hidden_act": "gelu",
-}
-"""The same of the picture tower of yuvalkirstain/PickScore_v1, a ViT-H/14."""
 TOKENS = 77
 
 
@@ -141,6 +131,9 @@ def pickscore_on_meta(dtype: torch.dtype = torch.bfloat16) -> CLIPVisionModelWit
     with quiet():
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+        from ..rewards.published import PICKSCORE_NETWORK as known
+
+    config = CLIPVisionConfig(**known["vision_config"], intermediate_size=5120, projection_dim=known["projection_dim"])
     with torch.device("meta"):
-        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**PICKSCORE_VISION))
+        tower = CLIPVisionModelWithProjection(config)
     return tower.to(dtype).requires_grad_(False).eval()

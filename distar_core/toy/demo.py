@@ -223,7 +223,9 @@ def _watched(runs: Sequence[Run], name: str) -> dict[str, Run]:
     return {regularizer: chosen[regularizer] for regularizer in TOY_METHODS if regularizer in chosen}
 
 
-def run_demo(folder: Path, profile: Profile, tell: Tell = silent, causes: Sequence[Cause] = ()) -> Path:
+def run_demo(
+    folder: Path, profile: Profile, tell: Tell = silent, causes: Callable[[], Sequence[Cause]] = tuple
+) -> Path:
     """Train exact generators and show where they rest; then distil, post-train networks, measure, draw; returns the page.
 
     Starts processes that import the calling script: there, call it below `if __name__ == "__main__":`. Sets torch to one
@@ -234,7 +236,7 @@ def run_demo(folder: Path, profile: Profile, tell: Tell = silent, causes: Sequen
         tell: called at the start of each stage ("exact", "distil", "networks", "draw"), after every run, distillation step
             and set of pictures, and when something can be opened: the first picture, of where all starts, and the page with
             the exact generators.
-        causes: what the page says about why networks rest elsewhere, with recorded pictures.
+        causes: gives what the page says about why networks rest elsewhere, with recorded pictures; called when they are drawn.
 
     Raises:
         FileExistsError: if the folder holds files of others.
@@ -291,9 +293,10 @@ def run_demo(folder: Path, profile: Profile, tell: Tell = silent, causes: Sequen
     rows = read_runs(folder / "runs.csv")
     alts |= pictures.frontiers(folder, rows, known, "06_frontier")
     alts |= pictures.from_distances(folder)
-    for cause in causes:
+    found = causes()
+    for cause in found:
         cause.picture.save(folder / cause.file)
         alts[cause.file] = cause.picture.alt
-    write_page(folder, exact_rows, rows, known, alts, causes)
+    write_page(folder, exact_rows, rows, known, alts, found)
     tell(Progress("draw", sets, sets))
     return page

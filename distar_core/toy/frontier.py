@@ -103,6 +103,15 @@ def curve(points: Iterable[Point], reward_name: str, regularizer: str) -> list[P
     return sorted(chosen, key=lambda point: point.reward_scale)
 
 
+def heights(along: Sequence[Point], metric: str) -> list[float]:
+    """A metric at every point of a curve, nan where the truth is not known: there a line stops.
+
+    Args:
+        metric: a field of Summary.
+    """
+    return [getattr(point.summary, metric) if point.trusted else math.nan for point in along]
+
+
 def known_at(points: Iterable[Point], reward_name: str, regularizer: str, scale: float, metric: str) -> float:
     """A metric of the fixed point at a reward scale, by log-linear interpolation; nan where it is not known.
 
@@ -110,8 +119,7 @@ def known_at(points: Iterable[Point], reward_name: str, regularizer: str, scale:
         metric: a field of Summary.
     """
     along = curve(points, reward_name, regularizer)
-    values = [getattr(point.summary, metric) if point.trusted else math.nan for point in along]
-    return interpolate(math.log(scale), [math.log(point.reward_scale) for point in along], values)
+    return interpolate(math.log(scale), [math.log(point.reward_scale) for point in along], heights(along, metric))
 
 
 def known_reward(points: Iterable[Point], reward_name: str, regularizer: str, scale: float) -> float:
@@ -122,8 +130,7 @@ def known_reward(points: Iterable[Point], reward_name: str, regularizer: str, sc
 def at_rest(points: Iterable[Point], reward_name: str, regularizer: str, reward: float, metric: str) -> float:
     """A metric where a regularizer's line of fixed points has this mean reward, linear between points; nan off the line."""
     along = curve(points, reward_name, regularizer)
-    values = [getattr(point.summary, metric) if point.trusted else math.nan for point in along]
-    return interpolate(reward, [point.summary.reward for point in along], values)
+    return interpolate(reward, [point.summary.reward for point in along], heights(along, metric))
 
 
 def scale_for(points: Iterable[Point], reward_name: str, regularizer: str, target: float) -> float:

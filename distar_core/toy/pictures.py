@@ -15,7 +15,7 @@ from ..figures import charts, plane
 from ..figures.names import label_of
 from ..figures.picture import STYLES, Picture
 from ..mixture import GaussianMixture
-from .frontier import TILT, Point, curve
+from .frontier import TILT, Point, curve, heights
 from .records import REGULARIZERS, START, Row, select
 from .report import KNOWN_SPREAD, reward_names
 from .ring import TOY_METHODS, ToyReward
@@ -116,9 +116,9 @@ def frontier(rows: Sequence[Row], points: Sequence[Point], name: str) -> Picture
     lines = []
     for regularizer in (TILT, *REGULARIZERS):
         along = curve(points, name, regularizer)
-        # a line stops where the truth is not known
-        heights = {m: [getattr(p.summary, m) if p.trusted else math.nan for p in along] for m in METRICS}
-        lines.append(charts.Curve(regularizer, [p.summary.reward for p in along], heights))
+        lines.append(
+            charts.Curve(regularizer, [p.summary.reward for p in along], {m: heights(along, m) for m in METRICS})
+        )
     dots = [
         charts.Dot(row.regularizer, row.summary.reward, row.summary._asdict())
         for regularizer in (START, *TOY_METHODS)

@@ -147,11 +147,15 @@ def rest_sentence(points: Sequence[Point], reward_name: str, target: float) -> s
 def arrival_sentence(rows: Sequence[Row], reward_name: str) -> str:
     """What networks reach, mean over seeds, that aim for the middle of the mean rewards aimed for."""
     aim = middle_aim(rows, reward_name)
-    reached = {
-        name: [row.summary.reward for row in select(rows, reward_name, name) if row.aim == aim] for name in REGULARIZERS
-    }
-    ends = ", ".join(f"{float(np.mean(found)):.2f} ({label_of(name)})" for name, found in reached.items() if found)
+    ends = _reached(rows, reward_name, aim)
     return f"Networks with a learned assistant that aim for mean reward {aim:.2f} under “{reward_name}” reach {ends}."
+
+
+def _reached(rows: Iterable[Row], reward_name: str, aim: float) -> str:
+    """The mean reward of every regularizer's runs with an aim, as text."""
+    rows = [row for row in rows if row.aim == aim]
+    found = {name: [row.summary.reward for row in select(rows, reward_name, name)] for name in REGULARIZERS}
+    return ", ".join(f"{float(np.mean(ends)):.2f} ({label_of(name)})" for name, ends in found.items() if ends)
 
 
 class Landing(NamedTuple):
@@ -396,10 +400,5 @@ def unbounded_sentence(rows: Sequence[Row]) -> str:
 def arrivals(rows: Sequence[Row], reward_name: str) -> str:
     """Where the runs in the pictures were aimed and where each ended: seed 0 of the middle aim."""
     aim = middle_aim(rows, reward_name)
-    ends = [
-        f"{row.summary.reward:.2f} ({label_of(row.regularizer)})"
-        for regularizer in REGULARIZERS
-        for row in select(rows, reward_name, regularizer)
-        if (row.seed, row.aim) == (0, aim)
-    ]
-    return f"Each regularizer was aimed at mean reward {aim:.2f}; the runs ended at {', '.join(ends)}."
+    ends = _reached([row for row in rows if row.seed == 0], reward_name, aim)
+    return f"Each regularizer was aimed at mean reward {aim:.2f}; the runs ended at {ends}."

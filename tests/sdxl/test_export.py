@@ -27,6 +27,7 @@ from distar_core.sdxl.export import (
     original_name,
     spellings,
 )
+from distar_core.sdxl.shapes import SDXL
 from distar_core.world.models import load_world
 
 CAPTIONS = ["a red circle left of a blue square", "a large green triangle on a dark background"]
@@ -475,26 +476,13 @@ def test_what_diffusers_left_out_is_an_error(world, tmp_path, monkeypatch):
     assert not any("lora" in name for name, _ in pipeline.unet.named_modules())
 
 
-SDXL = {  # its UNet, with fewer transformer blocks
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (320, 640, 1280),
-    "cross_attention_dim": 2048,
-    "transformer_layers_per_block": (1, 2, 3),
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-
-
 @pytest.mark.parametrize("size", ["SDXL", "miniature"])
 def test_layers_have_the_names_that_diffusers_translates(world, size):
     unet = world.unet
     if size == "SDXL":
         with torch.device("meta"):
-            unet = UNet2DConditionModel(**SDXL)
+            # with fewer transformer blocks
+            unet = UNet2DConditionModel(**SDXL["unet"] | {"transformer_layers_per_block": (1, 2, 3)})
     known = spellings(unet)
     layers = set(known.values())
     assert len(known) == 4 * len(layers), "no two layers share a spelling"

@@ -34,7 +34,7 @@ def test_the_demo_leaves_what_it_promises(tmp_path):
         if event.made:
             seen[event.made.name] = event.made.read_bytes()
 
-    page = run_demo(tmp_path / "demo", TINY, tell, [CAUSE])
+    page = run_demo(tmp_path / "demo", TINY, tell, lambda: [CAUSE])
     assert page == tmp_path / "demo" / "index.html"
     pictures = ["01_start", "02_exact_frontier_mode", "03_exact_pulls_mode", "04_clouds_mode", "05_pulls_mode"]
     pictures += ["06_frontier_mode", "07_unbounded", "08_cause", "animation_mode_still"]
