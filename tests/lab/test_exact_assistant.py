@@ -7,7 +7,7 @@ import torch
 
 from distar_core.lab import exact_assistant as study
 from distar_core.lab import read_rows
-from distar_core.lab.exact_assistant import BLIND, EXACT, LEARNED, MOMENTS, SCALES, TIMES, WATCHED, BlindBelow
+from distar_core.lab.exact_assistant import BLIND, EXACT, FINER, LEARNED, MOMENTS, SCALES, TIMES, WATCHED, BlindBelow
 from distar_core.roles import MixtureScore
 from distar_core.toy.frontier import at_rest, read_points
 from distar_core.toy.ring import SCHEDULE, distilled, reference
@@ -33,7 +33,7 @@ def test_the_full_profile_has_five_seeds_of_every_arm():
     rows = study.settings("full")
     arms = {tuple(value for key, value in row.items() if key != "seed") for row in rows}
     assert len(rows) == 5 * len(arms)
-    assert len(arms) == sum(map(len, SCALES.values())) + len(study.OTHERS) + 1
+    assert len(arms) == sum(map(len, SCALES.values())) + len(study.OTHERS) + len(study.LONGER)
     assert {row["steps"] for row in rows} == {2000, 2000 * TIMES}
 
 
@@ -79,7 +79,7 @@ def test_the_picture_has_six_panels():
     assert len(study.picture(made_up()).figure.axes) == 6
 
 
-@pytest.mark.parametrize("assistant", [EXACT, BLIND, LEARNED])
+@pytest.mark.parametrize("assistant", [EXACT, FINER, BLIND, LEARNED])
 def test_a_tiny_run_measures_what_the_facts_need(assistant):
     setting = {"assistant": assistant, "regularizer": "star", "reward_scale": 0.83, "seed": 0, "steps": 8}
     found = study.measure(setting)
