@@ -7,7 +7,9 @@ import signal
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import TypeVar
 
 Given = TypeVar("Given")
@@ -19,13 +21,26 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _end_with_parent() -> None:
+    """Let a worker end as soon as its parent has, however that ended: the pool's own workers would wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 def in_parallel(
     function: Callable[[Given], Made], arguments: Sequence[Given], workers: int | None = None
 ) -> Generator[Made, None, None]:
     """function(argument) for every argument, in the order in which they finish.
 
     Starts processes that import the calling script: there, call it below `if __name__ == "__main__":`. Close the
-    generator to end the processes early; any exception, Ctrl-C included, ends them too.
+    generator to end the processes early; any exception, Ctrl-C included, ends them too, and so does the end of the calling
+    process, even by SIGKILL.
 
     Args:
         function: importable by name, or a functools.partial of such a one.
@@ -36,7 +51,7 @@ def in_parallel(
     if not arguments:
         return
     others = set(active_children())
-    pool = ProcessPoolExecutor(min(workers or cores(), len(arguments)), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(min(workers or cores(), len(arguments)), get_context("spawn"), _end_with_parent)
     try:
         # the processes inherit the mask, so a Ctrl-C in the terminal is answered by this process alone
         allowed = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
