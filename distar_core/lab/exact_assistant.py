@@ -14,7 +14,7 @@ from ..errors import NonFiniteError
 from ..evaluation.statistics import at_equal
 from ..figures.charts import PLAIN, Axis, Line, lines
 from ..figures.names import label_of
-from ..figures.picture import STYLES, Picture, Style
+from ..figures.picture import GUIDE, STYLES, Picture, Style
 from ..roles import Score, Trainable
 from ..runs.run import check_finite
 from ..schedule import NoiseSchedule
@@ -24,6 +24,7 @@ from ..toy.records import REGULARIZERS
 from ..toy.ring import LEVELS, LOOP, REWARDS, SCHEDULE, TOY_METHODS, no_conditions, reference, sample, toy_state
 from ..training import State, post_train
 from ..truth.kernel import KernelScore
+from . import exact_generator
 from .matched import REACH, beside_the_line, fixed_point_line, found_in, interval
 from .study import Row, Study, fact, facts_of, interval_line, over_seeds, read_rows, values_of, where
 from .toy_runs import SAMPLES, UNKNOWN, start_generator
@@ -40,6 +41,7 @@ LABELS = {EXACT: "exact assistant", BLIND: f"blind below σ = {BLIND_BELOW:g}", 
 MOMENTS = 8
 """Into how many equal parts a run is divided; at the end of each but the last it is looked at, as at its own end."""
 WATCHED = ("reward", "modes", "off_support")
+BESIDE = ("modes", "off_support", "spread")
 METRICS = {
     "modes": "effective modes",
     "off_support": "share off the data",
@@ -165,10 +167,17 @@ def _on_the_way(label: str, runs: Sequence[Row], what: str, style: Style) -> Lin
 
 
 def _beside_the_lines(rows: Sequence[Row], metric: str) -> list[Line]:
-    """A metric of the networks with an exact assistant against mean reward, and the fixed points as lines."""
+    """A metric of the networks with an exact assistant against mean reward; the fixed points as lines; and the exact generators
+    of the recorded study `exact-generator`, means over their seeds, as crosses."""
     points = read_points()
     own = {name: _runs(rows, EXACT, name) for name in REGULARIZERS}
-    return [line for name in own if own[name] for line in beside_the_line(points, REWARD, name, own[name], metric)]
+    found = [line for name in own if own[name] for line in beside_the_line(points, REWARD, name, own[name], metric)]
+    maps = where(read_rows("exact-generator"), generator=exact_generator.LEARNED, reward_name=REWARD)
+    for name in own:
+        at_scales = [where(maps, regularizer=name, reward_scale=scale) for scale in exact_generator.SCALES]
+        reward, height = ([over_seeds(runs, key).mean for runs in at_scales if runs] for key in ("reward", metric))
+        found.append(Line("", reward, height, style=Style(STYLES[name].color, "x", "")))
+    return [*found, Line("exact generator", [], [], style=Style(GUIDE, "x", ""))]
 
 
 def _fixed_point(name: str, scale: float, steps: float) -> Line:
@@ -186,12 +195,20 @@ def _by_assistant(rows: Sequence[Row], what: str) -> list[Line]:
 
 
 def _longer(rows: Sequence[Row], what: str) -> list[Line]:
-    """A column of pseudo-Huber's runs against the step: of those ten times longer, and of the others."""
-    scale, steps = AIMED["star"], rows[0]["steps"]
-    usual = where(_runs(rows, EXACT, "star"), reward_scale=scale)
-    longer = where(rows, assistant=EXACT, regularizer="star", reward_scale=scale, steps=TIMES * steps)
-    found = [(f"{int(steps):,} steps", usual, PLAIN[2]), (f"{TIMES * int(steps):,} steps", longer, STYLES["star"])]
-    return [_on_the_way(label, runs, what, style) for label, runs, style in found if runs]
+    """A column against the step: of pseudo-Huber's runs, and of those of LONGER that were ten times longer."""
+    steps = rows[0]["steps"]
+    found = [
+        _on_the_way(f"{label_of('star')}, {int(steps):,} steps", where(rows, **_aimed("star", steps)), what, PLAIN[2])
+    ]
+    for name in LONGER:
+        longer = where(rows, **_aimed(name, TIMES * steps))
+        if longer:
+            found.append(_on_the_way(f"{label_of(name)}, {TIMES * int(steps):,} steps", longer, what, STYLES[name]))
+    return found
+
+
+def _aimed(name: str, steps: float) -> Row:
+    return {"assistant": EXACT, "regularizer": name, "reward_scale": AIMED[name], "steps": steps}
 
 
 MEAN_REWARD = Axis("mean reward", limits=(0.3, 1.0))
@@ -201,16 +218,16 @@ STEP = "generator step"
 def picture(rows: Sequence[Row]) -> Picture:
     """Three metrics against mean reward beside the fixed points; pseudo-Huber with three assistants; ten times longer."""
     scale, steps = AIMED["star"], rows[0]["steps"]
-    panels = {METRICS[metric]: _beside_the_lines(rows, metric) for metric in ("modes", "off_support", "spread")}
+    panels = {METRICS[metric]: _beside_the_lines(rows, metric) for metric in BESIDE}
     panels[f"pseudo-Huber, scale {scale:g}"] = [_fixed_point("star", scale, steps), *_by_assistant(rows, "reward")]
     panels["ten times longer: mean reward"] = [_fixed_point("star", scale, TIMES * steps), *_longer(rows, "reward")]
     panels["ten times longer: modes"] = _longer(rows, "modes")
     alt = (
-        f"Networks under the reward “{REWARD}”. Three panels against mean reward: effective modes, share off the data and spread, "
-        "lines for the fixed points of four regularizers, markers for networks with an exact assistant. One panel of mean reward "
-        "on the way with pseudo-Huber, for an exact assistant, one that sees nothing at low noise, and the toy's own, with the "
-        "fixed point as a dashed line. Two panels of mean reward and modes on the way of runs ten times longer with the exact "
-        f"one. Bands over {len(values_of(rows, 'seed'))} seeds."
+        f"Networks under the reward “{REWARD}”. Three panels against mean reward: effective modes, share off the data and spread; "
+        "lines are fixed points of four regularizers, markers networks with an exact assistant, crosses exact generators. One panel "
+        "of mean reward on the way with pseudo-Huber, for an exact assistant, one that sees nothing at low noise, and the toy's "
+        "own, with the fixed point as a dashed line. Two panels of mean reward and modes on the way, of runs ten times longer with "
+        f"the exact assistant, pseudo-Huber's and those of KL, w = 1. Bands over {len(values_of(rows, 'seed'))} seeds."
     )
     return lines(
         panels,
@@ -306,8 +323,9 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
             "mean reward": [_fixed_point("star", star, TIMES * steps), *_longer(rows, "reward")],
             "effective modes": _longer(rows, "modes"),
         },
-        alt=f"Mean reward and effective modes of pseudo-Huber at scale {star:g} with an exact assistant against the generator step, "
-        f"up to {TIMES * steps:,} steps: the reward rises all the way, towards the fixed point, a dashed line, and the modes fall.",
+        alt=f"Mean reward and effective modes with an exact assistant against the generator step, up to {TIMES * steps:,} steps: with "
+        f"pseudo-Huber at scale {star:g} the reward rises all the way, towards the fixed point, a dashed line, and the modes fall; "
+        f"with KL, w = 1, at scale {kl:g} the reward is on the line from the first marker on.",
         xlabel=STEP,
         ylabel=["mean reward", ""],
         markers=True,
@@ -360,9 +378,10 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
             "Pseudo-Huber with an exact assistant is short of steps",
             f"Ten times the steps, {TIMES * steps:,}, lift pseudo-Huber from {of('reward', EXACT, 'star', star):.2f} to "
             f"{of('reward', 'long', EXACT, 'star', star):.2f}, and its modes fall from {of('modes', EXACT, 'star', star):.1f} to "
-            f"{of('modes', 'long', EXACT, 'star', star):.1f}: it had more modes only because it had collected less reward. The curves "
-            "flatten because the learning rate goes to 0 over the steps, so they do not show whether it would reach its fixed point "
-            f"at {of('known', 'star', star):.2f}.",
+            f"{of('modes', 'long', EXACT, 'star', star):.1f}: it had more modes only because it had collected less reward. "
+            f"KL with w = 1 ends at {of('reward', 'long', EXACT, 'kl-one', kl):.3f}, its fixed point being at "
+            f"{of('known', 'kl-one', kl):.3f}. The curves flatten because the learning rate goes to 0 over the steps, so they do not "
+            f"show whether pseudo-Huber would reach its own at {of('known', 'star', star):.2f}.",
             longer,
         ),
         Cause(

@@ -99,6 +99,7 @@ def test_the_causes_hold_in_the_runs_that_ship():
     assert abs(found["reward_learned_star_0p83"] - found["known_star_0p83"]) < 0.05
     assert found["off_support_blind_star_0p83_low"] > found["off_support_exact_star_0p83_high"]
     assert found["reward_long_exact_star_0p83_low"] > found["reward_exact_star_0p83_high"]
+    assert abs(found["reward_long_exact_kl_one_1p82"] - found["known_kl_one_1p82"]) < 0.005
     lines = [at_rest(read_points(), "mode", name, study.TARGET, "off_support") for name in ("star", "l2", "kl-one")]
     own = [found[f"at_target_off_support_{name}_low"] for name in ("star", "l2", "kl_one")]
     assert min(own) > 2 * max(lines)
