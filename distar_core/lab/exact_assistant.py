@@ -198,7 +198,7 @@ def _longer(rows: Sequence[Row], what: str) -> list[Line]:
     """A column against the step: of pseudo-Huber's runs, and of those of LONGER that were ten times longer."""
     steps = rows[0]["steps"]
     found = [
-        _on_the_way(f"{label_of('star')}, {int(steps):,} steps", where(rows, **_aimed("star", steps)), what, PLAIN[2])
+        _on_the_way(f"{label_of('star')}, {int(steps):,} steps", where(rows, **_aimed("star", steps)), what, SHORT)
     ]
     for name in LONGER:
         longer = where(rows, **_aimed(name, TIMES * steps))
@@ -211,6 +211,7 @@ def _aimed(name: str, steps: float) -> Row:
     return {"assistant": EXACT, "regularizer": name, "reward_scale": AIMED[name], "steps": steps}
 
 
+SHORT = STYLES["star"]._replace(color=PLAIN[2].color)
 MEAN_REWARD = Axis("mean reward", limits=(0.3, 1.0))
 STEP = "generator step"
 
@@ -332,8 +333,9 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
     )
     filaments = lines(
         {METRICS[metric]: _beside_the_lines(rows, metric) for metric in ("off_support", "modes", "spread")},
-        alt="Share off the data, effective modes and spread against mean reward: lines are fixed points, markers networks with an "
-        "exact assistant, which have more off the data than their lines and no fewer modes.",
+        alt="Share off the data, effective modes and spread against mean reward: lines are fixed points, crosses exact generators, "
+        "which lie near them, and markers networks with an exact assistant, which have more off the data than their lines and no "
+        "fewer modes.",
         xlabel=MEAN_REWARD,
         ylabel=["", "", ""],
         markers=True,
@@ -352,43 +354,47 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
     return [
         Cause(
             "08_low_noise.png",
-            "A network carries its mass through empty space, where an exact score holds it back",
+            "A network has to carry its mass through empty space, where an exact score slows it down",
             f"An exact assistant takes its score from {KERNEL:,} fresh samples at each step. With it, at reward scales whose fixed "
             f"points have mean reward {TARGET:.2f}, KL with w = 1 reaches {of('reward', EXACT, 'kl-one', kl):.2f} in {steps:,} steps, "
             f"pseudo-Huber {of('reward', EXACT, 'star', star):.2f} and squared L2 {of('reward', EXACT, 'l2', l2):.2f}. Squared L2 "
             f"gets to {of('reward', EXACT, 'l2', SCALES['l2'][1]):.2f} at about twice its scale, pseudo-Huber to "
-            f"{of('reward', EXACT, 'star', SCALES['star'][2]):.2f}. A generator whose weights are free does not need to carry mass "
-            "through the empty space between modes; a network does.",
+            f"{of('reward', EXACT, 'star', SCALES['star'][2]):.2f}. The maps of an exact generator pass mass from mode to mode by "
+            "their probabilities; a network is continuous and has to carry it through the empty space between.",
             held,
         ),
         Cause(
             "09_blind.png",
-            "An assistant that ignores low noise overshoots; the learned one ends between",
+            "An assistant that ignores low noise collects too much reward; the learned one is between",
             f"The same run with an assistant that sees no gap below σ = {BLIND_BELOW:g} reaches "
             f"{of('reward', BLIND, 'star', star):.2f}, beyond the fixed point, with "
             f"{of('modes', BLIND, 'star', star):.1f} modes left, {of('off_support', BLIND, 'star', star):.0%} off the data and the "
             f"spread {of('spread', BLIND, 'star', star):.2f}. The assistant that networks learn ends "
             f"between the two, near the fixed point, at {of('reward', LEARNED, 'star', star):.2f} with "
-            f"{of('modes', LEARNED, 'star', star):.1f} modes. Its gradient at low noise is not the exact one, so that it ends near "
-            "the fixed point may be two errors that cancel.",
+            f"{of('modes', LEARNED, 'star', star):.1f} modes. Its gradient at low noise is not the exact one, so two errors may have "
+            "cancelled to bring it near the fixed point. KL with w = 1 depends less on the assistant: it ends at "
+            f"{of('reward', LEARNED, 'kl-one', kl):.2f} with the learned one and at {of('reward', EXACT, 'kl-one', kl):.2f} with the exact.",
             assistants_picture(rows),
         ),
         Cause(
             "10_steps.png",
-            "Pseudo-Huber with an exact assistant is short of steps",
-            f"Ten times the steps, {TIMES * steps:,}, lift pseudo-Huber from {of('reward', EXACT, 'star', star):.2f} to "
+            "Slow is not stuck: ten times the steps bring pseudo-Huber nearer to its fixed point",
+            f"{TIMES * steps:,} steps lift pseudo-Huber from {of('reward', EXACT, 'star', star):.2f} to "
             f"{of('reward', 'long', EXACT, 'star', star):.2f}, and its modes fall from {of('modes', EXACT, 'star', star):.1f} to "
-            f"{of('modes', 'long', EXACT, 'star', star):.1f}: it had more modes only because it had collected less reward. "
+            f"{of('modes', 'long', EXACT, 'star', star):.1f}: it had more modes mostly because it had collected less reward. "
             f"KL with w = 1 ends at {of('reward', 'long', EXACT, 'kl-one', kl):.3f}, its fixed point being at "
-            f"{of('known', 'kl-one', kl):.3f}. The curves flatten because the learning rate goes to 0 over the steps, so they do not "
-            f"show whether pseudo-Huber would reach its own at {of('known', 'star', star):.2f}.",
+            f"{of('known', 'kl-one', kl):.3f}. The learning rate of the longer runs falls ten times more "
+            "slowly, so they are ahead at equal step; that it falls is why the curves flatten, and they do not show whether pseudo-Huber "
+            f"would reach its own fixed point at {of('known', 'star', star):.2f}.",
             longer,
         ),
         Cause(
             "11_filaments.png",
             "A smooth map leaves filaments between the modes",
-            f"At mean reward {TARGET:.2f} networks with an exact assistant have {min(off):.0%} to {max(off):.0%} of their samples off "
-            f"the data, their fixed points {max(rest['off_support'].values()):.0%} at most. Modes: {modes}.",
+            f"Lines are fixed points, crosses exact generators, other markers networks with an exact assistant. At mean reward "
+            f"{TARGET:.2f} the networks of pseudo-Huber, squared L2 and KL with w = 1 have {min(off):.0%} to {max(off):.0%} of their "
+            f"samples off the data, their fixed points {max(rest['off_support'].values()):.0%}; the distilled generator that they "
+            f"start from has some of it already. Modes: {modes}.",
             filaments,
         ),
     ]

@@ -140,7 +140,7 @@ def rest_sentence(points: Sequence[Point], reward_name: str, target: float) -> s
     missing = f"; not known: {', '.join(unknown)}" if unknown else ""
     return (
         f"At the same mean reward, {target:.2f} under the reward “{reward_name}”, the objectives come to rest this far from the "
-        f"reference, by KL: {listed}{times}{missing}."
+        f"reference, by KL, according to theory: {listed}{times}{missing}."
     )
 
 
@@ -148,7 +148,7 @@ def arrival_sentence(rows: Sequence[Row], reward_name: str) -> str:
     """What networks reach, mean over seeds, that aim for the middle of the mean rewards aimed for."""
     aim = middle_aim(rows, reward_name)
     ends = _reached(rows, reward_name, aim)
-    return f"Networks with a learned assistant that aim for mean reward {aim:.2f} under “{reward_name}” reach {ends}."
+    return f"Trained at reward scales whose fixed points have mean reward {aim:.2f} under “{reward_name}”, networks reach {ends}."
 
 
 def _reached(rows: Iterable[Row], reward_name: str, aim: float) -> str:
@@ -300,11 +300,11 @@ def gap_sentence(rows: Sequence[Row], points: Sequence[Point]) -> str:
     unknown = len(every) - len(gaps)
     outside = sorted((gap for gap in gaps if gap.outside), key=lambda g: -abs(float(np.mean(g.trained)) - g.known))
     text = (
-        f"In {len(outside)} of {len(gaps)} settings the trained mean reward differs from the known fixed point by more "
-        "than the range over seeds plus 0.01"
+        f"In {len(outside)} of {len(gaps)} settings the fixed point's mean reward lies outside the range over seeds by "
+        "more than 0.01"
     )
     if outside:
-        text += "; the largest: " + "; ".join(
+        text += ", the largest misses first: " + "; ".join(
             f"{label_of(g.regularizer)} under “{g.reward_name}” at scale {g.reward_scale:g}, {shown('', g.trained)} against {g.known:.3f}"
             for g in outside[:4]
         )
