@@ -354,7 +354,7 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
     return [
         Cause(
             "08_low_noise.png",
-            "A network has to carry its mass through empty space, where an exact score slows it down",
+            "A network has to carry its mass through empty space, and an exact score divergence slows that down",
             f"An exact assistant takes its score from {KERNEL:,} fresh samples at each step. With it, at reward scales whose fixed "
             f"points have mean reward {TARGET:.2f}, KL with w = 1 reaches {of('reward', EXACT, 'kl-one', kl):.2f} in {steps:,} steps, "
             f"pseudo-Huber {of('reward', EXACT, 'star', star):.2f} and squared L2 {of('reward', EXACT, 'l2', l2):.2f}. Squared L2 "
@@ -365,7 +365,7 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
         ),
         Cause(
             "09_blind.png",
-            "An assistant that ignores low noise collects too much reward; the learned one is between",
+            "With an assistant that ignores low noise it collects too much reward; with the learned one it ends between",
             f"The same run with an assistant that sees no gap below σ = {BLIND_BELOW:g} reaches "
             f"{of('reward', BLIND, 'star', star):.2f}, beyond the fixed point, with "
             f"{of('modes', BLIND, 'star', star):.1f} modes left, {of('off_support', BLIND, 'star', star):.0%} off the data and the "
@@ -390,7 +390,7 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
         ),
         Cause(
             "11_filaments.png",
-            "A smooth map leaves filaments between the modes",
+            "Networks leave filaments between the modes",
             f"Lines are fixed points, crosses exact generators, other markers networks with an exact assistant. At mean reward "
             f"{TARGET:.2f} the networks of pseudo-Huber, squared L2 and KL with w = 1 have {min(off):.0%} to {max(off):.0%} of their "
             f"samples off the data, their fixed points {max(rest['off_support'].values()):.0%}; the distilled generator that they "
