@@ -22,30 +22,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from distar_core.rewards.base import FrozenReward
 from distar_core.rewards.clip import ClipScore
 from distar_core.rewards.heads import five_layers
-from distar_core.rewards.imagereward import TOKENS, ImageReward, make_network
+from distar_core.rewards.imagereward import ImageReward, make_network
 from distar_core.rewards.laion import LaionAesthetic
 from distar_core.rewards.preprocess import Preprocess, PreprocessWhole
+from distar_core.rewards.shapes import AnyTokens
 from tools.golden_rewards import fill, picture
 
 PIXELS = 1024
 PROMPTS = ["a red cat"]
-
-
-class Tokens:
-    """Any tokens of the right number; costs do not depend on them."""
-
-    cls_token_id = 101
-
-    def __len__(self) -> int:
-        return 30522
-
-    def __call__(self, prompts: Any, **settings: Any) -> Any:
-        from transformers import BatchEncoding
-
-        if isinstance(prompts, str):
-            return BatchEncoding({"input_ids": [101, 102]})
-        ids = [[101, *range(1000, 998 + TOKENS), 102] for _ in prompts]
-        return BatchEncoding({"input_ids": torch.tensor(ids), "attention_mask": torch.ones(len(ids), TOKENS).long()})
 
 
 def filled(module: nn.Module) -> Any:
@@ -70,7 +54,7 @@ def clip(name: str, preprocess: Preprocess | None = None) -> Callable[[], Frozen
 
 
 MAKERS: dict[str, Callable[[], FrozenReward]] = {
-    "imagereward": lambda: ImageReward(filled(make_network()), Tokens()),
+    "imagereward": lambda: ImageReward(filled(make_network()), AnyTokens()),
     "hpsv2.1": clip("ViT-H-14", PreprocessWhole(224)),
     "pickscore": clip("ViT-H-14"),  # transformers' network for it has the same sizes
     "laion-aesthetic": lambda: LaionAesthetic(

@@ -1,4 +1,4 @@
-"""The command line: distar demo | train | export | rewards | world | doctor | lab | bench."""
+"""The command line: distar demo | train | sample | export | rewards | world | doctor | lab | bench."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..extras import require
 from .rewards import rewards
-from .sdxl import export
+from .sdxl import export, sample, train_sdxl
 from .terminal import TRACEBACK, Program, Shown, look_up, print_table, say, stoppable
 from .toy import demo, toy
 from .world import train_in_world, world_app
@@ -26,10 +26,12 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 train_app = typer.Typer(
-    help="Post-train a one-step generator: a 2D toy, or the miniature text-to-image world.", no_args_is_help=True
+    help="Post-train a one-step generator: a 2D toy, the miniature text-to-image world, or SDXL.", no_args_is_help=True
 )
 app.add_typer(train_app, name="train")
 train_app.command("world")(train_in_world)
+train_app.command("sdxl")(train_sdxl)
+app.command()(sample)
 app.command()(export)
 app.command()(rewards)
 app.command()(demo)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .terminal import hint, program
+from .terminal import Shown, hint, program, say
 
 if TYPE_CHECKING:
+    from ..rewards.base import PictureReward
     from ..runs.settings import Recipe
+    from ..sdxl.models import TextToImage
+    from ..sdxl.recipe import PictureRecipe
+    from ..training import State
 
     Kind = TypeVar("Kind", bound=Recipe)
 
 
-def chosen_recipe(kind: type[Kind], folder: Path, source: Path | None, *, resume: bool, **options: Any) -> Kind:
-    """The recipe of a new run: a file's, where options that are not None win. Or that of the run in the folder.
+def chosen_recipe(kind: type[Kind], folder: Path, source: Path | None, resume: bool, /, **options: Any) -> Kind:
+    """The recipe of a new run: a file's, where options that are not None win. Or that of the run in the folder, with those of
+    the options to which a run is not bound.
 
     Raises:
         FileExistsError: if a new run is to begin where there is one.
@@ -36,8 +41,9 @@ def chosen_recipe(kind: type[Kind], folder: Path, source: Path | None, *, resume
         raise ValueError(f"--resume goes by {folder / RECIPE}; leave out --recipe {source}, or start in another folder")
     with hint(RecipeError, lambda: "(a run is resumed by the command that started it)"):
         recipe = kind.of_run(folder)
+    free = {key: asked.pop(key) for key in asked.keys() & kind.UNBOUND}
     recipe.refuse_other(folder, **asked)
-    return recipe
+    return recipe.replace(**free) if free else recipe
 
 
 @contextmanager
@@ -58,7 +64,57 @@ def run_hints(remedy: str, resume: Callable[[], str]) -> Iterator[None]:
         yield
 
 
-def resume_command(command: str, folder: Path, **options: int) -> str:
-    """The shell command that resumes the run of `distar train COMMAND` in a folder; its settings are in the folder."""
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+def train_on_pictures(
+    recipe: PictureRecipe,
+    model: TextToImage,
+    reward: PictureReward | None,
+    prompts: Sequence[str],
+    folder: Path,
+    *,
+    resume: bool,
+    save_every: int,
+    micro_batch: int | None = None,
+) -> State:
+    """Post-train a text-to-image model in a folder and show how far it is. Returns the finished run; raises as run_recipe."""
+    from ..runs.progress import Progress
+    from ..sdxl.post_training import make_state, run_recipe
+
+    state = make_state(recipe, model, reward)
+    say(summary(recipe))
+    with Shown() as shown:
+        for record in run_recipe(
+            recipe, model, state, prompts, folder, resume=resume, save_every=save_every, micro_batch=micro_batch
+        ):
+            note = "" if record.reward is None else f"reward {float(record.reward.mean()):.3g}"
+            done = record.step + 1 + recipe.warmup
+            shown(Progress("post-train", done, recipe.warmup + recipe.steps, note))
+    if shown.latest is None:
+        say(f"the run in {folder} is finished: all {recipe.steps} steps are done; a longer one is a new run elsewhere")
+    return state
+
+
+def summary(recipe: PictureRecipe) -> str:
+    """What a recipe does, in a line."""
+    method = recipe.method
+    reward = (
+        f"reward_scale {method.reward_scale:g} on the {recipe.reward_label} reward"
+        if method.reward_scale
+        else "no reward"
+    )
+    return (
+        f"{method.name}, {reward}, cfg_scale {method.cfg_scale:g}, {recipe.roles} roles, {recipe.steps} steps after "
+        f"{recipe.warmup} of warm-up for the assistant"
+    )
+
+
+def resume_command(command: str, folder: Path, **options: int | Sequence[str]) -> str:
+    """The shell command that resumes the run of `distar train COMMAND` in a folder; its settings are in the folder.
+
+    Args:
+        options: with their values; one that may stand several times with a list of them.
+    """
+    words = []
+    for name, value in options.items():
+        for each in value if isinstance(value, Sequence) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(each)]
     return shlex.join([program(), "train", command, str(folder), *words, "--resume"])

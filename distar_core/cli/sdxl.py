@@ -1,19 +1,276 @@
-"""The command that writes models for others to load: distar export."""
+"""The commands for models of SDXL's kind: distar train sdxl, distar sample, and distar export, which writes models for others
+to load."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..extras import require
-from .runs import resume_command
-from .terminal import hint, say
+from .doctor import memory_gib
+from .runs import chosen_recipe, resume_command, run_hints, summary, train_on_pictures
+from .terminal import hint, print_table, say
+
+if TYPE_CHECKING:
+    from ..sdxl.ledger import Ledger
+    from ..sdxl.models import TextToImage
+    from ..sdxl.recipe import PictureRecipe, SdxlRecipe
+
+GIB = 2**30
+COUNTING = "counting what a step takes; for SDXL that is about a minute"
+
+
+def settings_in(words: Sequence[str]) -> dict[str, Any]:
+    """The settings that --set gives, by key. Raises ValueError for one without =, one that is not YAML, and a key that stands twice."""
+    from ..runs.settings import read_value
+
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {word} is no setting; write KEY=VALUE, such as --set steps=100")
+        if key in found:
+            raise ValueError(f"--set {key} stands twice; keep one")
+        try:
+            found[key] = read_value(text)
+        except ValueError as error:
+            raise ValueError(f"--set {key}: {error}") from None
+        if found[key] is None:
+            raise ValueError(f"--set {word} gives no value; write KEY=VALUE, or leave it out for the recipe's own")
+    return found
+
+
+def train_sdxl(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="24gb, 80gb, or a YAML file; a copy of one of these is a good start.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Wins over the recipe; may stand several times."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run takes: memory, time, disk and downloads; and stop.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the folder's checkpoint with its own recipe.")
+    ] = False,
+) -> None:
+    """Post-train SDXL, or another model of its kind, held to its reference; stops and resumes.
+
+    The first experiments of Diff-Instruct*, each with --recipe 24gb --set prompts=FILE and in a RUN of its own:
+
+    reward alone: --set cfg_scale=0
+
+    guidance alone: --set reward_scale=0
+
+    both, over scales: for a in 10 100; do for w in 4.5 7.5; do distar train sdxl RUN-$a-$w --recipe 24gb --set prompts=FILE --set
+    reward_scale=$a --set cfg_scale=$w; done; done
+
+    --dry-run says first what a run takes. docs/sdxl.md has more.
+    """
+    require("models")
+    from ..runs.folders import at_work, claim
+    from ..sdxl.ledger import require_fit
+    from ..sdxl.plan import counted_prompts, model_on_meta, require_disk, rewards_on_meta
+    from ..sdxl.post_training import peak_memory
+    from ..sdxl.prompt_files import read_prompts
+    from ..sdxl.recipe import SdxlRecipe, find_recipe
+
+    if recipe is None and not resume:
+        raise ValueError("a new run needs a recipe; add --recipe 24gb, 80gb or a YAML file, or --resume")
+    source = None if recipe is None else find_recipe(recipe)
+    own = chosen_recipe(SdxlRecipe, folder, source, resume, **settings_in(settings or ()))
+    if dry_run:
+        tell_plan(own)
+        return
+    memory = memory_of(own)
+    if own.prompts is None:
+        raise ValueError(
+            "the recipe has no prompts; name a file or a data set of the hub with them: --set prompts=FILE"
+        )
+    prompts = read_prompts(own.prompts)
+    if not resume:
+        claim(folder, "run")
+    with at_work(folder):
+        pass  # nobody else is; the run itself takes the lock
+
+    # what the files say, before any weights are fetched or read
+    sketch = model_on_meta(own)
+    own = own.for_model(sketch)
+    say(COUNTING)
+    ledger = require_fit(
+        own,
+        sketch,
+        rewards_on_meta(own),
+        counted_prompts(len(prompts)),
+        memory=memory,
+        micro_batch=own.micro_batch,
+    )
+    require_disk(folder, ledger)
+    say(
+        f"counted at the peak: {ledger.peak / GIB:.3g} GiB, {ledger.need / GIB:.3g} with reserves, of {memory / GIB:.3g}"
+    )
+    del sketch
+
+    reward = own.reward.load(device=own.device, dtype=own.types["dtype"]) if own.rewarded else None
+    model = loaded(own, own.device)
+    with run_hints(
+        "choose a lower lr or reward_scale in a new folder",
+        lambda: resume_command("sdxl", folder, set=settings or [] if resume else []),
+    ):
+        train_on_pictures(
+            own,
+            model,
+            reward,
+            prompts,
+            folder,
+            resume=resume,
+            save_every=own.save_every,
+            micro_batch=own.micro_batch,
+        )
+    if (peak := peak_memory(model.device)) is not None:
+        say(f"memory at the peak: {ledger.peak / GIB:.3g} GiB counted, {peak():.3g} allocated")
+    say(f"recipe, log and checkpoint are in {folder}")
+    say(f"pictures: distar sample {folder} PROMPT; a folder for diffusers: distar export {folder} FOLDER")
+
+
+def memory_of(recipe: SdxlRecipe) -> int:
+    """Bytes that are free on the recipe's device. Raises ValueError if it is a GPU and there is none."""
+    import torch
+
+    if recipe.device == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "the recipe computes on a GPU (device: cuda), and torch finds none here; distar doctor tells more, --dry-run "
+                "needs none, and --set device=cpu is for small models"
+            )
+        return int(torch.cuda.mem_get_info()[0])
+    return int((memory_gib() or float("inf")) * GIB)
+
+
+def loaded(recipe: SdxlRecipe, device: str) -> TextToImage:
+    """The models of a recipe. Raises as load_text_to_image."""
+    from ..sdxl.models import load_text_to_image
+
+    return load_text_to_image(
+        recipe.reference,
+        generator=recipe.generator,
+        device=device,
+        generator_device=None if device == "cpu" else recipe.start_device,
+        variant=recipe.variant,
+        vae=recipe.vae,
+        pixels=recipe.pixels,
+        **recipe.types,  # type: ignore[arg-type]
+    )
+
+
+def tell_plan(recipe: SdxlRecipe) -> None:
+    """Say what a run takes, from shapes alone: it needs no GPU, and for SDXL itself no network."""
+    from ..sdxl.ledger import count_step
+    from ..sdxl.plan import (
+        OF_PEAK,
+        checkpoint_bytes,
+        counted_prompts,
+        downloads,
+        hours_of_run,
+        model_on_meta,
+        rewards_on_meta,
+    )
+    from ..sdxl.prompt_files import dataset_named, read_prompts
+
+    fetched = recipe.prompts is None or dataset_named(recipe.prompts) is not None
+    prompts = counted_prompts(2**31 if fetched else len(read_prompts(recipe.prompts or "")))
+    sketch = model_on_meta(recipe, offline=True)
+    recipe = recipe.for_model(sketch)
+    say(f"{summary(recipe)}, {recipe.batch} samples each")
+    say(COUNTING)
+    ledger = count_step(recipe, sketch, rewards_on_meta(recipe), prompts, micro_batch=recipe.micro_batch)
+    print_table(table_of(ledger), "GiB by phase of a step, and what is computed")
+    say(
+        f"memory: {ledger.peak / GIB:.1f} GiB counted at the peak, {ledger.static / GIB:.1f} of them held between steps; "
+        f"{ledger.need / GIB:.1f} with reserves for what kernels need besides"
+    )
+    hours = hours_of_run(recipe, ledger)
+    time = "tell peak_tflops of your card for an estimate"
+    if hours is not None:
+        time = (
+            f"{hours:.1f} h, an estimate at {OF_PEAK:.0%} of {recipe.peak_tflops:g} TFLOP/s; small batches reach less"
+        )
+    say(f"time: {time}")
+    checkpoint = checkpoint_bytes(ledger) / 1e9
+    say(
+        f"disk: {2 * checkpoint:.3g} GB, for a checkpoint of {checkpoint:.3g} and the next beside it; as much main memory as "
+        "one while it is written"
+    )
+    for one in downloads(recipe, sketch):
+        size = "of unknown size" if one.gigabytes is None else f"about {one.gigabytes:.1f} GB"
+        say(f"download, unless it is in the cache: {one.what}, {size} from {one.source}; licence: {one.licence}")
+    if recipe.prompts is None:
+        say("prompts: none yet; a run needs --set prompts=FILE, or a data set of the hub")
+
+
+def table_of(ledger: Ledger) -> list[list[str]]:
+    """A ledger's rows by phase."""
+    rows = [["phase", "GiB at most", "TFLOP a sample"]]
+    for phase, size in ledger.peaks.items():
+        rows.append([phase, f"{size / GIB:.3g}", f"{ledger.flops.get(phase, 0) / ledger.samples / 1e12:.3g}"])
+    return [*rows, ["in all", f"{ledger.peak / GIB:.3g}", f"{ledger.flops_per_sample / 1e12:.4g}"]]
+
+
+def opened(run: Path, *, on_its_device: bool = False) -> tuple[PictureRecipe, TextToImage, str]:
+    """A run's recipe, the model that it started from, and what its command is called.
+
+    Args:
+        on_its_device: put the model where the run computes, if that is here; else it is on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+    """
+    import torch
+
+    from ..runs.settings import RECIPE
+    from ..sdxl.recipe import SdxlRecipe, is_sdxl
+    from ..world.models import load_world
+    from ..world.recipe import WorldRecipe
+
+    if (run / RECIPE).is_file() and is_sdxl(run / RECIPE):
+        recipe = SdxlRecipe.of_run(run)
+        device = recipe.device if on_its_device and torch.cuda.is_available() else "cpu"
+        return recipe, loaded(recipe, device), "sdxl"
+    with hint(FileNotFoundError, lambda: "(distar train world starts one, and so does distar train sdxl)"):
+        return WorldRecipe.of_run(run), load_world(), "world"
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of distar train world or sdxl.")],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One picture each.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the pictures go, as 0.png, 1.png, ….")] = Path("samples"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise; the same for every prompt.")] = 0,
+) -> None:
+    """Draw with a run's averaged generator, in one step; before its last step, too."""
+    require("models")
+    from torchvision.utils import save_image
+
+    from ..runs.folders import claim
+    from ..sdxl.post_training import load_run
+    from ..sdxl.prompts import check_prompts
+
+    check_prompts(prompts)
+    recipe, model, _ = opened(run, on_its_device=True)
+    claim(folder, "samples")
+    generator = load_run(recipe, model, None, run).roles.generator
+    pictures = model.draw(prompts, [seed] * len(prompts), generator.averaged)
+    for number, picture in enumerate(pictures):
+        save_image(picture, folder / f"{number}.png")
+    say(f"{len(prompts)} pictures of {model.pixels} pixels are in {folder}: open {folder / '0.png'}")
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a run of distar train world.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run of distar train world or sdxl.")],
     folder: Annotated[Path, typer.Argument(help="Where the pipeline or the LoRA goes.")],
     lora: Annotated[bool, typer.Option("--lora", help="Only the adapters, of a run with roles: lora.")] = False,
 ) -> None:
@@ -22,42 +279,51 @@ def export(
     from ..runs.folders import claim
     from ..sdxl.export import export_lora, export_pipeline, merged
     from ..sdxl.post_training import load_run
-    from ..world.judges import load_judges
-    from ..world.models import load_world
-    from ..world.recipe import WorldRecipe
 
     replaced = folder.is_dir() and any(folder.iterdir())
-    with hint(FileNotFoundError, lambda: "(distar train world starts one)"):
-        recipe = WorldRecipe.of_run(run)
-    world = load_world()
-    state = load_run(recipe, world, getattr(load_judges(), recipe.reward), run)
+    recipe, model, command = opened(run)
+    state = load_run(recipe, model, None, run)
     claim(folder, "export")
     state.roles.generator.load_ema()
     unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
     if lora:
         export_lora(unet, folder)
     else:
-        export_pipeline(world.pipeline, merged(unet), folder)
-    loading = (
-        [
-            "from distar_core.world.models import load_world",
-            "from distar_core.sdxl.export import load_lora",
-            f"pipeline = load_lora(load_world().one_step_pipeline(), {str(folder)!r})",
-        ]
-        if lora
-        else [
-            "from diffusers import StableDiffusionXLPipeline",
-            f"pipeline = StableDiffusionXLPipeline.from_pretrained({str(folder)!r})",
-        ]
-    )
+        export_pipeline(model.pipeline, merged(unet), folder)
     if (state.step or 0) < recipe.steps:
         done = f"{max(state.step or 0, 0)} of {recipe.steps} steps are done"
-        say(f"the run is not finished, {done}; continue with: {resume_command('world', run)}")
+        say(f"the run is not finished, {done}; continue with: {resume_command(command, run)}")
     say(f"written to {folder}{' in place of the earlier export' if replaced else ''}; load and draw with:")
     for line in [
-        *loading,
+        *loading_lines(recipe, folder, lora=lora),
         'picture = pipeline("a red circle", num_inference_steps=1, timesteps=[399], guidance_scale=0.0).images[0]',
-        'picture.resize((256, 256)).save("picture.png")',
+        *(
+            ['picture.resize((256, 256)).save("picture.png")']
+            if command == "world"
+            else ['picture.save("picture.png")']
+        ),
     ]:
         say(f"    {line}")
     say("diffusers warns that 399 is not where its schedule begins; it is where this generator draws")
+
+
+def loading_lines(recipe: PictureRecipe, folder: Path, *, lora: bool) -> list[str]:
+    """The Python lines that load an export."""
+    from ..sdxl.recipe import SdxlRecipe
+
+    if not lora:
+        return [
+            "from diffusers import StableDiffusionXLPipeline",
+            f"pipeline = StableDiffusionXLPipeline.from_pretrained({str(folder)!r})",
+        ]
+    where, start = "world.models import load_world", "load_world()"
+    if isinstance(recipe, SdxlRecipe):
+        where = "sdxl.models import load_text_to_image"
+        options = [f"generator={recipe.generator!r}"]
+        options += [f"{key}={value!r}" for key in ("vae", "variant") if (value := getattr(recipe, key)) is not None]
+        start = f"load_text_to_image({recipe.reference!r}, {', '.join(options)})"
+    return [
+        f"from distar_core.{where}",
+        "from distar_core.sdxl.export import load_lora",
+        f"pipeline = load_lora({start}.one_step_pipeline(), {str(folder)!r})",
+    ]

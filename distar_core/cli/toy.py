@@ -115,7 +115,7 @@ def toy(
     from ..toy.recipe import ToyRecipe
 
     options = {"method": method, "reward": reward, "reward_scale": reward_scale, "steps": steps, "seed": seed}
-    recipe = chosen_recipe(ToyRecipe, folder, None, resume=resume, **options)
+    recipe = chosen_recipe(ToyRecipe, folder, None, resume, **options)
     if not resume:
         claim(folder, "run")
     with run_hints(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..extras import require
-from .runs import chosen_recipe, resume_command, run_hints
+from .runs import chosen_recipe, resume_command, run_hints, train_on_pictures
 from .terminal import Shown, hint, look_up, print_table, say, stoppable
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def train_in_world(
         "steps": steps,
         "seed": seed,
     }
-    settings = chosen_recipe(WorldRecipe, folder, recipe, resume=resume, **options)
+    settings = chosen_recipe(WorldRecipe, folder, recipe, resume, **options)
     prompts = training_prompts(settings)  # a prompt file that is missing is told before anything loads
     if not resume:
         claim(folder, "run")
@@ -127,32 +127,15 @@ def post_train_and_measure(
     """
     import torch
 
-    from ..runs.progress import Progress
-    from ..sdxl.post_training import make_state, run_recipe
     from ..world.evaluation import before_and_after, evaluate, table, verdict, write_table
     from ..world.judges import load_judges
     from ..world.models import load_world
 
     torch.set_num_threads(1)
     world, judges = load_world(), load_judges()
-    state = make_state(recipe, world, getattr(judges, recipe.reward))
-    method = recipe.method
-    scale = (
-        f", reward_scale {method.reward_scale:g} on the {recipe.reward} reward"
-        if method.reward_scale
-        else ", no reward"
+    state = train_on_pictures(
+        recipe, world, getattr(judges, recipe.reward), prompts, folder, resume=resume, save_every=save_every
     )
-    say(
-        f"{method.name}{scale}, cfg_scale {method.cfg_scale:g}, {recipe.roles} roles, {recipe.steps} steps after "
-        f"{recipe.warmup} of warm-up for the assistant"
-    )
-    with Shown() as shown:
-        for record in run_recipe(recipe, world, state, prompts, folder, resume=resume, save_every=save_every):
-            reward = "" if record.reward is None else f"reward {float(record.reward.mean()):.2f}"
-            done = record.step + 1 + recipe.warmup
-            shown(Progress("post-train", done, recipe.warmup + recipe.steps, reward))
-    if shown.latest is None:
-        say(f"the run in {folder} is finished: all {recipe.steps} steps are done; a longer one is a new run elsewhere")
     trained = state.roles.generator.averaged
     again = resume_command("world", folder, save_every=save_every, count=count)
     with stoppable(lambda: f"while measuring; the run is finished, and this measures it: {again}"), Shown() as shown:

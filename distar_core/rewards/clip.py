@@ -283,6 +283,11 @@ class ClipScore(FrozenReward):
         self._known.clear()  # these were embedded on the device and in the type from before
         return super()._apply(fn, recurse)
 
+    @property
+    def temperature(self) -> float:
+        """What the model was trained to multiply its cosines by, exp(logit_scale)."""
+        return float(self.model.logit_scale.detach().double().exp())  # type: ignore[operator]
+
     def features(self, images: Tensor) -> Tensor:
         """Unit embeddings of pictures [B, 3, H, W] in [0, 1], [B, width]."""
         seen = self.preprocess(images).to(next(self.model.parameters()).dtype)

@@ -1,10 +1,10 @@
-"""A reward as a recipe writes it: published rewards by name, with weights and normalisation."""
+"""A reward as a recipe writes it: published rewards by name, with weights, units and normalisation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
@@ -21,7 +21,9 @@ class Term(BaseModel):
 
     Attributes:
         weight: its factor; negative to go down.
-        mean, std: of the reward on pictures that one calls usual, such as those of the generator before post-training;
+        unit: "own" as the reward is defined, for a CLIP the cosine; "logit" is the cosine times the model's own temperature, as
+            in its training loss and some tables. A hundred times the cosine is a weight of 100.
+        mean, std: in that unit, of the reward on pictures that one calls usual, such as those of the generator before post-training;
             `Normalised.fit` measures them.
         folder: with its files; by default they are fetched.
     """
@@ -29,6 +31,7 @@ class Term(BaseModel):
     model_config = STRICT
 
     weight: float
+    unit: Literal["own", "logit"] = "own"
     mean: float = 0.0
     std: Annotated[float, Field(gt=0)] = 1.0
     folder: str | None = None
@@ -68,25 +71,31 @@ class RewardMix(RootModel[dict[str, Term]]):
         """The sum of the rewards, each normalised and weighted; its `each` gives them by name, normalised. Raises as `load`."""
         terms: dict[str, tuple[float, PictureReward]] = {}
         for name, term in self.root.items():
-            reward = load(name, None if term.folder is None else Path(term.folder)).to(device=device, dtype=dtype)
-            plain = (term.mean, term.std) == (0.0, 1.0)
-            terms[name] = (term.weight, reward if plain else Normalised(reward, term.mean, term.std))
+            reward: Any = load(name, None if term.folder is None else Path(term.folder))
+            unit = reward.temperature if term.unit == "logit" else 1.0
+            # (unit r − mean)/std, by the mean and deviation of r itself
+            mean, std = term.mean / unit, term.std / unit
+            reward = reward.to(device=device, dtype=dtype)
+            terms[name] = (term.weight, reward if (mean, std) == (0.0, 1.0) else Normalised(reward, mean, std))
         return WeightedSum(terms)
 
 
 def _read_term(name: Any, term: Any, written: Any) -> Term:
     try:
-        find_reward(str(name))
+        found = find_reward(str(name))
     except ValueError as error:
         raise _refusal(written, str(error)) from None
     if not isinstance(term, int | float | Mapping | Term) or isinstance(term, bool):
         raise _refusal(written, f"gives {name} the weight {term!r}; write a number, such as {name}: 1.0")
     try:
-        return Term.model_validate(term)
+        read = Term.model_validate(term)
     except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        key, known = ".".join(map(str, found["loc"])), ", ".join(Term.model_fields)
-        raise _refusal(written, f"{name} cannot have this {key} ({found['msg']}); its keys are {known}") from None
+        why = error.errors(include_url=False)[0]
+        key, known = ".".join(map(str, why["loc"])), ", ".join(Term.model_fields)
+        raise _refusal(written, f"{name} cannot have this {key} ({why['msg']}); its keys are {known}") from None
+    if read.unit == "logit" and not found.has_logit:
+        raise _refusal(written, f"gives {name} the unit 'logit', which only a CLIP's cosine has; leave it out")
+    return read
 
 
 def _refusal(value: Any, why: str) -> PydanticCustomError:

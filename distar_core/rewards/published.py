@@ -61,6 +61,7 @@ class Published:
         source: who published it, and where its weights are.
         gradient: whether its gradient at the picture means anything.
         loader: what `load` calls.
+        has_logit: whether it is a CLIP's cosine, which its model itself multiplies by a learnt temperature.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Published:
     source: str
     gradient: str
     loader: Callable[[Path | None], FrozenReward]
+    has_logit: bool = False
 
     def load(self, folder: Path | str | None = None) -> FrozenReward:
         """The reward in float32 on the CPU; `.to()` moves it and changes its type.
@@ -161,6 +163,7 @@ def _clip_score(model: str, tag: str) -> Published:
         f"open_clip's {model}, tag {tag}",
         "yes",
         partial(_clip, model, tag),
+        has_logit=True,
     )
 
 
@@ -186,6 +189,7 @@ PUBLISHED = {
             f"{HPSV2.source} (Wu et al. 2023)",
             "yes",
             _hpsv2,
+            has_logit=True,
         ),
         Published(
             "pickscore",
@@ -196,6 +200,7 @@ PUBLISHED = {
             f"{PICKSCORE.source} (Kirstain et al. 2023)",
             "yes",
             _pickscore,
+            has_logit=True,
         ),
         Published(
             "laion-aesthetic",

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ LOOP_DEFAULTS = {
 }
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")  # how an optimizer computes, not what
 COLUMNS = ["step", "seconds", "reward", "gap_norm", "loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward"]
-COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward", "gap_floor"]
+COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward", "gap_floor", "peak_gib"]
 
 
 def check_finite(record: Record) -> None:
@@ -357,14 +357,21 @@ def _slots(
 class CsvLog:
     """One row a step in log.csv; means over the batch. On resume, rows from the checkpoint's step on are dropped.
 
-    Beside gap_norm stands gap_floor, where the roles compute with so few digits that a gap of this size is their rounding.
+    Beside gap_norm stands gap_floor, where the roles compute with so few digits that a gap of this size is their rounding; and
+    peak_gib is the most memory so far, where somebody counts it.
 
     A log that is not as it was written, since a spreadsheet saved it or a hand changed it, is set aside under another
     name, with a warning, and a new one begins: what is learnt does not depend on it.
     """
 
-    def __init__(self, folder: Path, next_step: int | None, gap_floor: float | None = None) -> None:
-        self._gap_floor = gap_floor
+    def __init__(
+        self,
+        folder: Path,
+        next_step: int | None,
+        gap_floor: float | None = None,
+        peak_gib: Callable[[], float] | None = None,
+    ) -> None:
+        self._gap_floor, self._peak_gib = gap_floor, peak_gib
         path, partial = folder / "log.csv", folder / "log.csv.partial"
         rows: list[dict[str, str]] = []
         if next_step is not None and path.is_file():
@@ -390,6 +397,8 @@ class CsvLog:
         row |= {name: float(value.mean()) for name, value in extras.items() if value is not None}
         if record.gap_norm is not None and self._gap_floor is not None:
             row["gap_floor"] = self._gap_floor
+        if self._peak_gib is not None:
+            row["peak_gib"] = f"{self._peak_gib():.3f}"
         self._writer.writerow(row)
         self._file.flush()
 
@@ -447,6 +456,7 @@ def run(
     defaults: Mapping[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
     gap_floor: float | None = None,
+    peak_gib: Callable[[], float] | None = None,
     **options: Any,
 ) -> Iterator[Record]:
     """`post_train` in a folder: CSV log, checkpoints, stop and resume; yields its records.
@@ -460,6 +470,7 @@ def run(
         defaults: what keys of `settings` mean that the configuration of an older run lacks, see load_checkpoint.
         texts: what else a fresh run leaves in the folder at its start, by name of the file.
         gap_floor: below which gap_norm is the roles' rounding, for the log; None where they have digits enough.
+        peak_gib: tells the most memory so far, for the log; None where nobody counts it.
         options: the keyword arguments of post_train; a resumed run may have another micro_batch and rows.
 
     Raises:
@@ -485,7 +496,10 @@ def run(
         described = json.dumps(_configuration(state, config), indent=2) + "\n"
         for name, text in {"config.json": described, **({} if resume else texts or {})}.items():
             (folder / name).write_text(text, encoding="utf-8")
-        with closing(CsvLog(folder, state.step if resume else None, gap_floor)) as log, stop_requests() as stops:
+        with (
+            closing(CsvLog(folder, state.step if resume else None, gap_floor, peak_gib)) as log,
+            stop_requests() as stops,
+        ):
             for record in post_train(state, method, conditions, **options):
                 check_finite(record)
                 log.write(record)

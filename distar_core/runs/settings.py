@@ -20,6 +20,7 @@ from ..schedule import TimeLaw
 
 RECIPE = "recipe.yaml"
 METHOD_KEYS = ("method", "reward_scale", "cfg_scale", "huber_c")
+GUIDANCE_KEYS = ("cfg_scale", "guidance_scale")
 LOOP_KEYS = ("steps", "batch", "warmup", "assistant_updates", "seed")
 NUMBERS_IN_YAML = "write numbers as 300 or 1e-4, without quotes and underscores"
 CORE_SCHEMA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
@@ -107,6 +108,9 @@ class Recipe(BaseModel):
     """The noise levels of generator and assistant; None: the method's own."""
     FILES: ClassVar[tuple[str, ...]] = ()
     """Keys that hold a path wherever they hold a text."""
+    UNBOUND: ClassVar[frozenset[str]] = frozenset()
+    """Keys that a run is not bound to: they say where things are or how the work is shared out, and what they name is compared
+    by its contents."""
 
     method_name: str = Field("diff-instruct*", alias="method")
     reward: Any
@@ -122,11 +126,12 @@ class Recipe(BaseModel):
     assistant_lr: Rate
 
     @classmethod
-    def read(cls, source: Mapping[str, Any] | Path | str, **changes: Any) -> Self:
+    def read(cls, source: Mapping[str, Any] | Path | str, /, **changes: Any) -> Self:
         """A recipe from a YAML file or a mapping; paths in a file are relative to its folder.
 
         Args:
-            changes: keys that win over those of the source.
+            changes: keys that win over those of the source. Another method takes with it the source's keys that have no place
+                in it, such as the strength of guidance for one without guidance.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -143,8 +148,10 @@ class Recipe(BaseModel):
                 )
             written, folder, place = read_yaml(path), path.parent, f"{path}: "
         settled = cls._with_paths(written, folder)
-        for key in ("cfg_scale", "guidance_scale") if changes.keys() & {"cfg_scale", "guidance_scale"} else ():
-            settled.pop(key, None)
+        replaced = set(GUIDANCE_KEYS) if changes.keys() & set(GUIDANCE_KEYS) else set()
+        if changes.get("method") in (*METHODS, *ALIASES):
+            replaced |= _without_place(find_method(changes["method"]))
+        settled = {key: value for key, value in settled.items() if key not in replaced}
         try:
             return cls.model_validate(settled | cls._with_paths(changes, Path()))
         except ValidationError as error:
@@ -157,7 +164,7 @@ class Recipe(BaseModel):
             raise FileNotFoundError(f"there is no run in {folder}; name the folder of a run, or start a new one")
         return cls.read(folder / RECIPE)
 
-    def refuse_other(self, folder: Path, **asked: Any) -> None:
+    def refuse_other(self, folder: Path, /, **asked: Any) -> None:
         """Raise RecipeError if the run in the folder, whose recipe this is, was started with other values than those asked
         for.
         """
@@ -201,33 +208,41 @@ class Recipe(BaseModel):
         scales = cls.DEFAULTS.reward_scales
         if scales is not None and reward not in list(scales):
             raise _refusal("reward", reward, f"known are {', '.join(scales)}")
-        if row.guidance == "none":
-            _leave_out(settled, "guidance_scale", 1, row)
-            _leave_out(settled, "cfg_scale", 0, row)
-        elif "guidance_scale" in settled:
+        for key in [key for key in OFF if key in _without_place(row) & settled.keys()]:
+            if (value := settled.pop(key)) != OFF[key]:
+                raise _refusal(key, value, f"has no place in method {row.name!r}; leave it out")
+        if "guidance_scale" in settled:
             settled["cfg_scale"] = _additive(settled.pop("guidance_scale"), settled.get("cfg_scale"))
-        else:
+        elif row.guidance != "none":
             settled.setdefault("cfg_scale", row.cfg_scale if cls.DEFAULTS.cfg_scale is None else cls.DEFAULTS.cfg_scale)
-        if not isinstance(row.distance, PseudoHuber):
-            _leave_out(settled, "huber_c", None, row)
-        else:
-            settled.setdefault("huber_c", cls.DEFAULTS.huber_c or row.distance.c)
-        if row.reward_at == "nowhere":
-            _leave_out(settled, "reward_scale", 0, row)
-        elif "reward_scale" not in settled:
+        if isinstance(row.distance, PseudoHuber) and (huber_c := cls._huber_c(row.distance)) is not None:
+            settled.setdefault("huber_c", huber_c)
+        if row.reward_at != "nowhere" and "reward_scale" not in settled:
             if scales is None or row.name not in scales[reward]:
                 raise _refusal("reward_scale", None, f"reward {reward!r} has no default for it; give one")
             settled["reward_scale"] = scales[reward][row.name]
         return settled | {"method": row.name}
 
+    @classmethod
+    def _huber_c(cls, distance: PseudoHuber) -> float | None:
+        """Pseudo-Huber's constant where a recipe leaves it out; None where it depends on more than the recipe."""
+        return cls.DEFAULTS.huber_c or distance.c
+
+    @property
+    def time_laws(self) -> dict[str, TimeLaw]:
+        """The method's time_law and assistant_time_law, where they are not its own."""
+        return {} if self.TIMES is None else {"time_law": self.TIMES, "assistant_time_law": self.TIMES}
+
     @property
     def method(self) -> Method:
-        """The row of METHODS with the values of this recipe."""
+        """The row of METHODS with the values of this recipe. Raises ValueError if one is left to the model and not known yet."""
+        row = find_method(self.method_name)
+        if isinstance(row.distance, PseudoHuber) and self.huber_c is None:
+            raise ValueError(f"huber_c of {row.name!r} depends on the model; fill it in, or give it")
         distance = None if self.huber_c is None else PseudoHuber(self.huber_c)
         changes: dict[str, Any] = {"reward_scale": self.reward_scale, "cfg_scale": self.cfg_scale, "distance": distance}
-        changes |= {"time_law": self.TIMES, "assistant_time_law": self.TIMES}
-        own = {key: value for key, value in changes.items() if value is not None}
-        return replace(find_method(self.method_name), **own)
+        changes |= self.time_laws
+        return replace(row, **{key: value for key, value in changes.items() if value is not None})
 
     @property
     def loop(self) -> dict[str, Any]:
@@ -239,7 +254,12 @@ class Recipe(BaseModel):
         """Every key with its value; `read` gives the same recipe back."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
-    def replace(self, **changes: Any) -> Self:
+    @staticmethod
+    def refusal(key: str, value: Any, why: str) -> Exception:
+        """What a validator raises, so that `read` refuses a key: "recipe key 'key' is value, but why"."""
+        return _refusal(key, value, why)
+
+    def replace(self, /, **changes: Any) -> Self:
         """The recipe with other values for some keys; raises as `read`."""
         return self.read(self.written, **changes)
 
@@ -269,11 +289,15 @@ def _additive(guidance_scale: Any, cfg_scale: Any) -> float:
     return guidance_scale - 1
 
 
-def _leave_out(settled: dict[str, Any], key: str, off: Any, row: Method) -> None:
-    """Drop a key that has no place in a method; refuse it unless it says that it is off."""
-    value = settled.pop(key, off)
-    if value != off:
-        raise _refusal(key, value, f"has no place in method {row.name!r}; leave it out")
+OFF: dict[str, float | None] = {"guidance_scale": 1, "cfg_scale": 0, "reward_scale": 0, "huber_c": None}
+"""What says that a key of a method is off, and may stand where it has no place."""
+
+
+def _without_place(row: Method) -> set[str]:
+    """The keys that have no place in a method."""
+    without = set(GUIDANCE_KEYS) if row.guidance == "none" else set()
+    without |= set() if isinstance(row.distance, PseudoHuber) else {"huber_c"}
+    return without | ({"reward_scale"} if row.reward_at == "nowhere" else set())
 
 
 def _default(kind: type[BaseModel], name: str) -> Any:
@@ -381,6 +405,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(key, str):
             raise ValueError(f"key {key!r} in {path} is no name; write lines such as steps: 300")
     return written
+
+
+def read_value(text: str) -> Any:
+    """A value as it stands in a YAML file, read as read_yaml does. Raises ValueError if it is not YAML."""
+    import yaml
+
+    try:
+        return yaml.load(text, _yaml()[0])
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is not YAML ({' '.join(str(error).split())}); correct it") from None
 
 
 def write_yaml(settings: Mapping[str, Any]) -> str:

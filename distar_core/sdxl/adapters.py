@@ -35,9 +35,19 @@ def add_lora(
         alpha: rank by default, a factor of 1.
         seed: of the adapters' first values; torch's global source is left as it was.
         targets: ends of the names of the layers that get one; the attention projections by default.
+
+    Raises:
+        ValueError: for a target that no linear or convolutional layer of the network has.
     """
     from peft import LoraConfig
 
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            ends = ", ".join(sorted({name.split(".")[-1] for name in layers if not name.split(".")[-1].isdecimal()}))
+            raise ValueError(
+                f"no layer of the network ends in {target!r}, the target of a LoRA; its layers end in {ends}"
+            )
     network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the devices' sources too

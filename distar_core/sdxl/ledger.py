@@ -296,7 +296,7 @@ def count_step(
     a sample. On the meta device attention is fused, as on a GPU; that is switched for the whole process meanwhile.
 
     Args:
-        model: such as `sdxl_on_meta()` or `stored_on_meta(find_pipeline(...))`.
+        model: such as `sdxl_on_meta()` or `described_on_meta(describe_pipeline(...))`.
         reward: where the model is.
         prompts: all prompts of the run.
         micro_batch: as in post_train.
@@ -306,7 +306,6 @@ def count_step(
     size = recipe.batch if micro_batch is None else micro_batch
     batch = recipe.batch if size < 1 or recipe.batch % size else size * min(2, recipe.batch // size)
     state = make_state(recipe, model, reward)
-    state.place = lambda tensor: tensor.to(model.device)
     tally = Tally(device, grain)
     with ExitStack() as stack:
         if device == "meta":

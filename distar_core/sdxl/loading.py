@@ -541,26 +541,41 @@ def _find_network(kind: Any, place: Place, part: str, variant: str | None) -> St
 
 
 @dataclass(frozen=True)
-class StoredPipeline:
-    """A pipeline folder that has been looked at: it can be honoured, and its files of weights are whole; not read yet.
+class DescribedPipeline:
+    """What a pipeline folder says about itself, and it can be honoured; of its weights nothing is known yet.
 
     Attributes:
-        index, configs: what it says about itself, see read_index and read_configs; the autoencoder's is that of the vae.
+        place, vae_place: where it is, and its autoencoder; of what is on the hub only small files are fetched.
+        index, configs: see read_index and read_configs; the autoencoder's is that of the vae.
         scheduler, tokenizers: loaded.
-        networks: the autoencoder and the text encoders by part.
-        unet: the reference's.
         dtype, types: in which the networks are to compute, and those of them that compute in another.
     """
 
-    folder: Path
+    place: Place
+    vae_place: Place
     index: Mapping[str, Any]
     configs: Mapping[str, Mapping[str, Any]]
     scheduler: Any
     tokenizers: Mapping[str, Any]
-    networks: Mapping[str, StoredNetwork]
-    unet: StoredUNet
     dtype: torch.dtype
     types: Mapping[str, torch.dtype]
+
+    @property
+    def folder(self) -> Path:
+        return self.place.folder
+
+
+@dataclass(frozen=True)
+class StoredPipeline(DescribedPipeline):
+    """A pipeline folder whose files of weights are there and whole; not read yet.
+
+    Attributes:
+        networks: the autoencoder and the text encoders by part.
+        unet: the reference's.
+    """
+
+    networks: Mapping[str, StoredNetwork]
+    unet: StoredUNet
 
     def load(self, device: torch.device | str = "cpu") -> StableDiffusionXLPipeline:
         """The pipeline; see load_pipeline."""
@@ -596,16 +611,17 @@ def type_of_vae(config: Mapping[str, Any], dtype: torch.dtype, asked: torch.dtyp
     return asked or (torch.float32 if dtype == torch.float16 and overflows else dtype)
 
 
-def find_pipeline(
+def describe_pipeline(
     source: Path | str,
     *,
     dtype: torch.dtype = torch.float32,
-    variant: str | None = None,
     vae: Path | str | None = None,
     vae_dtype: torch.dtype | None = None,
-) -> StoredPipeline:
-    """What `load_pipeline` loads. All that it refuses is refused here, but for weights that are not finite, and for names of
-    weights of the autoencoder and the text encoders, of which older files have others.
+) -> DescribedPipeline:
+    """What the pipeline in a folder or on the hub says about itself, without its weights, of which none is fetched.
+
+    Raises:
+        FileNotFoundError, ValueError: as load_pipeline, but for what only the weights show.
     """
     if (hub := named(source)) is not None and hub.inside.endswith(SINGLE_FILES):
         raise FileNotFoundError(f"{source} is no pipeline but a single file; name its repository, as owner/name")
@@ -614,7 +630,6 @@ def find_pipeline(
     index, configs = read_index(folder), read_configs(folder)
     with quiet():
         from diffusers import AutoencoderKL
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
     vae_place = place.inside("vae")
     if vae is not None:
         vae_place = place_of(vae, (*SMALL, *SMALL_OF_NETWORK))
@@ -634,16 +649,34 @@ def find_pipeline(
     first, second = (tokenizer.model_max_length for tokenizer in tokenizers.values())
     if first != second:
         raise ValueError(f"{folder} has tokenizers with model_max_length {first} and {second}; both must be the same")
+    return DescribedPipeline(place, vae_place, index, configs, scheduler, tokenizers, dtype, types)
+
+
+def find_pipeline(
+    source: Path | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
+    vae: Path | str | None = None,
+    vae_dtype: torch.dtype | None = None,
+) -> StoredPipeline:
+    """What `load_pipeline` loads. All that it refuses is refused here, but for weights that are not finite, and for names of
+    weights of the autoencoder and the text encoders, of which older files have others.
+    """
+    said = describe_pipeline(source, dtype=dtype, vae=vae, vae_dtype=vae_dtype)
+    with quiet():
+        from diffusers import AutoencoderKL
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
     networks = {
-        part: _find_network(kind, vae_place if part == "vae" else place.inside(part), part, chosen)
+        part: _find_network(kind, said.vae_place if part == "vae" else said.place.inside(part), part, chosen)
         for part, kind, chosen in (
             ("vae", AutoencoderKL, variant if vae is None else None),
             ("text_encoder", CLIPTextModel, variant),
             ("text_encoder_2", CLIPTextModelWithProjection, variant),
         )
     }
-    unet = find_unet(place, variant=variant)
-    return StoredPipeline(folder, index, configs, scheduler, tokenizers, networks, unet, dtype, types)
+    unet = find_unet(said.place, variant=variant)
+    return StoredPipeline(**vars(said), networks=networks, unet=unet)
 
 
 def load_pipeline(

@@ -207,6 +207,7 @@ def load_text_to_image(
     variant: str | None = None,
     vae: Path | str | None = None,
     vae_dtype: torch.dtype | None = None,
+    generator_device: torch.device | str | None = None,
     **options: Any,
 ) -> TextToImage:
     """The TextToImage of a pipeline folder or of a model on the hub, all of it frozen; generator and reference are both looked
@@ -216,6 +217,7 @@ def load_text_to_image(
         source, dtype, device, variant, vae, vae_dtype: as in load_pipeline.
         generator: the one-step generator's weights as `load_unet` takes them; a bare file has the reference's kind of
             network, and a pipeline folder must state the reference's diffusion.
+        generator_device: where the generator's weights go, which can draw only beside the others; device by default.
         options: of TextToImage.
 
     Raises:
@@ -228,4 +230,4 @@ def load_text_to_image(
     check_configs({**reference.configs, "unet": start.network.config}, "the generator")
     if start.pipeline is not None:
         check_same_diffusion(reference.scheduler, start.pipeline)
-    return TextToImage(reference.load(device), start.load(dtype, device), **options)
+    return TextToImage(reference.load(device), start.load(dtype, generator_device or device), **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..rates import cosine_decay
 from ..rewards.base import PictureReward
 from ..roles import Roles, Trainable, modules_of
 from ..runs.run import load_checkpoint, run
-from ..runs.settings import METHOD_KEYS, RECIPE, write_yaml
+from ..runs.settings import RECIPE, write_yaml
 from ..training import Conditions, Record, State
 from .adapters import add_lora, tied_clone
 from .compute import compute_in, recompute_blocks
@@ -52,10 +52,10 @@ def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward 
 
     def network(base: Any, seed: int) -> Any:
         if recipe.roles == "lora":
-            return thrifty(add_lora(tied_clone(base), rank=recipe.rank, seed=seed))
+            return thrifty(add_lora(tied_clone(base), rank=recipe.rank, seed=seed, targets=recipe.targets))
         wide = torch.promote_types(base.dtype, torch.float32)
         with quiet():  # else diffusers names the layers that it would keep in float32: none
-            own = thrifty(copy.deepcopy(base).to(wide).requires_grad_(True))
+            own = thrifty(copy.deepcopy(base).to(model.device, wide).requires_grad_(True))
         return own if base.dtype == wide else compute_in(own, base.dtype)
 
     def learner(module: nn.Module, rate: float, ema_decay: float = 0.0) -> Trainable:
@@ -74,7 +74,7 @@ def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward 
         learner(assistant, recipe.assistant_lr),
         None if reward is None else Decoded(decoder, reward),
     )
-    return State(roles, model.schedule)
+    return State(roles, model.schedule, place=lambda tensor: tensor.to(model.device))
 
 
 def conditions_of(recipe: PictureRecipe, model: TextToImage, prompts: Sequence[str]) -> Conditions:
@@ -111,11 +111,10 @@ def identity_of(recipe: PictureRecipe, model: TextToImage, state: State, prompts
     judge = reward if isinstance(reward, nn.Module) else nn.ModuleList(modules_of(reward))
     parts = ("unet", "vae", "text_encoder", "text_encoder_2")
     weights = {name: getattr(model.pipeline, name) for name in parts} | {"start": model.unet, "judge": judge}
-    own = {name for name, field in type(recipe).model_fields.items() if (field.alias or name) not in METHOD_KEYS}
     with ThreadPoolExecutor() as pool:  # SDXL's weights are 28 GB in single precision, and a hash takes one core
         found = dict(zip(weights, pool.map(exact_fingerprint, weights.values()), strict=True))
     return {
-        "recipe": recipe.model_dump(include=own - {"prompts", "prompt_cache"}),
+        "recipe": recipe.bound,
         "prompts": hashlib.blake2b("\n".join(prompts).encode(), digest_size=8).hexdigest(),
         "diffusion": diffusion_facts(model),
         "types": {name: str(getattr(model.pipeline, name).dtype).removeprefix("torch.") for name in parts},
@@ -141,6 +140,11 @@ def gap_floor(model: TextToImage) -> float | None:
     return torch.finfo(dtype).eps * math.prod(model.latent_shape) ** 0.5
 
 
+def peak_memory(device: torch.device) -> Callable[[], float] | None:
+    """Tells the most memory that was allocated on a GPU so far, in GiB; None on the CPU, where nobody counts it."""
+    return (lambda: torch.cuda.max_memory_allocated(device) / 2**30) if device.type == "cuda" else None
+
+
 def run_recipe(
     recipe: PictureRecipe,
     model: TextToImage,
@@ -150,6 +154,7 @@ def run_recipe(
     *,
     resume: bool = False,
     save_every: int = 50,
+    micro_batch: int | None = None,
 ) -> Iterator[Record]:
     """`runs.run` of a fresh state in a folder, which also gets recipe.yaml with every key written out, and the prompts if
     the recipe has them from a file.
@@ -179,6 +184,8 @@ def run_recipe(
         },
         texts=texts,
         gap_floor=gap_floor(model),
+        peak_gib=peak_memory(model.device),
+        micro_batch=micro_batch,
         **recipe.loop,
     )
 

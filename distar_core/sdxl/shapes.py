@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .loading import StoredPipeline, quiet, type_of_vae
+from .loading import DescribedPipeline, quiet, type_of_vae
 from .miniature import make_tokenizer
 from .models import TextToImage
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
 
+SDXL_NAME = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL: dict[str, dict[str, Any]] = {
     "unet": {
         "sample_size": 128,
@@ -54,7 +55,7 @@ SDXL: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu",
     },
 }
-"""What the config.json files of stabilityai/stable-diffusion-xl-base-1.0 state beyond their classes' defaults, by part."""
+"""What the config.json files of SDXL_NAME state beyond their classes' defaults, by part."""
 
 TOKENS = 77
 
@@ -105,8 +106,8 @@ def on_meta(
     return TextToImage(pipeline, start, **options)
 
 
-def stored_on_meta(found: StoredPipeline, **options: Any) -> TextToImage:
-    """The shapes of a pipeline that has been looked at, before its weights are read; as `on_meta`."""
+def described_on_meta(found: DescribedPipeline, **options: Any) -> TextToImage:
+    """The shapes of a pipeline, before its weights are there; as `on_meta`."""
     return on_meta(
         found.configs, found.tokenizers, found.scheduler, dtype=found.dtype, vae_dtype=found.types["vae"], **options
     )

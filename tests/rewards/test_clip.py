@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import warnings
 
 import numpy as np
@@ -138,6 +139,14 @@ def test_a_transformers_model_has_its_own_value():
         expected = out.logits_per_image.diagonal() / model.logit_scale.exp()
         found = reward(images=as_tensor(images), prompts=PROMPTS)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+
+
+def test_a_model_says_what_it_multiplies_its_cosines_by(open_clip_model):
+    """Both libraries begin at CLIP's 1/0.07, which weights of one's own replace."""
+    scores = (ClipScore.of(open_clip_model, tokenize), ClipScore.of_transformers(*transformers_model()))
+    assert [score.temperature for score in scores] == pytest.approx([1 / 0.07] * 2, rel=1e-4)
+    scores[1].model.logit_scale.data.fill_(2.0)
+    assert scores[1].temperature == pytest.approx(math.exp(2))
 
 
 def test_the_gradient_reaches_the_picture(open_clip_model):

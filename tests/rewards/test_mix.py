@@ -50,6 +50,23 @@ def test_a_sum_is_weighted_and_normalised_by_name():
     assert reward.terms["pickscore"][1].scale.dtype == torch.bfloat16
 
 
+class Cosine(Channel):
+    """A channel that says, as a CLIP does, what its model multiplies it by."""
+
+    temperature = 100.0
+
+
+def test_a_cosine_may_be_weighted_as_the_logit_of_its_model():
+    def values(**term):
+        reward = RewardMix.model_validate({"pickscore": {"weight": 2.0, **term}}).load(lambda name, _: Cosine(name))
+        return reward(images=IMAGES, prompts=PROMPTS)
+
+    red = IMAGES.mean((2, 3))[:, 0]
+    torch.testing.assert_close(values(), 2 * red)
+    torch.testing.assert_close(values(unit="logit"), 200 * red)
+    torch.testing.assert_close(values(unit="logit", mean=22.0, std=4.0), 2 * (100 * red - 22) / 4)
+
+
 class Mixed(PictureRecipe):
     """A recipe of a model without rewards of its own."""
 
@@ -92,6 +109,8 @@ def test_a_recipe_reads_back_what_it_wrote(tmp_path):
         ({"pickscore": {"mean": 1.0}}, "weight"),
         ({"pickscore": {"weight": 1.0, "std": 0.0}}, "greater than 0"),
         ({"pickscore": {"weight": 1.0, "deviation": 2.0}}, "deviation"),
+        ({"pickscore": {"weight": 1.0, "unit": "percent"}}, "unit"),
+        ({"laion-aesthetic": {"weight": 1.0, "unit": "logit"}}, "'logit'"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_under_the_key(written: Any, told: str):

@@ -173,6 +173,14 @@ def test_the_log_says_beside_each_gap_below_which_it_is_rounding(tmp_path):
         assert [row["gap_floor"] for row in rows] == [""] * WARMUP + ["" if floor is None else "0.125"] * STEPS
 
 
+def test_the_log_has_the_memory_that_somebody_counts(tmp_path: Path) -> None:
+    for name, count in (("counted", lambda: 1.5), ("plain", None)):
+        list(run(build(), METHOD, no_conditions, tmp_path / name, peak_gib=count, **OPTIONS))
+        with open(tmp_path / name / "log.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["peak_gib"] for row in rows] == ["" if count is None else "1.500"] * (WARMUP + STEPS)
+
+
 def test_a_run_may_stop_after_every_step(whole: Any, tmp_path: Path) -> None:
     stop_after(1, build(), tmp_path, save_every=1)
     for _ in range(WARMUP + STEPS - 2):

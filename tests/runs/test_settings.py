@@ -455,3 +455,16 @@ def test_filling_keeps_what_is_there() -> None:
         "e": {"f": 5},
     }
     assert fill("Adam", {"Adam": 1}) == "Adam"
+
+
+def test_another_method_takes_the_keys_with_it_that_have_no_place_in_it() -> None:
+    written = {"method": "di-star", "reward_scale": 2.0, "guidance_scale": 3.0, "huber_c": 0.5}
+    assert Plain.read(written, method="di++") == Plain.read({"method": "di++", "reward_scale": 2.0, "cfg_scale": 2.0})
+    assert Plain.read(written, method="reward-only") == Plain.read({"method": "reward-only", "reward_scale": 2.0})
+    assert Plain.read(written, method="dmd") == Plain.read({"method": "dmd", "cfg_scale": 2.0})
+    with pytest.raises(RecipeError) as caught:
+        Plain.read(written, method="dmd", huber_c=0.5)
+    assert caught.value.key == "huber_c", "what is asked for with it has to have a place"
+    assert refused(written | {"method": "dmd"}).key in ("reward_scale", "huber_c"), (
+        "control: in one file they contradict"
+    )

@@ -1,0 +1,134 @@
+"""What a run will take, told before anything is loaded: memory, time, disk and downloads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from ..rewards.base import WeightedSum
+from ..rewards.published import find_reward
+from ..rewards.shapes import reward_on_meta
+from ..runs.hub import Named, named
+from ..runs.run import CHECKPOINT
+from .adapters import tied_clone
+from .ledger import Ledger
+from .loading import describe_pipeline
+from .models import TextToImage
+from .prompt_files import dataset_named
+from .recipe import TYPES, SdxlRecipe
+from .shapes import SDXL_NAME, described_on_meta, sdxl_on_meta
+
+GB = 1e9
+OF_PEAK = 0.5
+"""Which part of a device's peak the estimate of the time supposes."""
+COUNTED_PROMPTS = 10_000
+"""How many prompts are counted at most; more are embedded as they are drawn, so that their number takes no memory."""
+LICENCES = {
+    SDXL_NAME: "CreativeML Open RAIL++-M",
+    "tianweiy/DMD2": "CC BY-NC 4.0: not for commercial use",
+    "madebyollin/sdxl-vae-fp16-fix": "MIT",
+}
+"""Of models on the hub, as their pages state."""
+
+
+def model_on_meta(recipe: SdxlRecipe, *, offline: bool = False) -> TextToImage:
+    """The model of a recipe in shapes and types alone, from what its reference's folder says; no weights are fetched or read.
+
+    Args:
+        offline: take SDXL's known shapes for the reference of that name, without asking the hub.
+
+    Raises:
+        FileNotFoundError, ValueError: as describe_pipeline; and as TextToImage.
+    """
+    if offline and recipe.reference == SDXL_NAME and recipe.vae is None:
+        model = sdxl_on_meta(**recipe.types, pixels=recipe.pixels)  # type: ignore[arg-type]
+    else:
+        found = describe_pipeline(recipe.reference, vae=recipe.vae, **recipe.types)  # type: ignore[arg-type]
+        model = described_on_meta(found, pixels=recipe.pixels)
+    if recipe.start_device != recipe.device:
+        model.unet = tied_clone(model.pipeline.unet)  # of the same shapes, and takes nothing
+    return model
+
+
+def rewards_on_meta(recipe: SdxlRecipe) -> WeightedSum | None:
+    """The rewards of a recipe in shapes and types alone; None where none takes part."""
+    if not recipe.rewarded:
+        return None
+    rewards = {name: reward_on_meta(name).to(TYPES[recipe.base]) for name in recipe.reward.root}
+    return WeightedSum({name: (1.0, reward) for name, reward in rewards.items()})
+
+
+def counted_prompts(count: int) -> Sequence[str]:
+    """Prompts that stand for so many in a ledger, which does not depend on their words."""
+    return ["a"] * min(max(count, 1), COUNTED_PROMPTS)
+
+
+def flops_of_run(recipe: SdxlRecipe, ledger: Ledger) -> float:
+    """All that a run computes: its steps, and a warm-up in which only the assistant learns."""
+    assistant = sum(flops for phase, flops in ledger.flops.items() if phase.startswith("assistant")) / ledger.samples
+    return recipe.batch * (recipe.steps * ledger.flops_per_sample + recipe.warmup * assistant)
+
+
+def hours_of_run(recipe: SdxlRecipe, ledger: Ledger) -> float | None:
+    """An estimate, at OF_PEAK of the peak that the recipe states; None if it states none."""
+    if recipe.peak_tflops is None:
+        return None
+    return flops_of_run(recipe, ledger) / (OF_PEAK * recipe.peak_tflops * 1e12) / 3600
+
+
+def checkpoint_bytes(ledger: Ledger) -> int:
+    """The size of a checkpoint: what is learnt, the optimizers' state and the averages."""
+    return sum(ledger.held.get(name, 0) for name in ("learning weights", "optimizer state", "averages"))
+
+
+def require_disk(folder: Path, ledger: Ledger) -> None:
+    """Raise OSError unless the disk of a run's folder has room for a checkpoint, and for the next beside it until it is whole."""
+    there = folder / CHECKPOINT
+    needed = 2 * checkpoint_bytes(ledger) - (there.stat().st_size if there.is_file() else 0)
+    disk = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    if (free := shutil.disk_usage(disk).free) < needed:
+        raise OSError(
+            f"the run needs {needed / GB:.3g} GB in {folder}, where a checkpoint of {checkpoint_bytes(ledger) / GB:.3g} GB is "
+            f"written beside the one before, but that disk has {free / GB:.3g} GB left; make room, or name a folder on another"
+        )
+
+
+class Download(NamedTuple):
+    """Something that is fetched unless it is in a cache already.
+
+    Attributes:
+        gigabytes: None where that is not known beforehand.
+    """
+
+    what: str
+    source: str
+    gigabytes: float | None
+    licence: str
+
+
+def downloads(recipe: SdxlRecipe, model: TextToImage) -> Iterator[Download]:
+    """What a recipe names that is not on this disk. Sizes of models are computed from their shapes."""
+
+    def from_hub(what: str, source: str, *networks: nn.Module, half: bool) -> Iterator[Download]:
+        if (hub := named(source)) is not None:
+            numbers = sum(p.numel() for network in networks for p in network.parameters())
+            licence = LICENCES.get(hub.name, f"see {hub.url}")
+            yield Download(what, source, numbers * (2 if half else 4) / GB, licence)
+
+    parts = model.pipeline
+    own = [parts.unet, parts.text_encoder, parts.text_encoder_2] + ([parts.vae] if recipe.vae is None else [])
+    yield from from_hub("reference", recipe.reference, *own, half="16" in (recipe.variant or ""))
+    yield from from_hub("generator", recipe.generator, parts.unet, half="16" in recipe.generator)
+    if recipe.vae is not None:
+        yield from from_hub("autoencoder", recipe.vae, parts.vae, half=False)
+    for name, term in recipe.reward.root.items() if recipe.rewarded else ():
+        if term.folder is None:
+            reward = find_reward(name)
+            yield Download(f"reward {name}", reward.source, reward.gigabytes, reward.licence)
+    prompts: Named | None = None if recipe.prompts is None else dataset_named(recipe.prompts)
+    if prompts is not None:
+        yield Download("prompts", prompts.name, None, f"see {prompts.url}")
