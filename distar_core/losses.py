@@ -155,6 +155,13 @@ class PseudoHuber:
 
     Raises:
         ValueError: for a c outside.
+
+    Examples:
+        >>> distance = PseudoHuber(0.05)
+        >>> distance(torch.tensor([[3.0, 4.0]]))  # nearly the norm, 5
+        tensor([4.9503])
+        >>> distance.grad(torch.tensor([[3.0, 4.0], [0.03, 0.04]])).norm(dim=1)  # the pull: below 1, and 0.7 at ‖y‖ = c
+        tensor([0.9999, 0.7071])
     """
 
     c: float

@@ -129,7 +129,14 @@ ALIASES = {"di++": "diff-instruct++", "di-star": "diff-instruct*", "di-star-out"
 
 
 def find_method(name: str) -> Method:
-    """A row of METHODS by its name or an alias without stars. Raises ValueError that lists the known names."""
+    """A row of METHODS by its name or an alias without stars. Raises ValueError that lists the known names.
+
+    Examples:
+        >>> find_method("di-star").name
+        'diff-instruct*'
+        >>> replace(find_method("di-star"), reward_scale=0.4).reward_scale  # a variant
+        0.4
+    """
     full_name = ALIASES.get(name, name)
     if full_name not in METHODS:
         raise ValueError(f"method {name!r} is unknown; known are {', '.join([*METHODS, *ALIASES])}")

@@ -251,6 +251,11 @@ class GaussianMixture:
             TypeError: for a reward that has no closed form; grid.tilt_on_grid takes any.
             ValueError: if some S⁻¹ − scale A is not positive definite: then exp(scale r) outgrows p and no optimum
                 exists.
+
+        Examples:
+            >>> standard = GaussianMixture.isotropic(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+            >>> standard.tilt(LinearReward(torch.tensor([1.0, 0.0])), scale=0.5).means  # N(0, I) moves by scale a
+            tensor([[0.5000, 0.0000]])
         """
         if isinstance(reward, LinearReward):
             direction = reward.direction.to(self.means)
@@ -286,7 +291,14 @@ class GaussianMixture:
 
 
 def ring(modes: int = 8, radius: float = 2.0, deviation: float = 0.25, labels: Tensor | None = None) -> GaussianMixture:
-    """The course's reference: `modes` equal round Gaussians on a circle, the first at (radius, 0)."""
+    """The course's reference: `modes` equal round Gaussians on a circle, the first at (radius, 0).
+
+    Examples:
+        >>> reference = ring()
+        >>> points = reference.sample(1000, torch.Generator().manual_seed(0))
+        >>> points.shape, reference.score(points).shape
+        (torch.Size([1000, 2]), torch.Size([1000, 2]))
+    """
     angles = torch.arange(modes) * (2 * math.pi / modes)
     means = radius * torch.stack([angles.cos(), angles.sin()], dim=-1)
     return GaussianMixture.isotropic(torch.full((modes,), 1 / modes), means, torch.full((modes,), deviation), labels)

@@ -97,6 +97,12 @@ class NoiseSchedule(ABC):
 
         Raises:
             ValueError: if x0 and noise differ in shape, or t does not have one entry per sample.
+
+        Examples:
+            >>> schedule = VarianceExploding()
+            >>> schedule.add_noise(torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([0.5, 2.0]))
+            tensor([[ 1.5000],
+                    [-1.0000]])
         """
         if x0.shape != noise.shape:
             raise ValueError(
