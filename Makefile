@@ -3,6 +3,7 @@
 PYTHON ?= python3
 TORCH ?= default
 CONSTRAINTS ?=
+ONLY ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 CPU_INDEX := --index-url https://download.pytorch.org/whl/cpu
@@ -10,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n auto --dist worksteal
 OFFLINE := DISTAR_PROFILE=ci PYTHONPATH=tests/offline
 
-.PHONY: demo check test unit course lint lab notebooks generated constraints wheel bench clean
+.PHONY: demo check test unit course lint lab notebooks site generated constraints wheel bench clean
 
 demo: .venv/base
 	$(BIN)/distar demo
@@ -39,6 +40,10 @@ lab: .venv/notebooks .venv/models
 notebooks: .venv/notebooks
 	$(BIN)/python -m tools.build
 
+# The course's site in build/site/html. ONLY=00,04 runs these notebooks alone and shows the others as they were run before, if they were.
+site: .venv/site
+	$(BIN)/python -m tools.site $(if $(ONLY),--only $(ONLY))
+
 # Notebooks, EXPERIMENTS.md and the world's card from their sources; fails if that changes any of them.
 generated: .venv/dev
 	$(BIN)/python -m tools.generated
@@ -65,7 +70,7 @@ endif
 	$(PIP) -e .
 	touch $@
 
-.venv/notebooks .venv/models .venv/dev: .venv/base
+.venv/notebooks .venv/models .venv/site .venv/dev: .venv/base
 	$(PIP) -e ".[$(@F)]"
 	touch $@
 

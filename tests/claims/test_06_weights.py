@@ -60,6 +60,8 @@ def means(setting, loss):
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("law", ["frozen", "differentiated"])
 def test_the_loss_of_theorem_3_1_is_the_gradient_in_a_weight(setting, distance, law, library, holds, fails):
+    """Claim 28. ∂/∂w_k of E d(u(s_theta − s_ref)), w_k the weight of a component, is the mean of Theorem 3.1's loss over the
+    samples of that component, with the law frozen or differentiated; for KL it is the mean of log p_theta,t/p_ref,t."""
     ours, plain = DISTANCES[distance]
 
     def objective(own, target, x, cell):
