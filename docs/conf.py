@@ -57,6 +57,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = project
 html_static_path = [str(Path(__file__).parent / "web" / "static")]
 html_css_files = ["site.css"]
+html_js_files = ["print.js"]
 html_favicon = "web/static/ring.svg"
 html_sidebars = {"index": [], "teaching": [], "glossary": [], "map": [], "cite": []}
 html_context = {"default_mode": "auto"}

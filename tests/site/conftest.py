@@ -26,7 +26,6 @@ KINDS = (
     "experiments/index",
     "library/index",
     "library/api/losses",
-    "library/api/runs",
     "map",
     "glossary",
     "teaching",
