@@ -72,6 +72,11 @@ def reached(node: ast.AST, tree: ast.Module) -> set[str]:
     return seen
 
 
+def sentence(mark: str, text: str) -> str:
+    """A statement on its own: a word after "Claim n:" or "Claim n," begins it, and a symbol stays as it is."""
+    return text[0].upper() + text[1:] if mark in (":", ",") and re.match(r"[a-z]{2,} ", text) else text
+
+
 def claims(folder: Path = ROOT / "tests" / "claims") -> list[Claim]:
     """All claims in the order of their numbers.
 
@@ -85,12 +90,12 @@ def claims(folder: Path = ROOT / "tests" / "claims") -> list[Claim]:
         for test in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
             for number in marked(test):
                 if number not in found:
-                    stated = re.match(rf"Claim {number}\b[.:,]? *(.*)", ast.get_docstring(test) or "", re.DOTALL)
+                    stated = re.match(rf"Claim {number}\b([.:,]?) *(.*)", ast.get_docstring(test) or "", re.DOTALL)
                     if not stated:
                         raise ValueError(
                             f"{path.name}: {test.name} is the first test of claim {number}; state it: Claim {number}. …"
                         )
-                    found[number] = Claim(number, stated[1], path.name)
+                    found[number] = Claim(number, sentence(*stated.groups()), path.name)
                 claim = found[number]
                 claim.tests.append(test.name)
                 names = reached(test, tree)
