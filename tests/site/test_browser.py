@@ -107,7 +107,7 @@ def test_every_page_comes_up_on_a_phone_from_a_file(site: Path, opened: list[str
         for page in opened:
             come_up(tab, base + page)
             found += problems(tab)
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
@@ -117,7 +117,7 @@ def test_axe_finds_nothing(mode: str, site: Path, opened: list[str], browser: An
         for page in opened if mode == "light" else [page for page in opened if page not in LIKE_OTHERS]:
             come_up(tab, base + page)
             found += [f"{page}: {one['id']}: {one['nodes'][0]['html'][:120]}" for one in violations(tab, mode)]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_search_finds_what_is_there_and_nothing_else(site: Path, browser: Any) -> None:
@@ -134,7 +134,7 @@ def test_search_finds_what_is_there_and_nothing_else(site: Path, browser: Any) -
         tab.goto(base + "search.html?q=xylophone")
         tab.wait_for_function(SEARCHED)
         assert tab.locator("#search-results li").count() == 0
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_the_keyboard_reaches_content_solutions_and_search(site: Path, browser: Any) -> None:
@@ -154,7 +154,7 @@ def test_the_keyboard_reaches_content_solutions_and_search(site: Path, browser: 
         tab.keyboard.type("leash")
         tab.keyboard.press("Enter")
         tab.wait_for_url("**/search.html?q=leash*")
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_printing_loses_the_margins_and_the_dark_and_no_figure(site: Path, browser: Any) -> None:
@@ -171,7 +171,7 @@ def test_printing_loses_the_margins_and_the_dark_and_no_figure(site: Path, brows
         assert len(tab.pdf()) > 100_000
         assert tab.evaluate("[window.printedIn, document.documentElement.dataset.theme]") == ["light", "dark"]
         tab.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_control_of_what_a_page_must_not_do(tmp_path: Path, browser: Any) -> None:
