@@ -10,7 +10,11 @@ from packaging.requirements import Requirement
 
 from .errors import MissingPackagesError
 
-PURPOSES = {"notebooks": "for the notebooks", "models": "for the miniature world"}
+PURPOSES = {
+    "notebooks": "for the notebooks",
+    "models": "for the miniature world",
+    "evaluation": "for Parquet and distances",
+}
 """What an extra is for; one that only developers need is not here."""
 
 

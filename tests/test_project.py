@@ -110,8 +110,8 @@ def test_the_conda_file_installs_the_package_for_the_notebooks_and_pins_nothing_
     assert environment == {"name": "distar", "channels": ["conda-forge"]}
     assert python.replace(" ", "") == f"python{PYPROJECT['project']['requires-python']}"
     assert others == ["pip"]
-    assert by_pip == {"pip": ["-e .[notebooks,models]"]}
-    assert {"notebooks", "models"} <= set(PYPROJECT["project"]["optional-dependencies"])
+    assert by_pip == {"pip": ["-e .[notebooks,models,evaluation]"]}
+    assert {"notebooks", "models", "evaluation"} <= set(PYPROJECT["project"]["optional-dependencies"])
 
 
 def constraints() -> list[str]:

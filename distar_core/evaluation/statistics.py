@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+NUMBERS_AT_ONCE = 2**24
+"""Of what is drawn at random in one block: 128 MB."""
+
 
 def entropy(shares: Tensor) -> float:
     """−Σ p log p in nats, [K] -> float."""
@@ -90,15 +93,28 @@ def bootstrap_interval(
         raise ValueError("an interval needs at least two groups, got one; add others")
     sums = torch.bincount(members, values)
     rng = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(counts), (resamples, len(counts)), generator=rng)
-    means = sums[index].sum(1) / counts[index].sum(1)
+    means = torch.cat(
+        [
+            sums[index].sum(1) / counts[index].sum(1)
+            for size in _blocks(resamples, len(counts))
+            for index in [torch.randint(len(counts), (size, len(counts)), generator=rng)]
+        ]
+    )
     tail = (1 - level) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Interval(float(values.mean()), low, high)
 
 
-def wilson_interval(successes: int, count: int) -> Interval:
+def _blocks(rows: int, columns: int) -> list[int]:
+    """How many of so many rows to draw at once, so that a block of them stays small."""
+    block = max(1, NUMBERS_AT_ONCE // columns)
+    return [min(block, rows - start) for start in range(0, rows, block)]
+
+
+def wilson_interval(successes: float, count: int) -> Interval:
     """Share of successes with its 95 % interval (Wilson 1927), which stays in [0, 1] and has width where the share is 1.
+
+    A tie of two counts as half a success.
 
     Raises:
         ValueError: unless 0 <= successes <= count and count >= 1.
@@ -120,6 +136,42 @@ def paired_interval(
     if first.shape != second.shape:
         raise ValueError(f"paired values must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     return bootstrap_interval(first - second, groups=groups, level=level, seed=seed)
+
+
+def sign_flip_p(differences: Tensor, *, resamples: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p-value of the mean of paired differences [n] being 0, by flipping their signs at random.
+
+    If the two of a pair could be exchanged, each sign is as likely as the other (Fisher 1935, section 21). Of `resamples`
+    random flips and the data themselves, it is the share whose |mean| is at least the data's, so never 0, and 1 if all
+    differences are 0. Deterministic in seed.
+
+    Raises:
+        ValueError: for no difference, or more than one axis.
+    """
+    if differences.ndim != 1 or not len(differences):
+        raise ValueError(f"a test needs differences in one axis, got {tuple(differences.shape)}; give one per prompt")
+    values = differences.double()
+    rng = torch.Generator().manual_seed(seed)
+    # sums of the same numbers in another order differ in their last bits, and are ties nevertheless
+    bar = float(values.sum().abs()) - 1e-9 * float(values.abs().sum())
+    reached = 0
+    for size in _blocks(resamples, len(values)):
+        signs = torch.randint(2, (size, len(values)), generator=rng, dtype=torch.float64).mul_(2).sub_(1)
+        reached += int(((signs @ values).abs() >= bar).sum())
+    return (1 + reached) / (1 + resamples)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), in the order given: rejecting those of at most 5 % keeps the chance of
+    any false rejection among them at most 5 %.
+
+    Of m, the k-th smallest is multiplied by m − k + 1; none is less than one before it, or more than 1.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 def best_of(proxy: Tensor, values: Tensor, n: int) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.linalg
 import torch
 
 from distar_core.evaluation import pictures as metrics
@@ -77,3 +78,17 @@ def test_frechet_distance_of_known_gaussians():
     assert metrics.frechet_distance(rotated, other) == pytest.approx(expected, abs=1e-6)
     with pytest.raises(ValueError, match="needs two samples, got 1 and 5"):
         metrics.frechet_distance(plain[:1], other[:5])
+
+
+@pytest.mark.parametrize("samples", [500, 20])
+def test_frechet_distance_by_scipys_matrix_root(samples):
+    """Also with fewer samples than features, so that the covariances have no inverse; there scipy's root loses half its digits."""
+    d = 32
+    first = torch.randn(samples, d, generator=RNG, dtype=torch.float64)
+    second = (
+        torch.randn(samples, d, generator=RNG, dtype=torch.float64) @ torch.rand(d, d, generator=RNG).double() + 0.1
+    )
+    a, b = torch.cov(first.T), torch.cov(second.T)
+    gap = float((first.mean(0) - second.mean(0)).square().sum() + a.trace() + b.trace())
+    expected = gap - 2 * float(scipy.linalg.sqrtm((a @ b).numpy()).trace().real)
+    assert metrics.frechet_distance(first, second) == pytest.approx(expected, rel=1e-9 if samples > d else 1e-4)
