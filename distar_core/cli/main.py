@@ -1,4 +1,4 @@
-"""The command line: distar demo | train | sample | export | rewards | world | doctor | lab | bench."""
+"""The command line: distar demo | train | sample | export | evaluate | rewards | world | doctor | lab | bench."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ..extras import require
+from .evaluate import evaluate
 from .rewards import rewards
 from .sdxl import export, sample, train_sdxl
 from .terminal import TRACEBACK, Program, Shown, look_up, print_table, say, stoppable
@@ -33,6 +34,7 @@ train_app.command("world")(train_in_world)
 train_app.command("sdxl")(train_sdxl)
 app.command()(sample)
 app.command()(export)
+app.command()(evaluate)
 app.command()(rewards)
 app.command()(demo)
 train_app.command("toy")(toy)

@@ -1,1 +1,1 @@
-"""Numbers about samples that no reward sees, and their uncertainty."""
+"""Numbers about samples that no reward sees, their uncertainty, and models drawn, scored and compared on prompts."""

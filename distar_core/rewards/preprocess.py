@@ -14,6 +14,10 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 """By channel, of OpenAI's CLIP; open_clip, BLIP, ImageReward and HPSv2 took them over."""
 
 
+PREPROCESSING = "1"
+"""The version of what turns a picture into a network's numbers: raise it with every change by which a score could change."""
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor as float32 if it has fewer digits than that."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -15,6 +15,7 @@ from .clip import CONFIG, LICENCE, LOCAL, SIZES, ClipScore, stated_by_open_clip
 from .files import File, fetching, verify
 from .imagereward import ImageReward
 from .laion import LaionAesthetic
+from .preprocess import PREPROCESSING
 
 IMAGEREWARD = File(
     "ImageReward.pt", "THUDM/ImageReward", "5736be03b2652728fb87788c9797b0570450ab72", size=1_786_880_927
@@ -61,6 +62,8 @@ class Published:
         source: who published it, and where its weights are.
         gradient: whether its gradient at the picture means anything.
         loader: what `load` calls.
+        weights: which weights, at which revision.
+        factor: what tables multiply its values by.
         has_logit: whether it is a CLIP's cosine, which its model itself multiplies by a learnt temperature.
     """
 
@@ -72,7 +75,14 @@ class Published:
     source: str
     gradient: str
     loader: Callable[[Path | None], FrozenReward]
+    weights: str
+    factor: float = 1.0
     has_logit: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What exactly turns a picture into its value: weights, the version of our preprocessing, and the type of `load`."""
+        return f"{self.weights}, preprocessing {PREPROCESSING}, float32"
 
     def load(self, folder: Path | str | None = None) -> FrozenReward:
         """The reward in float32 on the CPU; `.to()` moves it and changes its type.
@@ -163,6 +173,8 @@ def _clip_score(model: str, tag: str) -> Published:
         f"open_clip's {model}, tag {tag}",
         "yes",
         partial(_clip, model, tag),
+        f"open_clip {model}/{tag}",
+        100.0,
         has_logit=True,
     )
 
@@ -179,6 +191,7 @@ PUBLISHED = {
             f"{IMAGEREWARD.source} (Xu et al. 2023)",
             "yes",
             _imagereward,
+            IMAGEREWARD.identity,
         ),
         Published(
             "hpsv2.1",
@@ -189,6 +202,8 @@ PUBLISHED = {
             f"{HPSV2.source} (Wu et al. 2023)",
             "yes",
             _hpsv2,
+            HPSV2.identity,
+            100.0,
             has_logit=True,
         ),
         Published(
@@ -200,6 +215,7 @@ PUBLISHED = {
             f"{PICKSCORE.source} (Kirstain et al. 2023)",
             "yes",
             _pickscore,
+            PICKSCORE.identity,
             has_logit=True,
         ),
         Published(
@@ -211,6 +227,7 @@ PUBLISHED = {
             f"{LAION.source} (Schuhmann 2022), and OpenAI's ViT-L/14",
             "yes, but linear in CLIP's embedding, and easily hacked",
             _laion,
+            f"{LAION.identity}, open_clip {'/'.join(LAION_CLIP)}",
         ),
         _clip_score("ViT-g-14", "laion2b_s12b_b42k"),
     )

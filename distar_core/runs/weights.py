@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,16 @@ def refuse_quantized(source: Path | str, found: Mapping[str, Tensor]) -> None:
             f"{source} stores {len(names)} weights as {kept} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}), "
             "and a cast does not undo a quantization; use a file in float16, bfloat16 or float32"
         )
+
+
+def digest(networks: Iterable[torch.nn.Module]) -> str:
+    """Which weights networks hold, to the last bit and in their types, adapters included; sixteen hexadecimal digits."""
+    found = hashlib.sha256()
+    for network in networks:
+        for name, value in sorted(network.state_dict().items()):
+            found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
 
 
 def check_weights(source: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

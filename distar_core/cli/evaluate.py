@@ -1,0 +1,414 @@
+"""The command that evaluates models on prompts: distar evaluate, and which models, prompts and rewards it knows by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..extras import require
+from .terminal import Shown, say, stoppable
+
+if TYPE_CHECKING:
+    from ..evaluation.benchmarks import PromptSet
+    from ..evaluation.distances import Distances
+    from ..evaluation.harness import Drawer, Model, Plan, Scorer
+    from ..sdxl.models import TextToImage
+
+SETTINGS = ("steps", "guidance_scale", "base", "lora")
+SPEC = re.compile(r"(?:(?P<name>[^=,/\\]+)=)?(?P<source>[^,]+)(?P<settings>(?:,[^,=]+=[^,]*)*)")
+STEPS, GUIDANCE_SCALE = 50, 5.0
+WORLD, WORLD_REFERENCE, WORLD_PREFIX = "world", "world-reference", "world:"
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """NAME=REST in its two parts; None where there is no name."""
+    name, equals, rest = text.partition("=")
+    return (name, rest) if equals and not re.search(r"[/\\]", name) else (None, text)
+
+
+def find_model(text: str, *, dtype: str, device: str) -> Model:
+    """The model of [NAME=]SOURCE[,steps=...][,guidance_scale=...][,base=...][,lora=...]; nothing is loaded or fetched yet.
+
+    Raises:
+        ValueError: for a setting that is unknown, no number, or does not fit the kind of model.
+        FileNotFoundError: if the source is neither on the disk nor could be a name on the hub.
+    """
+    from ..evaluation.harness import Model
+    from ..runs.run import CHECKPOINT
+    from ..sdxl.export import LORA
+    from ..sdxl.files import SINGLE_FILES
+    from ..sdxl.published import MODELS, SDXL
+
+    parts = SPEC.fullmatch(text)
+    if parts is None:
+        raise ValueError(f"model {text!r} is no [NAME=]SOURCE[,{'=...][,'.join(SETTINGS)}=...]; write it so")
+    source = parts["source"]
+    given = dict(one.split("=", 1) for one in parts["settings"].split(",")[1:])
+    if unknown := next((key for key in given if key not in SETTINGS), None):
+        raise ValueError(f"model {text!r} has the setting {unknown!r}; known are {', '.join(SETTINGS)}")
+    steps = _number(text, "steps", given, int)
+    guidance_scale = _number(text, "guidance_scale", given, float)
+    lora = given.get("lora")
+    folder = Path(source)
+    name = parts["name"] or (folder.stem if folder.suffix in SINGLE_FILES else folder.name)
+
+    def refuse(*keys: str, why: str) -> None:
+        if key := next((key for key in keys if key in given), None):
+            raise ValueError(f"model {text!r} has {key}, but {why}; leave it out")
+
+    settings: dict[str, str] = {"source": source, "computes": f"in {dtype} on {device.split(':')[0]}"}
+    if lora is not None:
+        settings["lora"] = lora
+    load: Callable[[], Drawer]
+    if source in (WORLD, WORLD_REFERENCE):
+        from ..world.models import GUIDANCE_SCALE as WORLD_GUIDANCE
+        from ..world.models import STEPS as WORLD_STEPS
+
+        refuse("base", why="the miniature world is whole")
+        if source == WORLD:
+            refuse("steps", "guidance_scale", why=f"it draws in one step; {WORLD_REFERENCE} has steps")
+            settings["draws"] = one_step_words()
+        else:
+            steps, guidance_scale = steps or WORLD_STEPS, guidance_scale or WORLD_GUIDANCE
+            settings["draws"] = steps_words(steps, guidance_scale)
+        load = partial(_load_world, source == WORLD, steps, guidance_scale, lora, dtype, device)
+    elif (folder / CHECKPOINT).is_file():
+        refuse(*SETTINGS, why="a run has its own settings")
+        settings["draws"] = f"{one_step_words()}, the run's averaged generator"
+        load = partial(_load_run, folder, dtype, device)
+    elif (folder / LORA).is_file():
+        raise ValueError(f"{source} holds a LoRA; name the model that it is for, such as world,lora={source}")
+    else:
+        known = MODELS.get(source)
+        place, base = (known.source if known else source), given.get("base", SDXL)
+        pipeline = (
+            (folder / "model_index.json").is_file() or (known is not None and known.steps > 1) or _is_repo(source)
+        )
+        if not (known or pipeline or folder.exists() or _is_on_hub(source)):
+            raise FileNotFoundError(
+                f"there is no {source}, and no model of that name; known are {WORLD}, {WORLD_REFERENCE}, {', '.join(MODELS)}"
+            )
+        if known:
+            settings |= {"source": known.source, "is": f"{known.about}; licence: {known.licence}"}
+        if pipeline:
+            refuse("base", why="a pipeline is whole")
+            exported = _is_export(folder)
+            steps = steps or (1 if exported else known.steps if known else STEPS)
+            if steps == 1:
+                refuse("guidance_scale", why="one step has no guidance")
+            guidance_scale = guidance_scale or (known.guidance_scale if known else GUIDANCE_SCALE)
+            settings["draws"] = one_step_words() if steps == 1 else steps_words(steps, guidance_scale)
+            load = partial(_load_pipeline, place, steps, guidance_scale, "steps" in given, lora, dtype, device)
+        else:
+            refuse("steps", "guidance_scale", why="a UNet alone draws in one step")
+            settings |= {"base": base, "draws": one_step_words()}
+            load = partial(_load_unet, place, base, lora, dtype, device)
+    return Model(name, settings, load)
+
+
+def one_step_words() -> str:
+    """How a one-step generator draws, in words."""
+    from ..sdxl import T_STAR
+
+    return f"one step at time {T_STAR}, without guidance"
+
+
+def steps_words(steps: int, guidance_scale: float) -> str:
+    """How a diffusion draws, in words."""
+    return f"{steps} steps of its own scheduler, guidance_scale {guidance_scale:g}"
+
+
+def _number(text: str, key: str, given: dict[str, str], kind: type[Any]) -> Any:
+    if key not in given:
+        return None
+    try:
+        value = kind(given[key])
+    except ValueError:
+        value = 0
+    if not 1 <= value < 10_000:
+        raise ValueError(f"model {text!r} has {key} {given[key]!r}; write a number of at least 1")
+    return value
+
+
+def _is_export(folder: Path) -> bool:
+    from ..runs.folders import MARK
+
+    return (folder / MARK).is_file() and (folder / MARK).read_text("utf-8").strip() == "export"
+
+
+def _is_on_hub(source: str) -> bool:
+    from ..runs.hub import named as on_hub
+
+    return on_hub(source) is not None
+
+
+def _is_repo(source: str) -> bool:
+    """Whether it is a whole repository of the hub, owner/name, so a pipeline."""
+    from ..runs.hub import named as on_hub
+
+    found = on_hub(source)
+    return found is not None and not found.inside
+
+
+def _drawer(model: TextToImage, unet: Any, lora: str | None, draw: Callable[..., Any]) -> Drawer:
+    """The model with a LoRA on its UNet, if there is one."""
+    from ..evaluation.harness import Drawer
+    from ..runs.weights import digest
+    from ..sdxl.export import load_lora
+
+    if lora is not None:
+        load_lora(model.one_step_pipeline(unet), lora)
+    others = (getattr(model.pipeline, part) for part in ("vae", "text_encoder", "text_encoder_2"))
+    return Drawer(draw, digest([unet, *others]))
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)
+
+
+def _load_world(
+    one_step: bool, steps: int | None, guidance_scale: float | None, lora: str | None, dtype: str, device: str
+) -> Drawer:
+    from ..world.models import load_world
+
+    world = load_world(dtype=_dtype(dtype), device=device)
+    if one_step:
+        return _drawer(world, world.unet, lora, world.draw)
+    draw = partial(world.draw_reference, steps=steps, guidance_scale=guidance_scale)
+    return _drawer(world, world.pipeline.unet, lora, draw)
+
+
+def _load_run(folder: Path, dtype: str, device: str) -> Drawer:
+    from ..sdxl.post_training import load_run
+    from ..world.judges import load_judges
+    from ..world.models import load_world
+    from ..world.recipe import WorldRecipe
+
+    recipe, world = WorldRecipe.of_run(folder), load_world()
+    state = load_run(recipe, world, getattr(load_judges(), recipe.reward), folder)
+    state.roles.generator.load_ema()
+    generator: Any = state.roles.generator.module
+    generator.to(device=device, dtype=_dtype(dtype))
+    world.pipeline.to(device, _dtype(dtype))
+    return _drawer(world, generator.network.unet, None, partial(world.draw, generator=generator))
+
+
+def _load_pipeline(
+    source: str, steps: int, guidance_scale: float, asked: bool, lora: str | None, dtype: str, device: str
+) -> Drawer:
+    from ..sdxl.models import load_text_to_image
+
+    model = load_text_to_image(source, dtype=_dtype(dtype), device=device)
+    scheduler = type(model.pipeline.scheduler).__name__
+    if scheduler == "LCMScheduler" and steps > 1 and not asked:
+        raise ValueError(f"{source} has an {scheduler}, so it draws in few steps; say how many: {source},steps=1")
+    unet = model.pipeline.unet
+    if steps == 1:
+        return _drawer(model, unet, lora, partial(model.draw, generator=model.generator(unet)))
+    return _drawer(model, unet, lora, partial(model.draw_reference, steps=steps, guidance_scale=guidance_scale))
+
+
+def _load_unet(source: str, base: str, lora: str | None, dtype: str, device: str) -> Drawer:
+    from ..sdxl.models import load_text_to_image
+
+    model = load_text_to_image(base, generator=source, dtype=_dtype(dtype), device=device)
+    return _drawer(model, model.unet, lora, model.draw)
+
+
+def find_prompts(text: str) -> PromptSet:
+    """The prompts of a benchmark's name, of NAME=PATH, or of a file of one's own.
+
+    Raises:
+        FileNotFoundError, ValueError: as Benchmark.load and read_prompts.
+    """
+    from ..evaluation.benchmarks import BENCHMARKS, Entry, PromptSet
+    from ..sdxl.prompt_files import read_prompts
+
+    name, path = named(text)
+    if text == WORLD:
+        from ..world.scenes import GROUPS, both_groups
+
+        groups = both_groups(250)
+        captions = dict(zip(groups.captions, [words for words in GROUPS.values() for _ in range(250)], strict=True))
+        entries = [Entry(caption, words) for caption, words in captions.items()]
+        return PromptSet(WORLD, entries, "captions of the miniature world that no training saw")
+    if name is None and text in BENCHMARKS:
+        return BENCHMARKS[text].load()
+    if name in BENCHMARKS:
+        return BENCHMARKS[name].load(path)
+    if name is None and not Path(path).exists() and "/" not in path:
+        raise FileNotFoundError(
+            f"there is no prompt file {path}, and no set of that name; known are {WORLD}, {', '.join(BENCHMARKS)}"
+        )
+    return PromptSet(name or Path(path).stem, [Entry(prompt) for prompt in read_prompts(path)], path)
+
+
+def find_scorer(text: str, device: str) -> Scorer:
+    """The reward of a published name, of NAME=FOLDER, or of world:JUDGE; nothing is loaded yet.
+
+    Raises:
+        ValueError: as rewards.published.find_reward; for an unknown judge.
+    """
+    from ..evaluation.harness import Scorer
+    from ..rewards.published import find_reward
+
+    name, folder = named(text)
+    if name is None and text.startswith(WORLD_PREFIX):
+        return _world_judge(text, device)
+    published = find_reward(name or text)
+
+    def load() -> Any:
+        return published.load(folder if name else None).to(device)
+
+    return Scorer(published.name, published.identity, load, device, published.factor)
+
+
+def _world_judge(text: str, device: str) -> Scorer:
+    from ..evaluation.harness import Scorer
+    from ..rewards.preprocess import PREPROCESSING
+    from ..runs.weights import digest
+    from ..world.judges import Judges, load_judges
+
+    judge = text.removeprefix(WORLD_PREFIX)
+    if judge not in Judges._fields:
+        raise ValueError(
+            f"reward {text!r} is unknown; the world has {', '.join(WORLD_PREFIX + f for f in Judges._fields)}"
+        )
+    judges = load_judges()
+    weights = digest([judges.clip, judges.preference])
+
+    def load() -> Any:
+        found = getattr(judges, judge)
+        return found.to(device) if hasattr(found, "to") else found
+
+    return Scorer(text, f"the world's, weights {weights}, preprocessing {PREPROCESSING}, float32", load, device)
+
+
+def distances_of(folder: Path, plan: Plan, to: str, device: str) -> dict[str, dict[str, Distances]]:
+    """Distances by set: of every model but the first to the first, or of every model to the pictures in a folder."""
+    from ..evaluation.distances import distances, pictures_in
+
+    def drawn(model: Model, name: str) -> list[Path]:
+        return [folder / key.picture for key in plan.keys(model=model) if key.set == name]
+
+    first, *others = plan.models
+    found: dict[str, dict[str, Distances]] = {}
+    for name in (one.name for one in plan.sets):
+        real = drawn(first, name) if to == "first" else pictures_in(Path(to))
+        target = first.name if to == "first" else to
+        found[name] = {
+            f"{model.name} and {target}": distances(drawn(model, name), real, device=device)
+            for model in (others if to == "first" else plan.models)
+        }
+    return found
+
+
+def split(texts: Sequence[str]) -> list[str]:
+    """Names that were given one by one, or several with commas between them."""
+    return [one for text in texts for one in text.split(",") if one]
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Where pictures, scores and the report go.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]SOURCE",
+            help="A published model by name (sdxl, dmd2, di-star, ...), world, world-reference, a run's folder, an export, a "
+            "pipeline's folder or its name on the hub, or a UNet's; behind a comma steps=, guidance_scale=, base= (the pipeline "
+            "around a UNet) or lora=. Repeat it: the others are compared with the first.",
+        ),
+    ],
+    prompts: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SET",
+            help="parti, hpsv2, coco30k or geneval, fetched once or from a copy as parti=PATH; world; or a file of your own, "
+            "PATH or NAME=PATH. May be repeated.",
+        ),
+    ],
+    rewards: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAMES",
+            help="Names with commas, as distar rewards lists them; with their files in a folder NAME=FOLDER; for the miniature "
+            "world world:gold, world:preference and world:clip.",
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures for each prompt, the same seeds for every model.")] = 1,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Do only a part of the prompts, so that N processes share the work.")
+    ] = "0/1",
+    dtype: Annotated[str, typer.Option(help="What the models compute in: float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; by default cuda where there is one.")] = "",
+    distances: Annotated[
+        str,
+        typer.Option(
+            metavar="first|FOLDER",
+            help="Also Fréchet and kernel distances to the first model's pictures, or to the real ones in a folder.",
+        ),
+    ] = "",
+    parquet: Annotated[bool, typer.Option("--parquet", help="Also write the table as Parquet.")] = False,
+    layouts: Annotated[
+        bool,
+        typer.Option(
+            "--layouts", help="Also copy the pictures into the folders that GenEval's or HPSv2's own script reads."
+        ),
+    ] = False,
+) -> None:
+    """Draw, score, compare: models side by side on the same prompts and seeds, with intervals, in a report with pictures.
+
+    Stopped or killed at any moment, the same command continues; a later one may add models, prompts, rewards and seeds.
+    """
+    require("models")
+    if parquet or distances:
+        require("evaluation")
+    import torch
+
+    from ..evaluation import harness
+    from ..evaluation.layouts import write_layouts
+    from ..evaluation.report import write_report
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype {dtype!r} is unknown; known are float32, bfloat16 and float16")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if distances and distances != "first":
+        from ..evaluation.distances import pictures_in
+
+        pictures_in(Path(distances))
+    part = harness.Shard.read(shard)
+    plan = harness.Plan(
+        [find_model(text, dtype=dtype, device=device) for text in model],
+        [find_prompts(text) for text in prompts],
+        [find_scorer(text, device) for text in split(rewards)],
+        seeds,
+    )
+    harness.prepare(folder, plan)
+    if device == "cpu":
+        torch.set_num_threads(1)  # the last bits of a picture depend on the number of threads
+    with stoppable(lambda: f"while evaluating; what is done is kept in {folder}: run the same command to continue"):
+        with Shown() as shown:
+            harness.draw(folder, plan, part, shown)
+            harness.score(folder, plan, part, shown)
+        try:
+            rows = harness.table(folder, plan)
+        except harness.IncompleteError as error:
+            if part.processes == 1:
+                raise
+            say(f"shard {shard} is done; {error}")
+            return
+        harness.write_table(rows, folder / harness.TABLE)
+        if parquet:
+            harness.write_parquet(rows, folder / "table.parquet")
+        if layouts:
+            for path in write_layouts(folder, plan):
+                say(f"for its own script: {path}")
+        say(write_report(folder, plan, rows, distances_of(folder, plan, distances, device) if distances else None))
+    say(f"report, table and pictures are in {folder}: open {folder / 'report.html'}")

@@ -1,0 +1,224 @@
+"""The report of an evaluation: a page with tables and contact sheets, the same tables in Markdown, and a verdict in words."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..templates import fill
+from .benchmarks import PUBLISHED
+from .distances import Distances
+from .harness import Plan, write_whole
+from .statistics import Interval
+from .summary import Rows, SetSummary, sheets, summarise
+from .tables import markdown_table
+
+PAGE, PAPER, THUMBNAILS = "report.html", "report.md", "thumbnails"
+THUMBNAIL = 256
+LEVEL = 0.05
+Table = list[list[str]]
+
+
+def shown(interval: Interval, factor: float = 1.0, sign: str = "") -> str:
+    """A mean with its interval, with as many digits as the interval's half width has two of; without one, four."""
+    mean, low, high = (factor * value for value in interval)
+    half = (high - low) / 2
+    digits = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
+    mean, low, high = (value + 0.0 if round(value, digits) else 0.0 for value in (mean, low, high))
+    words = f"{mean:{sign}.{digits}f}"
+    return words if math.isnan(half) else f"{words} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def p_words(p: float) -> str:
+    """A p-value; the smallest that 10,000 random flips can show is 0.0001."""
+    return "≤ 0.0001" if p <= 1.5e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
+
+
+class _Writer:
+    """Words and numbers of an evaluation for its two documents."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.factors: Mapping[str, float] = {one.name: one.factor for one in plan.scorers}
+
+    def head(self, scorer: str) -> str:
+        factor = self.factors[scorer]
+        return scorer if factor == 1 else f"{factor:g} × {scorer}"
+
+    def means(self, found: SetSummary) -> Table:
+        rows = [["model", *map(self.head, found.scorers)]]
+        for model in found.models:
+            cells = [shown(found.means[model, scorer], self.factors[scorer]) for scorer in found.scorers]
+            rows.append([model, *cells])
+        return rows
+
+    def gaps(self, found: SetSummary) -> Table:
+        rows = [["model", "reward", f"difference to {found.models[0]}", "wins", "p", "p, Holm"]]
+        for (model, scorer), gap in found.gaps.items():
+            wins = "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * value for value in gap.wins))
+            difference = shown(gap.difference, self.factors[scorer], "+")
+            rows.append([model, self.head(scorer), difference, wins, p_words(gap.p), p_words(gap.adjusted)])
+        return rows
+
+    def categories(self, found: SetSummary, scorer: str) -> Table:
+        first, *others = found.models
+        rows = [["category", "prompts", first, *(f"{model} − {first}" for model in others)]]
+        for category, count in found.categories.items():
+            cells = [shown(found.category_means[category, first, scorer], self.factors[scorer])]
+            cells += [
+                shown(found.category_differences[category, model, scorer], self.factors[scorer], "+")
+                for model in others
+            ]
+            rows.append([category, str(count), *cells])
+        return rows
+
+
+def verdict(found: SetSummary) -> list[str]:
+    """What a set says about every model but the first, a sentence each."""
+    said = []
+    for model in found.models[1:]:
+        gaps = {scorer: found.gaps[model, scorer] for scorer in found.scorers}
+        sure = {scorer: gap for scorer, gap in gaps.items() if gap.adjusted <= LEVEL}
+        kinds = {
+            "higher": [scorer for scorer, gap in sure.items() if gap.difference.mean > 0],
+            "lower": [scorer for scorer, gap in sure.items() if gap.difference.mean < 0],
+            "not told apart": [scorer for scorer in gaps if scorer not in sure],
+        }
+        told = [f"{kind} by {', '.join(names)}" for kind, names in kinds.items() if names]
+        said.append(f"{model} against {found.models[0]} on {found.name}: {'; '.join(told)}.")
+    return said
+
+
+def published(name: str) -> list[dict[str, Any]]:
+    """What others printed about a set, as tables."""
+    return [
+        {
+            "title": one.title,
+            "source": one.source,
+            "protocol": one.protocol,
+            "table": [["published", *one.metrics], *([model, *map(str, row)] for model, row in one.rows.items())],
+        }
+        for one in PUBLISHED
+        if one.benchmark == name
+    ]
+
+
+def write_report(
+    folder: Path, plan: Plan, rows: Rows, distances: Mapping[str, Mapping[str, Distances]] | None = None
+) -> str:
+    """Write report.html, report.md and the thumbnails that the page shows; returns the verdict.
+
+    Args:
+        rows: of `harness.table`, for this plan.
+        distances: by set and by what is compared with what, where they were computed.
+
+    Raises:
+        OSError: as harness.write_whole.
+    """
+    summaries, writer = summarise(rows), _Writer(plan)
+    sets = {one.name: one for one in plan.sets}
+    facts: dict[str, Any] = {
+        "models": [["model", "draws", "how"], *([one.name, *_how(one.settings)] for one in plan.models)],
+        "scorers": [["reward", "exactly"], *([one.name, one.identity] for one in plan.scorers)],
+        "verdicts": [sentence for found in summaries for sentence in verdict(found)],
+        "level": LEVEL,
+        "sets": [
+            {
+                "name": found.name,
+                "prompts": found.prompts,
+                "seeds": found.seeds,
+                "source": sets[found.name].source,
+                "sha256": sets[found.name].sha256,
+                "first": found.models[0],
+                "means": writer.means(found),
+                "gaps": writer.gaps(found) if found.gaps else [],
+                "distances": _distance_table((distances or {}).get(found.name, {})),
+                "published": published(found.name),
+                "categories": [(s, writer.categories(found, s)) for s in found.scorers] if found.categories else [],
+            }
+            for found in summaries
+        ],
+    }
+    paper = fill("distar_core.evaluation", "report.md.j2", markdown=markdown_table, **facts)
+    for one, found in zip(facts["sets"], summaries, strict=True):
+        one["sheets"] = [
+            {"scorer": scorer, "kinds": _sheet_facts(folder, rows, found, scorer, writer.factors[scorer])}
+            for scorer in found.scorers
+        ]
+    page = fill("distar_core.evaluation", "report.html.j2", **facts)
+    for name, text in ((PAPER, paper), (PAGE, page)):
+        write_whole(folder / name, text.encode())
+    return "\n".join(facts["verdicts"]) or "one model alone is compared with nothing; the table has its means"
+
+
+def _distance_table(found: Mapping[str, Distances]) -> Table:
+    if not found:
+        return []
+    head = ["between", "Fréchet distance", "kernel distance × 1000", "pictures"]
+    return [
+        head,
+        *(
+            [
+                between,
+                f"{one.frechet:.2f}",
+                f"{1000 * one.kernel:.2f} ± {1000 * one.kernel_std:.2f}",
+                " and ".join(map(str, one.pictures)),
+            ]
+            for between, one in found.items()
+        ),
+    ]
+
+
+def _how(settings: Mapping[str, str]) -> tuple[str, str]:
+    others = (f"{key} {value}" for key, value in settings.items() if key != "draws")
+    return settings.get("draws", ""), "; ".join(others)
+
+
+def _sheet_facts(folder: Path, rows: Rows, found: SetSummary, scorer: str, factor: float) -> list[dict[str, Any]]:
+    """The contact sheets of a set and scorer: for each row its prompt, and every model's picture with its score."""
+    by_place: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in rows:
+        if row["set"] == found.name:
+            by_place.setdefault((row["place"], row["replicate"]), []).append(row)
+    return [
+        {
+            "title": sheet.title,
+            "rows": [
+                {
+                    "prompt": pictures[0]["prompt"],
+                    "place": f"prompt {pictures[0]['place']}, picture {pictures[0]['replicate']}",
+                    "pictures": [
+                        {
+                            "model": row["model"],
+                            "picture": row["picture"],
+                            "score": f"{factor * float(row[scorer]):.4g}",
+                            **_thumbnail(folder, row),
+                        }
+                        for row in pictures
+                    ],
+                }
+                for place in sheet.places
+                for pictures in [by_place[place]]
+            ],
+        }
+        for sheet in sheets(rows, found.name, scorer)
+    ]
+
+
+def _thumbnail(folder: Path, row: Mapping[str, str]) -> dict[str, Any]:
+    """What the page shows of a picture: a small JPEG of it, or itself, its pixels visible, where it is small."""
+    with Image.open(folder / row["picture"]) as picture:
+        if max(picture.size) <= THUMBNAIL:
+            return {"shown": row["picture"], "small": True}
+        name = f"{THUMBNAILS}/{row['sha256'][:16]}.jpg"
+        path = folder / name
+        if not path.is_file():
+            small, buffer = picture.convert("RGB"), io.BytesIO()
+            small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+            small.save(buffer, "JPEG", quality=85)
+            write_whole(path, buffer.getvalue())
+    return {"shown": name, "small": False}

@@ -1,0 +1,47 @@
+"""Published models that an evaluation draws by name: where their weights are, and how their authors draw with them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+class PublishedModel(NamedTuple):
+    """A model of SDXL's kind on the hub.
+
+    Attributes:
+        source: of a one-step generator its UNet, as load_unet takes it; of a diffusion its pipeline.
+        about: what it is.
+        licence: of the weights, where it is stated.
+        steps, guidance_scale: how its authors draw; one step is that at time 399 without guidance.
+    """
+
+    source: str
+    about: str
+    licence: str
+    steps: int = 1
+    guidance_scale: float = 1.0
+
+
+_NOT_STATED = "see the model card"
+MODELS = {
+    "sdxl": PublishedModel(SDXL, "SDXL base 1.0 (Podell et al. 2023)", "CreativeML Open RAIL++-M", 50, 7.5),
+    "dmd2": PublishedModel(
+        "tianweiy/DMD2/dmd2_sdxl_1step_unet_fp16.bin", "DMD2, one step (Yin et al. 2024)", "CC BY-NC-SA 4.0"
+    ),
+    "diff-instruct": PublishedModel("XDG-XHS/diff_instruct_1step/unet", "Diff-Instruct (Luo et al. 2023)", _NOT_STATED),
+    "sim": PublishedModel("XDG-XHS/sim_1step/unet", "Score Implicit Matching (Luo et al. 2024)", _NOT_STATED),
+    "di++": PublishedModel("XDG-XHS/dipp_1step/unet", "Diff-Instruct++ (Luo 2024)", _NOT_STATED),
+    "di-star": PublishedModel("XDG-XHS/distar_short_1step/unet", "Diff-Instruct* (Luo et al. 2024)", _NOT_STATED),
+    "di-star-long": PublishedModel("XDG-XHS/distar_long_1step/unet", "Diff-Instruct*, trained longer", _NOT_STATED),
+    "didr": PublishedModel(
+        "Junyi-W/DIDR/didr_sdxl_1step_unet_fp16.safetensors", "DIDR (Wu et al. 2026)", "CC BY-NC 4.0"
+    ),
+    "didr-long": PublishedModel(
+        "Junyi-W/DIDR/didr_longer_sdxl_1step_unet_fp16.safetensors", "DIDR, trained longer", "CC BY-NC 4.0"
+    ),
+}
+"""By name. Sources and steps are as their repositories state them (pkulwj1994/diff_instruct_star's distar_1024.ipynb, and the
+READMEs of tianweiy/DMD2 and Junyi-W/DIDR). Not verified, since no weights were at hand: that each file holds what its name says,
+and that the autoencoder and text encoders of XDG-XHS's pipelines, which its notebook puts every UNet into, are SDXL's own."""
