@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..evaluation.distances import Distances
     from ..evaluation.harness import Drawer, Model, Plan, Scorer
     from ..sdxl.models import TextToImage
+    from ..sdxl.published import PublishedModel
 
 SETTINGS = ("steps", "guidance_scale", "base", "lora")
 SPEC = re.compile(r"(?:(?P<name>[^=,/\\]+)=)?(?P<source>[^,]+)(?P<settings>(?:,[^,=]+=[^,]*)*)")
@@ -31,6 +32,36 @@ def named(text: str) -> tuple[str | None, str]:
     return (name, rest) if equals and not re.search(r"[/\\]", name) else (None, text)
 
 
+class Asked(NamedTuple):
+    """What --model says: the text as a whole, where the model is, and its settings as they are written."""
+
+    text: str
+    source: str
+    given: Mapping[str, str]
+
+    def refuse(self, *keys: str, why: str) -> None:
+        """Raise ValueError if one of these settings is given."""
+        if key := next((key for key in keys if key in self.given), None):
+            raise ValueError(f"model {self.text!r} has {key}, but {why}; leave it out")
+
+    def number(self, key: str, otherwise: float) -> float:
+        """A setting that is a number. Raises ValueError unless it is at least 1, and for steps whole."""
+        try:
+            value = float(self.given.get(key, otherwise))
+        except ValueError:
+            value = 0
+        if not 1 <= value < 10_000 or (key == "steps" and value % 1):
+            raise ValueError(f"model {self.text!r} has {key} {self.given[key]!r}; write a number of at least 1")
+        return value
+
+
+class Found(NamedTuple):
+    """How a model draws, in words, and what loads it in a type on a device."""
+
+    settings: Mapping[str, str]
+    load: Callable[[str, str], Drawer]
+
+
 def find_model(text: str, *, dtype: str, device: str) -> Model:
     """The model of [NAME=]SOURCE[,steps=...][,guidance_scale=...][,base=...][,lora=...]; nothing is loaded or fetched yet.
 
@@ -42,73 +73,72 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
     from ..runs.run import CHECKPOINT
     from ..sdxl.export import LORA
     from ..sdxl.files import SINGLE_FILES
-    from ..sdxl.published import MODELS, SDXL
+    from ..sdxl.published import MODELS
 
     parts = SPEC.fullmatch(text)
     if parts is None:
         raise ValueError(f"model {text!r} is no [NAME=]SOURCE[,{'=...][,'.join(SETTINGS)}=...]; write it so")
-    source = parts["source"]
-    given = dict(one.split("=", 1) for one in parts["settings"].split(",")[1:])
-    if unknown := next((key for key in given if key not in SETTINGS), None):
+    asked = Asked(text, parts["source"], dict(one.split("=", 1) for one in parts["settings"].split(",")[1:]))
+    if unknown := next((key for key in asked.given if key not in SETTINGS), None):
         raise ValueError(f"model {text!r} has the setting {unknown!r}; known are {', '.join(SETTINGS)}")
-    steps = _number(text, "steps", given, int)
-    guidance_scale = _number(text, "guidance_scale", given, float)
-    lora = given.get("lora")
-    folder = Path(source)
-    name = parts["name"] or (folder.stem if folder.suffix in SINGLE_FILES else folder.name)
-
-    def refuse(*keys: str, why: str) -> None:
-        if key := next((key for key in keys if key in given), None):
-            raise ValueError(f"model {text!r} has {key}, but {why}; leave it out")
-
-    settings: dict[str, str] = {"source": source, "computes": f"in {dtype} on {device.split(':')[0]}"}
-    if lora is not None:
-        settings["lora"] = lora
-    load: Callable[[], Drawer]
+    source, folder, known = asked.source, Path(asked.source), MODELS.get(asked.source)
     if source in (WORLD, WORLD_REFERENCE):
-        from ..world.models import GUIDANCE_SCALE as WORLD_GUIDANCE
-        from ..world.models import STEPS as WORLD_STEPS
-
-        refuse("base", why="the miniature world is whole")
-        if source == WORLD:
-            refuse("steps", "guidance_scale", why=f"it draws in one step; {WORLD_REFERENCE} has steps")
-            settings["draws"] = one_step_words()
-        else:
-            steps, guidance_scale = steps or WORLD_STEPS, guidance_scale or WORLD_GUIDANCE
-            settings["draws"] = steps_words(steps, guidance_scale)
-        load = partial(_load_world, source == WORLD, steps, guidance_scale, lora, dtype, device)
+        found = _of_world(asked)
     elif (folder / CHECKPOINT).is_file():
-        refuse(*SETTINGS, why="a run has its own settings")
-        settings["draws"] = f"{one_step_words()}, the run's averaged generator"
-        load = partial(_load_run, folder, dtype, device)
+        asked.refuse(*SETTINGS, why="a run has its own settings")
+        draws = f"{one_step_words()}, the run's averaged generator"
+        found = Found({"draws": draws}, partial(_load_run, folder))
     elif (folder / LORA).is_file():
         raise ValueError(f"{source} holds a LoRA; name the model that it is for, such as world,lora={source}")
+    elif (known and known.steps > 1) or (folder / "model_index.json").is_file() or _is_repository(source):
+        found = _of_pipeline(asked, known)
+    elif known or folder.exists() or _is_on_hub(source):
+        found = _of_unet(asked, known)
     else:
-        known = MODELS.get(source)
-        place, base = (known.source if known else source), given.get("base", SDXL)
-        pipeline = (
-            (folder / "model_index.json").is_file() or (known is not None and known.steps > 1) or _is_repo(source)
+        raise FileNotFoundError(
+            f"there is no {source}, and no model of that name; known are {WORLD}, {WORLD_REFERENCE}, {', '.join(MODELS)}"
         )
-        if not (known or pipeline or folder.exists() or _is_on_hub(source)):
-            raise FileNotFoundError(
-                f"there is no {source}, and no model of that name; known are {WORLD}, {WORLD_REFERENCE}, {', '.join(MODELS)}"
-            )
-        if known:
-            settings |= {"source": known.source, "is": f"{known.about}; licence: {known.licence}"}
-        if pipeline:
-            refuse("base", why="a pipeline is whole")
-            exported = _is_export(folder)
-            steps = steps or (1 if exported else known.steps if known else STEPS)
-            if steps == 1:
-                refuse("guidance_scale", why="one step has no guidance")
-            guidance_scale = guidance_scale or (known.guidance_scale if known else GUIDANCE_SCALE)
-            settings["draws"] = one_step_words() if steps == 1 else steps_words(steps, guidance_scale)
-            load = partial(_load_pipeline, place, steps, guidance_scale, "steps" in given, lora, dtype, device)
-        else:
-            refuse("steps", "guidance_scale", why="a UNet alone draws in one step")
-            settings |= {"base": base, "draws": one_step_words()}
-            load = partial(_load_unet, place, base, lora, dtype, device)
-    return Model(name, settings, load)
+    settings = {"source": known.source if known else source, **found.settings}
+    settings |= {key: asked.given[key] for key in ("lora",) if key in asked.given}
+    if known:
+        settings["is"] = f"{known.about}; licence: {known.licence}"
+    settings["computes"] = f"in {dtype} on {device.split(':')[0]}"
+    name = parts["name"] or (folder.stem if folder.suffix in SINGLE_FILES else folder.name)
+    return Model(name, settings, partial(found.load, dtype, device))
+
+
+def _of_world(asked: Asked) -> Found:
+    from ..world.models import GUIDANCE_SCALE as GUIDANCE_OF_WORLD
+    from ..world.models import STEPS as STEPS_OF_WORLD
+
+    asked.refuse("base", why="the miniature world is whole")
+    lora = asked.given.get("lora")
+    if asked.source == WORLD:
+        asked.refuse("steps", "guidance_scale", why=f"it draws in one step; {WORLD_REFERENCE} has steps")
+        return Found({"draws": one_step_words()}, partial(_load_world, None, None, lora))
+    steps = int(asked.number("steps", STEPS_OF_WORLD))
+    guidance_scale = asked.number("guidance_scale", GUIDANCE_OF_WORLD)
+    return Found({"draws": steps_words(steps, guidance_scale)}, partial(_load_world, steps, guidance_scale, lora))
+
+
+def _of_pipeline(asked: Asked, known: PublishedModel | None) -> Found:
+    asked.refuse("base", why="a pipeline is whole")
+    source = known.source if known else asked.source
+    steps = int(asked.number("steps", 1 if _is_export(Path(source)) else known.steps if known else STEPS))
+    if steps == 1:
+        asked.refuse("guidance_scale", why="one step has no guidance")
+    guidance_scale = asked.number("guidance_scale", known.guidance_scale if known else GUIDANCE_SCALE)
+    draws = one_step_words() if steps == 1 else steps_words(steps, guidance_scale)
+    load = partial(_load_pipeline, source, steps, guidance_scale, "steps" in asked.given, asked.given.get("lora"))
+    return Found({"draws": draws}, load)
+
+
+def _of_unet(asked: Asked, known: PublishedModel | None) -> Found:
+    from ..sdxl.published import SDXL
+
+    asked.refuse("steps", "guidance_scale", why="a UNet alone draws in one step")
+    source, base = (known.source if known else asked.source), asked.given.get("base", SDXL)
+    return Found({"draws": one_step_words(), "base": base}, partial(_load_unet, source, base, asked.given.get("lora")))
 
 
 def one_step_words() -> str:
@@ -123,18 +153,6 @@ def steps_words(steps: int, guidance_scale: float) -> str:
     return f"{steps} steps of its own scheduler, guidance_scale {guidance_scale:g}"
 
 
-def _number(text: str, key: str, given: dict[str, str], kind: type[Any]) -> Any:
-    if key not in given:
-        return None
-    try:
-        value = kind(given[key])
-    except ValueError:
-        value = 0
-    if not 1 <= value < 10_000:
-        raise ValueError(f"model {text!r} has {key} {given[key]!r}; write a number of at least 1")
-    return value
-
-
 def _is_export(folder: Path) -> bool:
     from ..runs.folders import MARK
 
@@ -147,7 +165,7 @@ def _is_on_hub(source: str) -> bool:
     return on_hub(source) is not None
 
 
-def _is_repo(source: str) -> bool:
+def _is_repository(source: str) -> bool:
     """Whether it is a whole repository of the hub, owner/name, so a pipeline."""
     from ..runs.hub import named as on_hub
 
@@ -173,13 +191,12 @@ def _dtype(name: str) -> Any:
     return getattr(torch, name)
 
 
-def _load_world(
-    one_step: bool, steps: int | None, guidance_scale: float | None, lora: str | None, dtype: str, device: str
-) -> Drawer:
+def _load_world(steps: int | None, guidance_scale: float | None, lora: str | None, dtype: str, device: str) -> Drawer:
+    """The miniature's reference in so many steps, or without a number its one-step generator."""
     from ..world.models import load_world
 
     world = load_world(dtype=_dtype(dtype), device=device)
-    if one_step:
+    if steps is None:
         return _drawer(world, world.unet, lora, world.draw)
     draw = partial(world.draw_reference, steps=steps, guidance_scale=guidance_scale)
     return _drawer(world, world.pipeline.unet, lora, draw)
@@ -238,7 +255,7 @@ def find_prompts(text: str) -> PromptSet:
         groups = both_groups(250)
         captions = dict(zip(groups.captions, [words for words in GROUPS.values() for _ in range(250)], strict=True))
         entries = [Entry(caption, words) for caption, words in captions.items()]
-        return PromptSet(WORLD, entries, "captions of the miniature world that no training saw")
+        return PromptSet(WORLD, entries, "Captions of the miniature world that no training saw")
     if name is None and text in BENCHMARKS:
         return BENCHMARKS[text].load()
     if name in BENCHMARKS:
@@ -373,7 +390,7 @@ def evaluate(
     import torch
 
     from ..evaluation import harness
-    from ..evaluation.layouts import write_layouts
+    from ..evaluation.layouts import require_layout, write_layouts
     from ..evaluation.report import write_report
 
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -390,6 +407,8 @@ def evaluate(
         [find_scorer(text, device) for text in split(rewards)],
         seeds,
     )
+    if layouts:
+        require_layout(plan)
     harness.prepare(folder, plan)
     if device == "cpu":
         torch.set_num_threads(1)  # the last bits of a picture depend on the number of threads

@@ -194,7 +194,7 @@ BENCHMARKS = {
         _of_file(
             "coco30k",
             30_000,
-            "captions of MS COCO 2014's validation pictures, as GigaGAN, DMD2 and SiD-LSG drew them",
+            "Captions of MS COCO 2014's validation pictures, as GigaGAN, DMD2 and SiD-LSG drew them",
             _coco,
             File(
                 "main/coco_eval/captions_coco14_test.txt",

@@ -216,9 +216,13 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all. Raises OSError as `writing`."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # another process may write the same
+def write_whole(path: Path, data: bytes, *, alone: bool = False) -> None:
+    """Write a file so that it is there whole or not at all. Raises OSError as `writing`.
+
+    Args:
+        alone: whether no other process writes this file; then what one that was killed has left is overwritten.
+    """
+    part = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{os.getpid()}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -391,7 +395,7 @@ def draw(folder: Path, plan: Plan, shard: Shard = Shard(), tell: Tell = silent) 
                         f"{folder / key.picture} is gone, and drawn anew it has SHA-256 {sha256}, not {before.sha256}: device or "
                         "versions are others; bring the file back, or choose another folder"
                     )
-                write_whole(folder / key.picture, data)
+                write_whole(folder / key.picture, data, alone=True)
                 if before is None:
                     journal.write(**key._asdict(), sha256=sha256, weights=drawer.weights)
             del drawer  # before the next model comes into memory

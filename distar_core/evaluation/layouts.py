@@ -16,6 +16,15 @@ JPEG_QUALITY = 75
 """PIL's default, with which HPSv2's README saves."""
 
 
+def require_layout(plan: Plan) -> None:
+    """Raise ValueError unless a set of the plan has a script with a layout of its own."""
+    names = [one.name for one in plan.sets]
+    if not {"geneval", "hpsv2"} & set(names):
+        raise ValueError(
+            f"GenEval and HPSv2 have scripts of their own, but not {', '.join(names)}; leave out --layouts"
+        )
+
+
 def write_layouts(folder: Path, plan: Plan) -> list[Path]:
     """Copies of every model's pictures, as the scripts of the plan's sets read them; the folders to give to these.
 
@@ -23,8 +32,9 @@ def write_layouts(folder: Path, plan: Plan) -> list[Path]:
     anime/00000.jpg, JPEG of quality 75, counted within each style, the first seed alone, since its script has one for each prompt.
 
     Raises:
-        ValueError: if no set of the plan has a layout.
+        ValueError: as require_layout.
     """
+    require_layout(plan)
     made: list[Path] = []
     for prompts in plan.sets:
         for model in plan.models:
@@ -38,9 +48,6 @@ def write_layouts(folder: Path, plan: Plan) -> list[Path]:
             for name, data in files:
                 write_whole(root / name, data)
             made.append(root)
-    if not made:
-        names = ", ".join(one.name for one in plan.sets)
-        raise ValueError(f"GenEval and HPSv2 have scripts of their own, but not {names}; leave out --layouts")
     return made
 
 

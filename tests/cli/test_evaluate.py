@@ -104,6 +104,8 @@ def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_pat
         (("--rewards", "world:beauty"), "the world has world:clip, world:preference, world:gold"),
         (("--shard", "2/2"), "shard '2/2'"),
         (("--dtype", "float8"), "dtype 'float8'"),
+        (("--layouts",), "but not captions; leave out --layouts"),
+        (("--distances", "nowhere"), "nowhere has no pictures"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_in_a_sentence_before_anything_is_drawn(captions, tmp_path, changed, told):
