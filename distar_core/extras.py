@@ -14,6 +14,7 @@ PURPOSES = {
     "notebooks": "for the notebooks",
     "models": "for the miniature world",
     "evaluation": "for Parquet and distances",
+    "tensorboard": "to log for TensorBoard",
 }
 """What an extra is for; one that only developers need is not here."""
 

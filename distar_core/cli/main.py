@@ -15,14 +15,15 @@ from ..extras import require
 from .evaluate import evaluate
 from .rewards import rewards
 from .sdxl import export, sample, train_sdxl
-from .terminal import TRACEBACK, Program, Shown, look_up, print_table, say, stoppable
+from .terminal import STOP_CODE, TRACEBACK, Program, Shown, look_up, print_table, say, stoppable
 from .toy import demo, toy
 from .world import train_in_world, world_app
 
 app = typer.Typer(
     cls=Program,
     help="Diff-Instruct*: post-training of one-step generators, held to closed-form truth.",
-    epilog=f"{TRACEBACK}=1 in the environment shows where an error arose.",
+    epilog=f"In the environment, {TRACEBACK}=1 shows where an error arose, and {STOP_CODE}=0 is the exit code of a run that "
+    "SIGTERM stopped and that was saved.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )

@@ -29,12 +29,12 @@ def chosen_recipe(kind: type[Kind], folder: Path, source: Path | None, resume: b
         FileNotFoundError: if there is no such file, or no run to resume.
         RecipeError: as Recipe.read; and if a run is to be resumed with other settings than its own.
     """
-    from ..runs.run import CHECKPOINT
+    from ..runs.run import holds_run
     from ..runs.settings import RECIPE, RecipeError
 
     asked = {key: value for key, value in options.items() if value is not None}
     if not resume:
-        if (folder / CHECKPOINT).exists():
+        if holds_run(folder):
             raise FileExistsError(f"folder {folder} already holds a run; add --resume, or choose another folder")
         return kind.read(source or {}, **asked)
     if source is not None:

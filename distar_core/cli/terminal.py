@@ -29,12 +29,14 @@ from typer.core import TyperGroup
 
 from ..errors import DistarError
 from ..runs.progress import Progress
+from ..runs.signals import Interrupted
 
 Item = TypeVar("Item")
 Known = TypeVar("Known")
 
 PACKAGE = Path(__file__).resolve().parent.parent
 TRACEBACK = "DISTAR_TRACEBACK"
+STOP_CODE = "DISTAR_STOP_CODE"
 LINES_PER_STAGE = 10
 SECONDS_PER_LINE = 5.0
 
@@ -54,6 +56,8 @@ class Program(TyperGroup):
 
     An error that a person can mend (see `is_refusal`) becomes one sentence and an exit code; any other is a bug and keeps
     its traceback. With DISTAR_TRACEBACK=1 in the environment every error does. A warning becomes a sentence, said once.
+    A run that SIGTERM stopped, with a checkpoint written, leaves 143 to the shell, or what DISTAR_STOP_CODE says: 0 where who
+    sends the signal, such as a queue that takes machines back, would take anything else for a failure.
     A character that the terminal, file or pipe cannot encode comes out as a question mark.
     """
 
@@ -64,6 +68,7 @@ class Program(TyperGroup):
         return super().main(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
+        stop_code = read_stop_code()
         with warnings_as_sentences():
             try:
                 return super().invoke(ctx)
@@ -71,7 +76,23 @@ class Program(TyperGroup):
                 if os.environ.get(TRACEBACK) == "1" or not is_refusal(error):
                     raise
                 complain(" ".join([sentence_of(error), *getattr(error, "__notes__", ())]))
-                raise typer.Exit(getattr(error, "exit_code", 1)) from error
+                raise typer.Exit(exit_code_of(error, stop_code)) from error
+
+
+def read_stop_code() -> int | None:
+    """What DISTAR_STOP_CODE says, None where it is not set; a command ends at once if it is no exit code."""
+    written = os.environ.get(STOP_CODE, "")
+    if written and not (written.isdecimal() and int(written) < 256):
+        complain(f"{STOP_CODE} is {written!r} in the environment; give a number from 0 to 255, or unset it")
+        raise typer.Exit(1)
+    return int(written) if written else None
+
+
+def exit_code_of(error: Exception, stop_code: int | None) -> int:
+    """What an error leaves to the shell; for a run that SIGTERM stopped and that was saved, stop_code, if there is one."""
+    if stop_code is not None and isinstance(error, Interrupted) and error.signal == signal.SIGTERM:
+        return stop_code
+    return getattr(error, "exit_code", 1)
 
 
 def is_refusal(error: Exception) -> bool:

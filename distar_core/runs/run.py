@@ -1,17 +1,19 @@
-"""Around the loop: checkpoints, the CSV log, signals and the check for non-finite values."""
+"""Around the loop: checkpoints, logs, signals, several processes, and the check for non-finite values."""
 
 from __future__ import annotations
 
-import csv
+import functools
 import hashlib
 import inspect
-import itertools
 import json
 import math
 import os
+import re
+import shutil
+import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,15 @@ from ..methods import Method
 from ..roles import Trainable
 from ..training import Conditions, Record, State, post_train
 from .folders import at_work, claim
+from .logs import ALSO, COLUMNS, Logs, row_of
+from .processes import ALONE, Alone, spread_as, weights_of, whole
 from .settings import complete, describe, differences, fill
 from .signals import Interrupted, stop_requests
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "checkpoint_best.safetensors"
+EARLIER = re.compile(r"checkpoint_at_(-?[0-9]+)\.safetensors")
+"""An earlier checkpoint that is kept beside the newest: the step that comes next after it."""
 KIND, FORMAT = "distar_core checkpoint", 2
 SHARES = ("micro_batch", "rows")  # how the work is shared out changes no result
 LOOP_DEFAULTS = {
@@ -37,8 +44,6 @@ LOOP_DEFAULTS = {
     if option.default is not option.empty and option.name not in SHARES
 }
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")  # how an optimizer computes, not what
-COLUMNS = ["step", "seconds", "reward", "gap_norm", "loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward"]
-COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward", "gap_floor", "peak_gib"]
 
 
 def check_finite(record: Record) -> None:
@@ -142,59 +147,194 @@ def _seal(meta: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def save_checkpoint(state: State, folder: Path, config: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    state: State,
+    folder: Path,
+    config: Mapping[str, Any],
+    processes: Alone = ALONE,
+    score: Mapping[str, float] | None = None,
+) -> Path:
     """Write weights, optimizers, averages, step and configuration to one file, all or nothing.
 
     The file is written beside the old one, flushed to the disk and renamed over it, so a kill at any byte leaves the
     old checkpoint whole. Its metadata holds a digest of every tensor and of itself. It gets the permissions that any
-    new file has.
+    new file has. What is spread over processes is gathered, tensor by tensor, for the first of them, which writes.
+
+    Args:
+        processes: those that share the run; all of them call this.
+        score: a number by name that says how good the run is, for the metadata.
 
     Raises:
         NonFiniteError: if a tensor holds a NaN or infinity; nothing is written then.
-        ValueError: if an optimizer holds a parameter that its module does not have.
+        ValueError: if an optimizer holds a parameter that its module does not have, or processes differ in the weights of
+            a role that each of them holds whole.
         OSError: if the disk does not take it.
     """
+    _require_same_weights(state, processes)
     tensors, rest = _tensors(state)
+    copies: dict[str, Tensor] = {}
     for name, value in tensors.items():
+        value = whole(value.detach())
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise NonFiniteError(
                 f"{name} is not finite after step {state.step}, so no checkpoint is written; resume from the last one "
                 "with a lower learning rate"
             )
-    path, partial = folder / CHECKPOINT, folder / f"{CHECKPOINT}.partial"
-    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+        if processes.first:
+            copies[name] = value.to("cpu", copy=True).contiguous()
+    path = folder / CHECKPOINT
     meta = {
-        "format": f"{KIND} {FORMAT}",
         "step": state.step,
         "config": _configuration(state, config),
         "optimizer": rest,
         "rates": _rates(state, state.step),
-        "digests": {name: _digest(name, value) for name, value in copies.items()},
+        **({"score": score} if score else {}),
     }
+    processes.by_first(lambda: _write(path, copies, meta))
+    return path
+
+
+def _write(path: Path, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write a checkpoint from tensors on the CPU; the digests and the seal are made here."""
+    partial = path.with_name(f"{path.name}.partial")
+    digests = {name: _digest(name, value) for name, value in tensors.items()}
+    meta = {"format": f"{KIND} {FORMAT}", **meta, "digests": digests}
     meta["seal"] = _seal(json.loads(json.dumps(meta)))
     partial.unlink(missing_ok=True)
     partial.touch()
     permissions = partial.stat().st_mode  # safetensors' own files are for nobody but their owner
     try:
-        save_file(copies, partial, metadata={"distar_core": json.dumps(meta, sort_keys=True)})
+        save_file(tensors, partial, metadata={"distar_core": json.dumps(meta, sort_keys=True)})
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written ({error}); free some space and resume from the last one") from error
-    for leftover in filter(Path.is_file, folder.glob(".tmp??????")):  # where a kill interrupted safetensors
+    for leftover in filter(Path.is_file, path.parent.glob(".tmp??????")):  # where a kill interrupted safetensors
         leftover.unlink()
     partial.chmod(permissions)
     with open(partial, "rb+") as written:
         os.fsync(written.fileno())
     os.replace(partial, path)
-    return path
 
 
-def _checkpoint_in(folder: Path) -> Path:
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {path}; name the folder of a run that has saved one, or start a new run"
+def _require_same_weights(state: State, processes: Alone) -> None:
+    """Raise ValueError, in all processes, if they differ in the weights of a role that each of them holds whole."""
+    if processes.count > 1:
+        processes.require_alike(
+            {f"fingerprint of the {name}'s weights": weights_of(role) for name, role in _learners(state).items()}
         )
-    return path
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first, and the best one last, since nothing says how old it is.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    steps = {path: step for path in folder.glob("checkpoint_at_*") if (step := _step_of(path)) is not None}
+    earlier = sorted(steps, key=steps.__getitem__, reverse=True)
+    found = [path for path in (folder / CHECKPOINT, *earlier, folder / BEST) if path.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"there is no checkpoint {folder / CHECKPOINT}; name the folder of a run that has saved one, or start a new run"
+        )
+    return found
+
+
+class Kept:
+    """Which checkpoints stay in a folder beside the newest, CHECKPOINT: earlier ones, and the best by a column of the log.
+
+    Earlier ones are named by the step that comes next after them, the best is BEST. They are hard links, so a checkpoint
+    that is kept twice takes its room once; where the file system has none they are copies.
+
+    Args:
+        keep: how many of the latest checkpoints stay, the newest among them.
+        best: a column of the log. Checkpoints are compared by its mean over the steps since the one before: the larger the
+            reward, the better, and the smaller any other column. A reward that is climbed rises while pictures decay; what
+            is best for the pictures needs another judge.
+
+    Raises:
+        ValueError: for another keep or best.
+    """
+
+    def __init__(self, folder: Path, keep: int = 1, best: str | None = None) -> None:
+        known = [name for name in COLUMNS if name not in ("step", "seconds", "gap_floor")]
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1 checkpoint, got {keep}; 1 keeps the newest alone")
+        if best is not None and best not in known:
+            raise ValueError(f"best is {best!r}, which the log does not have; choose one of {', '.join(known)}")
+        self.folder, self.keep, self.best = folder, keep, best
+        self._newest: int | None = None
+        self._best: float | None = None
+        self._values: list[float] = []
+
+    def resume(self, step: int) -> None:
+        """Look at what a run that goes on from a step has left. A newest checkpoint of another step was passed over as
+        damaged, and will not be kept.
+        """
+        self._newest = step if self._about(CHECKPOINT).get("step") == step else None
+        self._best = self._about(BEST).get("score", {}).get(self.best)
+
+    def _about(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            with _opened(path) as file:
+                return _read_meta(path, file.metadata())
+        except (OSError, ValueError):
+            return {}
+
+    def see(self, row: Mapping[str, float]) -> None:
+        """Take note of a row of the log. Raises ValueError if a step that moves the generator has no value of the best."""
+        if self.best is None:
+            return
+        if self.best in row:
+            self._values.append(row[self.best])
+        elif row["step"] >= 0:
+            there = ", ".join(name for name in COLUMNS[2:] if name in row)
+            raise ValueError(f"best is {self.best!r}, which this method's log does not have; choose one of {there}")
+
+    def score(self) -> dict[str, float]:
+        """The mean of the column since this was last asked, by its name; empty where there is none."""
+        values, self._values = self._values, []
+        return {self.best: math.fsum(values) / len(values)} if self.best and values else {}
+
+    def make_room(self) -> None:
+        """Before a save: the newest gets a second name, if it is to stay."""
+        if self.keep > 1 and self._newest is not None:
+            _link(self.folder / CHECKPOINT, self.folder / f"checkpoint_at_{self._newest}.safetensors")
+
+    def saved(self, step: int, score: Mapping[str, float]) -> None:
+        """After a save: the best gets its name, and what is beyond the number goes."""
+        self._newest = step
+        for name, value in score.items():
+            if self._best is None or (value > self._best if name == "reward" else value < self._best):
+                self._best = value
+                _link(self.folder / CHECKPOINT, self.folder / BEST)
+        for leftover in self.folder.glob("checkpoint_*.partial"):  # where a kill interrupted _link
+            leftover.unlink()
+        earlier = [one for path in self.folder.iterdir() if (one := _step_of(path)) is not None and one < step]
+        for one in sorted(earlier, reverse=True)[self.keep - 1 :]:
+            (self.folder / f"checkpoint_at_{one}.safetensors").unlink()
+
+
+def _step_of(path: Path) -> int | None:
+    """The step in the name of an earlier checkpoint; None for any other file."""
+    found = EARLIER.fullmatch(path.name)
+    return None if found is None else int(found[1])
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, in one go in place of whatever has it."""
+    partial = target.with_name(f"{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:  # not every file system has hard links
+        shutil.copyfile(source, partial)
+    os.replace(partial, target)
+    partial.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what was written."""
 
 
 @contextmanager
@@ -214,14 +354,14 @@ def _opened(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise OSError(f"checkpoint {path} cannot be read ({error}); look after the disk, and try again") from None
     except SafetensorError as error:
-        raise ValueError(
+        raise DamagedError(
             f"checkpoint {path} is truncated or no safetensors file ({error}); restore it from a copy"
         ) from None
 
 
 def _read_meta(path: Path, written: Mapping[str, str] | None) -> dict[str, Any]:
     """What save_checkpoint wrote about the file, as it was written."""
-    damaged = ValueError(f"the metadata of checkpoint {path} is not what was written; restore the file from a copy")
+    damaged = DamagedError(f"the metadata of checkpoint {path} is not what was written; restore the file from a copy")
     try:
         meta = json.loads((written or {}).get("distar_core", "null"))
     except ValueError:
@@ -266,10 +406,14 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Bring `state` to where the checkpoint in `folder` left off; nothing is changed unless everything fits.
 
+    The newest checkpoint that is whole is taken; one that is damaged is passed over, with a warning, if there is another.
+    Tensors are read one by one, and of what is spread over processes each keeps its own part.
+
     Files of older formats are migrated. A key that the stored configuration lacks is one that its run did not know: it
     stands for the default of the dataclass's field, of the loop's option, or else for the one in `defaults`.
 
     Args:
+        folder: of the run; or one checkpoint, a file.
         config: what the run's configuration has to be; None takes any, where only what was learnt is wanted.
         defaults: what other keys of the configuration mean where they are absent.
 
@@ -282,18 +426,33 @@ def load_checkpoint(
         ValueError: if it is truncated, damaged, foreign, newer than this library, of another configuration or of other
             networks.
     """
-    path = _checkpoint_in(folder)
+    found = [folder] if folder.is_file() else checkpoints_in(folder)
+    first: DamagedError | None = None
+    for path in found:
+        try:
+            about = _load(state, path, config, defaults or {})
+        except DamagedError as error:
+            first = first or error
+        else:
+            if first is not None:
+                warnings.warn(f"{first}; meanwhile the run goes on from {path}", stacklevel=2)
+            return about
+    assert first is not None
+    raise first
+
+
+def _load(state: State, path: Path, config: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
     with _opened(path) as file:
         meta, stored = migrate(_read_meta(path, file.metadata()), list(file.keys()), state)
         if config is not None:
-            _require_same_run(path, meta, state, config, defaults or {})
+            _require_same_run(path, meta, state, config, defaults)
         live, _ = _tensors(state)
         for name, here, there in differences(_layout(live), _checked_layout(path, file, meta, stored)):
             raise ValueError(f"{name} is {here} here but {there} in checkpoint {path}; build the networks of the run")
         slots = _slots(path, file, meta, stored, state)
         with torch.no_grad():
             for name in _layout(live):
-                live[name].copy_(file.get_tensor(stored[name]))
+                live[name].copy_(spread_as(file.get_tensor(stored[name]), live[name]))
     for name, role in _learners(state).items():
         if role.optimizer is not None:
             role.optimizer.load_state_dict({**role.optimizer.state_dict(), "state": slots[name]})
@@ -325,23 +484,27 @@ def _checked_layout(path: Path, file: Any, meta: Mapping[str, Any], stored: Mapp
     for name, inside in stored.items():
         value = file.get_tensor(inside)
         if digests is not None and digests.get(name) != _digest(name, value):
-            raise ValueError(f"{name} in checkpoint {path} is not what was written; restore the file from a copy")
+            raise DamagedError(f"{name} in checkpoint {path} is not what was written; restore the file from a copy")
         layout |= _layout({name: value})
     for name in digests or ():
         if name not in stored:
-            raise ValueError(f"{name} is missing in checkpoint {path}; restore the file from a copy")
+            raise DamagedError(f"{name} is missing in checkpoint {path}; restore the file from a copy")
     return layout
 
 
 def _slots(
     path: Path, file: Any, meta: Mapping[str, Any], stored: Mapping[str, str], state: State
 ) -> dict[str, dict[int, dict[str, Any]]]:
-    """By role the optimizer state of a file, as load_state_dict takes it; copies, since the file's tensors are views."""
+    """By role the optimizer state of a file, as load_state_dict takes it: copies, since the file's tensors are views, each
+    where its parameter is.
+    """
     slots: dict[str, dict[int, dict[str, Any]]] = {}
+    rest = meta["optimizer"]
     for role_name, role in _learners(state).items():
         number = {name: index for index, name in enumerate(_held(role_name, role))}
+        parameters = dict(role.module.named_parameters())
         slots[role_name] = {}
-        for name in [*stored, *meta["optimizer"]] if role.optimizer else []:
+        for name in [*stored, *rest] if role.optimizer else []:
             if name.startswith(prefix := f"{role_name}.optimizer."):
                 parameter, slot = name.removeprefix(prefix).rsplit(".", 1)
                 if parameter not in number:
@@ -349,99 +512,15 @@ def _slots(
                         f"{name} in checkpoint {path} belongs to no parameter of the {role_name}'s optimizer here; build "
                         "the optimizers of the run"
                     )
-                value = file.get_tensor(stored[name]).clone() if name in stored else meta["optimizer"][name]
+                value = _slot(file.get_tensor(stored[name]), parameters[parameter]) if name in stored else rest[name]
                 slots[role_name].setdefault(number[parameter], {})[slot] = value
     return slots
 
 
-class CsvLog:
-    """One row a step in log.csv; means over the batch. On resume, rows from the checkpoint's step on are dropped.
-
-    Beside gap_norm stands gap_floor, where the roles compute with so few digits that a gap of this size is their rounding; and
-    peak_gib is the most memory so far, where somebody counts it.
-
-    A log that is not as it was written, since a spreadsheet saved it or a hand changed it, is set aside under another
-    name, with a warning, and a new one begins: what is learnt does not depend on it.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        next_step: int | None,
-        gap_floor: float | None = None,
-        peak_gib: Callable[[], float] | None = None,
-    ) -> None:
-        self._gap_floor, self._peak_gib = gap_floor, peak_gib
-        path, partial = folder / "log.csv", folder / "log.csv.partial"
-        rows: list[dict[str, str]] = []
-        if next_step is not None and path.is_file():
-            try:
-                rows = rows_before(next_step, path)
-            except ValueError as error:
-                aside = set_aside(path)
-                warnings.warn(f"{path} is not as it was written ({error}); it is kept as {aside}", stacklevel=2)
-        with open(partial, "w", newline="", encoding="utf-8") as kept:
-            writer = csv.DictWriter(kept, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(partial, path)
-        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
-        self._writer = csv.DictWriter(self._file, COLUMNS)
-
-    def write(self, record: Record) -> None:
-        """Append the record."""
-        row: dict[str, Any] = {"step": record.step, "seconds": f"{record.seconds:.6f}"}
-        row |= {f"loss_{term}": float(value.mean()) for term, value in record.losses.items()}
-        row |= {f"pull_{term}": float(value.mean()) for term, value in record.pull_norms.items()}
-        extras = {"reward": record.reward, "gap_norm": record.gap_norm}
-        row |= {name: float(value.mean()) for name, value in extras.items() if value is not None}
-        if record.gap_norm is not None and self._gap_floor is not None:
-            row["gap_floor"] = self._gap_floor
-        if self._peak_gib is not None:
-            row["peak_gib"] = f"{self._peak_gib():.3f}"
-        self._writer.writerow(row)
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def rows_before(next_step: int, path: Path) -> list[dict[str, str]]:
-    """The rows of a log up to a step. From that step on a crash may have torn them, so they are not looked at.
-
-    A column that the log does not have, since its run did not know it, stays empty.
-
-    Raises:
-        ValueError: if it is not UTF-8, a column is unknown, steps do not follow one another or a cell is no number.
-    """
-    rows: list[dict[str, str]] = []
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            columns = reader.fieldnames or []
-            if "step" not in columns or not set(columns) <= set(COLUMNS):
-                raise ValueError(f"its columns are {', '.join(columns)[:60]}")
-            for row in reader:
-                step = row["step"]
-                if step.lstrip("-").isdecimal() and int(step) >= next_step:
-                    break
-                for name, cell in row.items():
-                    if cell != "" or name == "step":
-                        float(cell)
-                if rows and int(step) != int(rows[-1]["step"]) + 1:
-                    raise ValueError(f"step {step} follows step {rows[-1]['step']}")
-                rows.append(row)
-        except (TypeError, csv.Error) as error:
-            raise ValueError(f"line {reader.line_num} is no row of it") from error
-    return rows
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a file to a name beside it that is free."""
-    names = (path.with_name(f"{path.stem}-aside{number or ''}{path.suffix}") for number in itertools.count())
-    aside = next(name for name in names if not name.exists())
-    return path.rename(aside)
+def _slot(value: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor of an optimizer's state, of which only one as large as its parameter has a place on the device."""
+    beside = value.dim() > 0 and value.shape == parameter.shape
+    return spread_as(value, parameter).clone() if beside else value.clone()
 
 
 def run(
@@ -457,59 +536,105 @@ def run(
     texts: Mapping[str, str] | None = None,
     gap_floor: float | None = None,
     peak_gib: Callable[[], float] | None = None,
+    keep: int = 1,
+    best: str | None = None,
+    also_log: Collection[str] = (),
+    processes: Alone = ALONE,
     **options: Any,
 ) -> Iterator[Record]:
-    """`post_train` in a folder: CSV log, checkpoints, stop and resume; yields its records.
+    """`post_train` in a folder: logs, checkpoints, stop and resume; yields its records.
 
     Args:
         folder: gets config.json, log.csv and checkpoint.safetensors; created if need be.
-        resume: go on from the folder's checkpoint, with the same settings (steps among them: rates may depend on it); a
-            log that is not as it was written is set aside, see CsvLog.
+        resume: go on from the folder's newest whole checkpoint, with the same settings (steps among them: rates may depend
+            on it); a log that is not as it was written is set aside, see CsvLog.
         save_every: steps between checkpoints; the last step and a stop request save too.
         settings: anything else that the result depends on, for the configuration that resume compares.
         defaults: what keys of `settings` mean that the configuration of an older run lacks, see load_checkpoint.
         texts: what else a fresh run leaves in the folder at its start, by name of the file.
         gap_floor: below which gap_norm is the roles' rounding, for the log; None where they have digits enough.
         peak_gib: tells the most memory so far, for the log; None where nobody counts it.
+        keep, best: which checkpoints stay beside the newest, see Kept.
+        also_log: what is written beside log.csv, names of logs.ALSO.
+        processes: those that share the run, see `launched`. Each takes its rows of the batch and yields the records of the
+            whole batch; roles that they hold whole have to be Replicated. The first writes, in a folder that all can read.
         options: the keyword arguments of post_train; a resumed run may have another micro_batch and rows.
 
     Raises:
         FileExistsError: if the folder holds a run and resume is off, if it is not ours, or if a run is at work in it.
-        FileNotFoundError, ValueError: as load_checkpoint.
+        FileNotFoundError, ValueError: as load_checkpoint, Kept and Alone.rows; or if the processes differ in settings.
         PermissionError: if the folder cannot be written, or its checkpoint may not be read.
+        MissingPackagesError: if also_log needs a package that is not there.
         NonFiniteError: at the first non-finite value; the last checkpoint is from before it.
-        Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
+        Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written; in all processes, whichever got the signal.
+        OtherProcessError: if another process has ended or failed.
     """
     folder = Path(folder)
     config = {**(settings or {}), "method": method, **LOOP_DEFAULTS, **options}
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1 step, got {save_every}; choose a positive number")
-    if resume:
-        _checkpoint_in(folder)
-    elif not (folder / CHECKPOINT).exists():
-        claim(folder, "run")
-    with at_work(folder):
+    for name in also_log:
+        if name not in ALSO:
+            raise ValueError(f"also_log has {name!r}; known are {', '.join(ALSO)}")
+    kept = Kept(folder, keep, best)
+    rows = processes.rows(options["batch"])
+    with processes.watched(), ExitStack() as held:
+        log: Logs | None = None
+
+        def enter() -> None:
+            if resume:
+                checkpoints_in(folder)
+            elif not holds_run(folder):
+                claim(folder, "run")
+            held.enter_context(at_work(folder))
+            if not resume and holds_run(folder):
+                raise FileExistsError(f"folder {folder} already holds a run; resume it, or choose another folder")
+
+        def open_files() -> None:
+            nonlocal log
+            written = {"config.json": json.dumps(described, indent=2) + "\n", **({} if resume else texts or {})}
+            for name, text in written.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            if state.step is not None:
+                kept.resume(state.step)
+            log = held.enter_context(closing(Logs(folder, state.step if resume else None, also_log)))
+
+        processes.by_first(enter)
         if resume:
             load_checkpoint(state, folder, config, defaults=defaults)
-        elif (folder / CHECKPOINT).exists():
-            raise FileExistsError(f"folder {folder} already holds a run; resume it, or choose another folder")
-        described = json.dumps(_configuration(state, config), indent=2) + "\n"
-        for name, text in {"config.json": described, **({} if resume else texts or {})}.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        with (
-            closing(CsvLog(folder, state.step if resume else None, gap_floor, peak_gib)) as log,
-            stop_requests() as stops,
-        ):
-            for record in post_train(state, method, conditions, **options):
-                check_finite(record)
-                log.write(record)
-                done = record.step + 1
-                if (stopping := bool(stops)) or done % save_every == 0 or done == options["steps"]:
-                    save_checkpoint(state, folder, config)
-                if stopping:
-                    break
-                yield record
-            if stops:
-                done = state.step or 0
-                where = "" if done > 0 else " (the warm-up ends before step 0)"
-                raise Interrupted(stops[0], f"after step {done - 1}{where}; resume from {folder / CHECKPOINT}")
+        described = _configuration(state, config)
+        processes.require_alike({**described, "step": state.step})
+        _require_same_weights(state, processes)
+        processes.by_first(open_files)
+        stops = held.enter_context(stop_requests())
+
+        def asked_to_stop() -> int:
+            return processes.largest(int(stops[0]) if stops else 0)
+
+        asked = 0
+        for record in post_train(state, method, conditions, **{"rows": rows, **options}):
+            record = processes.joined(record)
+            check_finite(record)
+            row = row_of(record, gap_floor, None if peak_gib is None else peak_gib())
+            kept.see(row)
+            if log is not None:
+                log.write(row)
+            done = record.step + 1
+            if (asked := asked_to_stop()) or done % save_every == 0 or done == options["steps"]:
+                score = kept.score()
+                processes.by_first(kept.make_room)
+                save_checkpoint(state, folder, config, processes, score)
+                processes.by_first(functools.partial(kept.saved, done, score))
+            if asked:
+                break
+            yield record
+        if asked := asked or asked_to_stop():
+            done = state.step or 0
+            where = "" if done > 0 else " (the warm-up ends before step 0)"
+            rest = f"after step {done - 1}{where}; resume from {folder / CHECKPOINT}"
+            raise Interrupted(signal.Signals(asked), rest)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder has a checkpoint of a run, be it an earlier one alone."""
+    return any((folder / name).exists() for name in (CHECKPOINT, BEST)) or any(folder.glob("checkpoint_at_*"))

@@ -21,6 +21,7 @@ from ..optimizers import AdamWithoutMomentum
 from ..rates import cosine_decay
 from ..rewards.base import PictureReward
 from ..roles import Roles, Trainable, modules_of
+from ..runs.processes import ALONE, Alone, Replicated
 from ..runs.run import load_checkpoint, run
 from ..runs.settings import RECIPE, write_yaml
 from ..training import Conditions, Record, State
@@ -31,6 +32,7 @@ from .export import fingerprint
 from .latents import checkpointed
 from .loading import quiet
 from .models import TextToImage
+from .processes import Sharded, shard
 from .prompts import Prompt, Prompts
 from .recipe import PictureRecipe
 
@@ -38,8 +40,12 @@ PROMPTS = "prompts.txt"
 BETA_2 = 0.99
 
 
-def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward | None = None) -> State:
+def make_state(
+    recipe: PictureRecipe, model: TextToImage, reward: PictureReward | None = None, processes: Alone = ALONE
+) -> State:
     """A fresh run from the model's generator; the assistant starts as the reference.
+
+    Of several processes each holds adapters whole, and a part of full copies; the reference, which nobody moves, is whole.
 
     The networks compute in the model's type. What learns is at least float32, as are its optimizer's state and its averages;
     the weights of full copies are cast to the model's type layer by layer.
@@ -56,6 +62,8 @@ def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward 
         wide = torch.promote_types(base.dtype, torch.float32)
         with quiet():  # else diffusers names the layers that it would keep in float32: none
             own = thrifty(copy.deepcopy(base).to(model.device, wide).requires_grad_(True))
+        if processes.count > 1:
+            return shard(own, base.dtype)
         return own if base.dtype == wide else compute_in(own, base.dtype)
 
     def learner(module: nn.Module, rate: float, ema_decay: float = 0.0) -> Trainable:
@@ -64,7 +72,10 @@ def make_state(recipe: PictureRecipe, model: TextToImage, reward: PictureReward 
             optimizer: torch.optim.Optimizer = AdamWithoutMomentum(trainable, lr=rate, beta2=BETA_2)
         else:  # one tensor at a time: all at once would need copies as large as all weights together
             optimizer = torch.optim.Adam(trainable, lr=rate, betas=(0.0, BETA_2), foreach=False)
-        return Trainable(module, optimizer, lr=cosine_decay(rate, recipe.steps), ema_decay=ema_decay)
+        settings: dict[str, Any] = {"lr": cosine_decay(rate, recipe.steps), "ema_decay": ema_decay}
+        if recipe.roles == "full" and processes.count > 1:
+            return Sharded(module, optimizer, **settings)
+        return Replicated(module, optimizer, processes=processes, **settings)
 
     generator = model.generator(network(model.unet, recipe.seed))
     assistant = model.score(network(model.pipeline.unet, recipe.seed + 1))
@@ -155,14 +166,22 @@ def run_recipe(
     resume: bool = False,
     save_every: int = 50,
     micro_batch: int | None = None,
+    processes: Alone = ALONE,
+    **kept: Any,
 ) -> Iterator[Record]:
     """`runs.run` of a fresh state in a folder, which also gets recipe.yaml with every key written out, and the prompts if
     the recipe has them from a file.
+
+    Args:
+        processes: those that share the run; the same as in make_state.
+        kept: further arguments of `runs.run`: keep, best and also_log.
 
     A run from before a key of the recipe was known is taken to be one at its default; one from before the facts of the
     diffusion were kept, to be of this model; one from before the networks' types were, to have computed in float32.
     """
     identity = identity_of(recipe, model, state, prompts)
+    if recipe.prompt_cache is not None:  # else all processes would write it at once
+        processes.by_first(lambda: conditions_of(recipe, model, prompts))
     written, texts = recipe.written, {}
     if isinstance(recipe.prompts, str):
         written["prompts"] = PROMPTS
@@ -186,6 +205,8 @@ def run_recipe(
         gap_floor=gap_floor(model),
         peak_gib=peak_memory(model.device),
         micro_batch=micro_batch,
+        processes=processes,
+        **kept,
         **recipe.loop,
     )
 

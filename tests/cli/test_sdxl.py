@@ -19,7 +19,8 @@ from distar_core.cli.main import app
 from distar_core.methods import METHODS
 from distar_core.rewards import published, shapes
 from distar_core.rewards.base import FrozenReward
-from distar_core.runs.run import CHECKPOINT, rows_before
+from distar_core.runs.logs import rows_before
+from distar_core.runs.run import CHECKPOINT
 from distar_core.runs.settings import RECIPE
 from distar_core.sdxl import models, plan, post_training
 from distar_core.sdxl.export import load_lora

@@ -53,6 +53,22 @@ def test_what_a_person_can_mend_is_one_sentence_and_a_code(error, code):
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(("error", "code"), REFUSALS, ids=lambda value: type(value).__name__)
+def test_a_run_that_sigterm_stopped_and_that_was_saved_may_leave_another_code(error, code, monkeypatch):
+    """A person's Ctrl-C and anything that went wrong keep theirs."""
+    monkeypatch.setenv("DISTAR_STOP_CODE", "0")
+    assert outcome(lambda: throw(error)).exit_code == (0 if code == 143 else code)
+
+
+@pytest.mark.parametrize("written", ["zero", "-1", "256", "1.5"])
+def test_a_code_that_is_none_is_refused_before_anything_runs(written, monkeypatch):
+    monkeypatch.setenv("DISTAR_STOP_CODE", written)
+    result = outcome(lambda: throw(AssertionError()))
+    assert result.exit_code == 1
+    assert repr(written) in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_what_this_package_refuses_is_a_sentence_and_what_python_raises_is_a_bug():
     refused = outcome(lambda: look_up("colour", "red", {"blue": 1}))
     assert refused.exit_code == 1
