@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n auto --dist worksteal
 OFFLINE := DISTAR_PROFILE=ci PYTHONPATH=tests/offline
 
-.PHONY: demo check test unit course lint lab notebooks site generated constraints wheel bench clean
+.PHONY: demo check test unit course lint lab notebooks site generated constraints wheel web bench clean
 
 demo: .venv/base
 	$(BIN)/distar demo
@@ -55,6 +55,10 @@ constraints: .venv/dev
 
 wheel: .venv/dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# For developers of the playground: docs/web/leash.js from its sources, by Node.js and npm.
+web:
+	cd docs/web && npm ci --no-audit --no-fund && npm run check && npm run build
 
 bench: .venv/base
 	$(BIN)/distar bench toy
