@@ -83,7 +83,11 @@ const tasks = {
       const session = new leash.Session({ start: settings, changes: [], at: 0 });
       while (!session.over) session.advance();
       const { sides } = session.frame(leash.DEFAULT_LOOK, null, false);
-      return { title, answer: answers[right], sides: sides.map((side) => side.summary) };
+      const way = sides.map(({ trace }) => ({
+        fewestModes: Math.min(...trace.map((summary) => summary.modes)),
+        mostOffData: Math.max(...trace.map((summary) => summary.offData)),
+      }));
+      return { title, answer: answers[right], sides: sides.map((side, i) => ({ ...side.summary, ...way[i] })) };
     });
   },
   constants() {

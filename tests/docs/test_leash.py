@@ -327,8 +327,13 @@ def test_the_numbers_shown_are_those_of_the_summary(generator):
 
 # ------------------------------------------------------------------------------------------------------- where runs rest
 
-STEPS, RATE = 1200, 0.02
-CLOSE_REWARD, CLOSE_MODES = 0.016, 0.35
+RATE = 0.02
+CLOSE_REWARD, CLOSE_MODES = 0.014, 0.35
+
+
+def steps_for(regularizer: str) -> int:
+    """Pseudo-Huber's line is steep in places, where its runs take longer."""
+    return 1200 if regularizer == "star" else 600
 
 
 def rest_of(points: list[Any], **changes: Any) -> list[dict[str, float]]:
@@ -338,7 +343,7 @@ def rest_of(points: list[Any], **changes: Any) -> list[dict[str, float]]:
             {
                 "method": {"name": p.regularizer, "rewardScale": p.reward_scale},
                 "reward": p.reward_name,
-                "steps": STEPS,
+                "steps": steps_for(p.regularizer),
                 "rate": RATE,
                 "seed": 1,
             }
@@ -380,7 +385,7 @@ def test_didr_rests_at_the_tilted_optimum():
     points = [
         p for p in read_points() if p.regularizer == "tilt" and p.reward_scale == 2.512 and p.reward_name == "mode"
     ]
-    (found,) = rest_of([replace(p, regularizer="didr") for p in points], steps=250, rate=0.06)
+    (found,) = rest_of([replace(p, regularizer="didr") for p in points], steps=150, rate=0.08)
     assert found["reward"] == pytest.approx(points[0].summary.reward, abs=0.02)
     assert found["modes"] == pytest.approx(points[0].summary.modes, abs=0.3)
 
@@ -441,7 +446,10 @@ def test_the_answers_to_the_questions_hold():
     assert right["reward"] > 2 * left["reward"]
 
     left, right = sides(late)
-    assert right["modes"] < left["modes"] - 1.5
+    assert left["fewestModes"] > 4
+    assert left["mostOffData"] < 0.05
+    assert right["fewestModes"] < 1.2
+    assert right["mostOffData"] > 0.5
 
 
 def test_a_link_shows_what_its_sender_saw():

@@ -119,7 +119,8 @@ export function drawFrontier(
     ctx.fillStyle = ink;
     ctx.font = "600 12px system-ui, sans-serif";
     ctx.textAlign = "center";
-    if (Number.isFinite(reward)) ctx.fillText(i ? "R" : "L", px(reward) + (i ? 16 : -16), py(height) + 4);
+    const inside = px(reward) < width - 30;
+    if (Number.isFinite(reward)) ctx.fillText(i ? "R" : "L", px(reward) + (i && inside ? 16 : -16), py(height) + 4);
   });
   ctx.restore();
 }

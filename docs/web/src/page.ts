@@ -3,6 +3,7 @@
 import { startEngine, type Engine } from "./client.ts";
 import { byId, make, slider } from "./dom.ts";
 import { drawFrontier, LINES } from "./frontier.ts";
+import { lineOf } from "./known.ts";
 import { PanelView } from "./panel.ts";
 import type { Bump } from "./reward.ts";
 import { HALF, type Frame, type Probe } from "./session.ts";
@@ -11,11 +12,13 @@ import {
   type Plan, type Settings, type Side,
 } from "./state.ts";
 import { STORIES } from "./stories.ts";
-import { colorOf, legendEntry, STYLES } from "./styles.ts";
+import { colorOf, legendEntry, STYLES, TILT } from "./styles.ts";
 
 /** Steps between two frames: slow enough to watch, and to leave time for drawing. */
 const PACE = 4;
-const BUDGET = 24;
+const BUDGET = 12;
+/** Milliseconds for a frame that take longer than the screen's own. */
+const SLOW = 14;
 // on the way to a link's step, and where motion is not wanted, there is nothing to watch
 const UNWATCHED = { steps: 1e9, budget: 90 };
 
@@ -31,6 +34,10 @@ class Page {
   private session = 0;
   private running = false;
   private asked = false;
+  private askedAt = 0;
+  /** A drawing is due at the screen's next frame; whether nothing moves after it. */
+  private scheduled = false;
+  private settled = false;
   private stale = false;
   private probe: Probe | null = null;
   private painting = false;
@@ -154,6 +161,7 @@ class Page {
     this.stale = true;
     if (this.asked) return;
     this.asked = true;
+    this.askedAt = performance.now();
     this.stale = false;
     const behind = this.frame === null || this.frame.behind;
     const pace = this.animated && !behind ? { steps: PACE, budget: BUDGET } : UNWATCHED;
@@ -170,13 +178,25 @@ class Page {
     // a frame of a session that has been replaced meanwhile
     if (frame.session !== this.session) return this.refresh();
     this.frame = frame;
+    const slow = performance.now() - this.askedAt > SLOW;
     const settled = !this.running && !frame.behind;
     if (frame.over) this.running = false;
+    const next = () => {
+      if (this.running || this.frame?.behind || this.stale) this.refresh();
+    };
+    // a slow worker starts on the next frame at once, a fast one waits for the screen
+    const waiting = this.scheduled;
+    if (slow && !waiting) next();
+    this.settled = settled || frame.over;
+    if (waiting) return;
+    this.scheduled = true;
     requestAnimationFrame(() => {
-      // the next frame is computed while this one is drawn
-      if (this.running || frame.behind || this.stale) this.refresh();
-      this.draw(frame);
-      if (frame.over || settled) this.rest(frame);
+      this.scheduled = false;
+      // a session may have been started since
+      if (!this.frame) return;
+      next();
+      this.draw(this.frame);
+      if (this.settled) this.rest(this.frame);
     });
   }
 
@@ -229,8 +249,10 @@ class Page {
     byId("paint").setAttribute("aria-pressed", String(this.painting));
     byId("wipe").hidden = settings.reward !== "painted" || !settings.bumps.length;
     for (const view of this.views) view.canvas.classList.toggle("painting", this.painting);
+    const lines = LINES.map((name) => legendEntry(colorOf(STYLES[name]), STYLES[name].label));
+    const known = lineOf(settings.reward, TILT).length > 0;
     byId("legend").replaceChildren(
-      ...LINES.map((name) => legendEntry(colorOf(STYLES[name]), STYLES[name].label)), legendEntry("var(--ink)", "tilted optimum"));
+      ...(known ? [...lines, legendEntry("var(--ink)", "tilted optimum")] : ["No lines are known for this reward."]));
     this.showPlay();
     this.showStory();
   }

@@ -86,12 +86,13 @@ export const STORIES: readonly Story[] = [
   },
   {
     title: "A late assistant",
-    question: "Diff-Instruct* twice. On the right the assistant is some 100 steps late. What does that change?",
-    answers: ["nothing: late, but right in the end", "the right side gives up its modes", "the right side holds tighter"],
+    question: "Diff-Instruct* twice. On the right the assistant is some 100 steps late. What does that change on the way?",
+    answers: ["little: it comes to the same place later", "the samples are thrown about", "it holds tighter"],
     right: 1,
     tell:
-      "It lets go: while the generator moves, its assistant describes where the samples were, and the leash pulls at the wrong " +
-      "place. In training the assistant is a network, always a little late and never exact.",
+      "They are thrown about: the leash pulls where the samples were, they overshoot, and it pulls back too late. On the way all " +
+      "sit in one mode, and then more than half lie off the data; the swings die down only as the learning rate falls. In " +
+      "training the assistant is a network, always a little late and never exact.",
     settings: pair(["star", 0.83], ["star", 0.83, { lag: 100 }]),
     axis: "modes",
   },
