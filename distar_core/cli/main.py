@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..extras import require
+from .bench import bench
 from .evaluate import evaluate
 from .rewards import rewards
 from .sdxl import export, sample, train_sdxl
@@ -38,6 +36,7 @@ app.command()(export)
 app.command()(evaluate)
 app.command()(rewards)
 app.command()(demo)
+app.command()(bench)
 train_app.command("toy")(toy)
 app.add_typer(world_app, name="world")
 
@@ -87,46 +86,6 @@ def lab(
         rows = perform(study, profile, folder, tell=shown)
     print_table([["found", ""], *([key, f"{value:.4g}"] for key, value in study.facts(rows).items())], name)
     say(f"{folder / name}.csv and .png, after {time.perf_counter() - started:.0f} s")
-
-
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="toy or world")] = "toy",
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
-) -> None:
-    """Speed of the loop against the same arithmetic without it; of the world also memory. Prints JSON."""
-    minutes = look_up("benchmark", what, {"toy": "about half a minute", "world": "about a minute"})
-    if out:
-        from ..runs.folders import require_writable
-
-        require_writable(out.parent)
-    aside = Console(stderr=True)
-    aside.print(f"{minutes}; close other programs, since ratios compare runs of one core")
-    numbers: Mapping[str, float]
-    if what == "toy":
-        from ..lab.bench_toy import bench_toy
-
-        numbers = bench_toy()
-        words = (
-            f"the loop runs at {numbers['post_train_over_bare']:.0%} of the speed of the same arithmetic by hand, in the median of "
-            "pairs of runs that follow each other; importing distar_core, torch included, takes "
-            f"{numbers['import_distar_core_over_torch']:.2f} times as long as torch alone, with noise"
-        )
-    else:
-        require("models")
-        from ..lab.bench_world import bench_world
-
-        numbers = bench_world()
-        words = (
-            f"LoRA roles need {numbers['lora_over_full']:.0%} of the memory of full copies, parameters and optimizers "
-            f"together; a step takes {numbers['step_over_passes_full']:.2f} times as long as its network passes alone with "
-            f"full copies, {numbers['step_over_passes_lora']:.2f} times with LoRA"
-        )
-    text = json.dumps(numbers, indent=2)
-    if out:
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    aside.print(words, highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Published rewards on the meta device: shapes and types of their networks without weights, to count what they take."""
+"""Published rewards by their shapes: on the meta device, to count what they take, or with random weights, to time it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from .base import FrozenReward
 from .clip import ClipScore
@@ -36,21 +36,28 @@ class AnyTokens:
         return BatchEncoding({"input_ids": torch.tensor(ids, device="cpu"), "attention_mask": None})
 
 
+def _any_words(limit: int, embed: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Sequence[str]], Tensor]:
+    """What embeds prompts of so many tokens, whatever these are."""
+
+    def embed_words(model: Any, prompts: Sequence[str]) -> Tensor:
+        device = next(model.parameters()).device
+        return embed(model, torch.zeros(len(prompts), limit, dtype=torch.long, device=device))
+
+    return embed_words
+
+
 def _pickscore() -> FrozenReward:
     import transformers
 
     config = transformers.CLIPConfig(**_whole(PICKSCORE_NETWORK))
-    limit = config.text_config.max_position_embeddings
-
-    def embed_words(model: Any, prompts: Any) -> Any:
-        ids = torch.zeros(len(prompts), limit, dtype=torch.long, device="meta")
-        return model.text_projection(model.text_model(input_ids=ids).pooler_output)
-
     return ClipScore(
         transformers.CLIPModel(config),
         Preprocess(config.vision_config.image_size),
         lambda model, pictures: model.visual_projection(model.vision_model(pixel_values=pictures).pooler_output),
-        embed_words,
+        _any_words(
+            config.text_config.max_position_embeddings,
+            lambda model, ids: model.text_projection(model.text_model(input_ids=ids).pooler_output),
+        ),
     )
 
 
@@ -70,18 +77,17 @@ def _open_clip(name: str) -> Any:
 
 def _clip(name: str, preprocess: type[Preprocess] = Preprocess) -> FrozenReward:
     model = _open_clip(name)
-
-    def embed_words(model: Any, prompts: Any) -> Any:
-        return model.encode_text(torch.zeros(len(prompts), model.context_length, dtype=torch.long, device="meta"))
-
     size = model.visual.image_size
-    side = size[0] if isinstance(size, tuple | list) else size
-    return ClipScore(model, preprocess(side), lambda model, pictures: model.encode_image(pictures), embed_words)
+    return ClipScore(
+        model,
+        preprocess(size[0] if isinstance(size, tuple | list) else size),
+        lambda model, pictures: model.encode_image(pictures),
+        _any_words(model.context_length, lambda model, ids: model.encode_text(ids)),
+    )
 
 
 def _laion() -> FrozenReward:
-    visual: nn.Module = _open_clip(LAION_CLIP[0]).visual
-    return LaionAesthetic(visual, Preprocess(224), five_layers(WIDTH))
+    return LaionAesthetic(_open_clip(LAION_CLIP[0]).visual, Preprocess(224), five_layers(WIDTH))
 
 
 MAKERS: dict[str, Callable[[], FrozenReward]] = {
@@ -92,14 +98,17 @@ MAKERS: dict[str, Callable[[], FrozenReward]] = {
 }
 
 
-def reward_on_meta(name: str) -> FrozenReward:
-    """A published reward's networks on the meta device, in float32: called as the reward is, it gives shapes alone.
+def untrained_reward(name: str, device: torch.device | str) -> FrozenReward:
+    """A published reward in float32, with the weights that its classes begin with, and any tokens for a prompt.
 
     Raises:
         ValueError: as find_reward.
     """
     find_reward(name)
-    with torch.device("meta"):
-        if name in MAKERS:
-            return MAKERS[name]()
-        return _clip(name.removeprefix(CLIP_PREFIX).split("/")[0])
+    with torch.device(device):
+        return MAKERS[name]() if name in MAKERS else _clip(name.removeprefix(CLIP_PREFIX).split("/")[0])
+
+
+def reward_on_meta(name: str) -> FrozenReward:
+    """As `untrained_reward`, on the meta device: called as the reward is, it gives shapes alone."""
+    return untrained_reward(name, "meta")

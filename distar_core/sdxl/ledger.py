@@ -58,7 +58,7 @@ class Tally(TorchDispatchMode):
     """While it is active: live bytes of one device's tensors, and FLOPs, by phase.
 
     A storage counts from the operation that makes it until nobody holds it, views once. What a kernel needs besides its
-    results is not seen.
+    results is not seen. On the meta device attention is fused meanwhile, as on a GPU; that is switched for the whole process.
 
     Args:
         device: the type of device whose tensors count.
@@ -82,6 +82,18 @@ class Tally(TorchDispatchMode):
         self.at_peak: dict[str, int] = {}
         self.flops: Counter[str] = Counter()
         self._seen: dict[int, weakref.ref[Any]] = {}
+        self._attention: Any = None
+
+    def __enter__(self) -> Any:
+        if self.device == "meta":
+            self._attention = F.scaled_dot_product_attention
+            F.scaled_dot_product_attention = _fused_attention
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if self._attention is not None:
+            F.scaled_dot_product_attention, self._attention = self._attention, None
 
     def enter(self, phase: str) -> None:
         """Begin a phase, which lasts until the next."""
@@ -149,17 +161,6 @@ def _fused_attention(
 ) -> Tensor:
     """Attention that keeps no matrix of query by key, as a GPU computes it; on the meta device torch chooses the matrix."""
     return _FLASH(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
-
-
-@contextmanager
-def fused_attention() -> Iterator[None]:
-    """Attention as a GPU computes it, for whoever counts on the meta device; switched for the whole process meanwhile."""
-    before = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = _fused_attention
-    try:
-        yield
-    finally:
-        F.scaled_dot_product_attention = before
 
 
 @contextmanager
@@ -294,7 +295,7 @@ def count_step(
 
     The step is the loop's own, on the roles of make_state and the conditions of conditions_of, with the optimizers' state
     there from the start. A batch of more than two micro-batches is cut to two, which need as much memory and as many FLOPs
-    a sample. On the meta device attention is fused, as on a GPU; that is switched for the whole process meanwhile.
+    a sample.
 
     Args:
         model: such as `sdxl_on_meta()` or `described_on_meta(describe_pipeline(...))`.
@@ -308,12 +309,9 @@ def count_step(
     batch = recipe.batch if size < 1 or recipe.batch % size else size * min(2, recipe.batch // size)
     state = make_state(recipe, model, reward)
     tally = Tally(device, grain)
-    with ExitStack() as stack:
-        if device == "meta":
-            stack.enter_context(fused_attention())
-        for name, tensors in _held(model, state):
-            tally.adopt(name, tensors)
-        stack.enter_context(tally)
+    for name, tensors in _held(model, state):
+        tally.adopt(name, tensors)
+    with tally:
         tally.enter("optimizer state")
         for learner in (state.roles.generator, state.roles.assistant):
             _fill(learner.optimizer)

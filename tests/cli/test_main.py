@@ -16,7 +16,7 @@ from distar_core.lab import bench_toy
         (("world", "build", "a", "--profile", "huge"), "'huge'", "full"),
         (("lab", "theorem"), "'theorem'", "stability"),
         (("lab", "stability", "--profile", "huge"), "'huge'", "fast"),
-        (("bench", "sdxl"), "'sdxl'", "world"),
+        (("bench", "flux"), "'flux'", "inference"),
         (("train", "toy", "a", "--method", "ppo"), "'ppo'", "reward-only"),
         (("train", "toy", "a", "--reward", "nice"), "'nice'", "mode"),
         (("train", "toy", "a", "--reward-scale", "inf"), "inf", "finite"),

@@ -29,7 +29,7 @@ from distar_core.sdxl.plan import (
     rewards_on_meta,
 )
 from distar_core.sdxl.recipe import HUBER_C_OF_ONE, MIDDLE_TIMES, SdxlRecipe, find_recipe, is_sdxl
-from distar_core.sdxl.shapes import SDXL_NAME, described_on_meta, pickscore_on_meta
+from distar_core.sdxl.shapes import SDXL_NAME, described_on_meta
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "notebooks" / "records" / "sdxl_true_size.jsonl"
@@ -244,7 +244,7 @@ def test_in_true_size_a_recipe_fits_its_card_and_is_counted_as_a_gpu_allocated(
     assert found.need < card * GIB
 
     absent = found.held["text encoders"] + 2 * weights(pipeline.vae.encoder)
-    absent += 2 * (weights(judge) - weights(pickscore_on_meta()))
+    absent += 2 * (weights(judge) - weights(judge.model.vision_model, judge.model.visual_projection))
     if recipe.roles == "lora":
         peak, least = found.peak - absent - found.held["averages"] - 4 * learning, 0.7 * GIB
     else:
