@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..extras import require
+from .sdxl import opened
 from .terminal import Shown, say, stoppable
 
 if TYPE_CHECKING:
@@ -134,10 +135,10 @@ def _of_pipeline(asked: Asked, known: PublishedModel | None) -> Found:
 
 
 def _of_unet(asked: Asked, known: PublishedModel | None) -> Found:
-    from ..sdxl.published import SDXL
+    from ..sdxl.published import SDXL_NAME
 
     asked.refuse("steps", "guidance_scale", why="a UNet alone draws in one step")
-    source, base = (known.source if known else asked.source), asked.given.get("base", SDXL)
+    source, base = (known.source if known else asked.source), asked.given.get("base", SDXL_NAME)
     return Found({"draws": one_step_words(), "base": base}, partial(_load_unet, source, base, asked.given.get("lora")))
 
 
@@ -204,17 +205,14 @@ def _load_world(steps: int | None, guidance_scale: float | None, lora: str | Non
 
 def _load_run(folder: Path, dtype: str, device: str) -> Drawer:
     from ..sdxl.post_training import load_run
-    from ..world.judges import load_judges
-    from ..world.models import load_world
-    from ..world.recipe import WorldRecipe
 
-    recipe, world = WorldRecipe.of_run(folder), load_world()
-    state = load_run(recipe, world, getattr(load_judges(), recipe.reward), folder)
+    recipe, model, _ = opened(folder)
+    state = load_run(recipe, model, None, folder)
     state.roles.generator.load_ema()
     generator: Any = state.roles.generator.module
     generator.to(device=device, dtype=_dtype(dtype))
-    world.pipeline.to(device, _dtype(dtype))
-    return _drawer(world, generator.network.unet, None, partial(world.draw, generator=generator))
+    model.pipeline.to(device, _dtype(dtype))
+    return _drawer(model, generator.network.unet, None, partial(model.draw, generator=generator))
 
 
 def _load_pipeline(

@@ -19,20 +19,15 @@ from .ledger import Ledger
 from .loading import describe_pipeline
 from .models import TextToImage
 from .prompt_files import dataset_named
+from .published import LICENCES, SDXL_NAME
 from .recipe import TYPES, SdxlRecipe
-from .shapes import SDXL_NAME, described_on_meta, sdxl_on_meta
+from .shapes import described_on_meta, sdxl_on_meta
 
 GB = 1e9
 OF_PEAK = 0.5
 """Which part of a device's peak the estimate of the time supposes."""
 COUNTED_PROMPTS = 10_000
 """How many prompts are counted at most; more are embedded as they are drawn, so that their number takes no memory."""
-LICENCES = {
-    SDXL_NAME: "CreativeML Open RAIL++-M",
-    "tianweiy/DMD2": "CC BY-NC 4.0: not for commercial use",
-    "madebyollin/sdxl-vae-fp16-fix": "MIT",
-}
-"""Of models on the hub, as their pages state."""
 
 
 def model_on_meta(recipe: SdxlRecipe, *, offline: bool = False) -> TextToImage:

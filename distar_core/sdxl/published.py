@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+SDXL_NAME = "stabilityai/stable-diffusion-xl-base-1.0"
+DMD2, DIDR = "tianweiy/DMD2", "Junyi-W/DIDR"
+LICENCES = {
+    SDXL_NAME: "CreativeML Open RAIL++-M",
+    DMD2: "CC BY-NC 4.0: not for commercial use",
+    DIDR: "CC BY-NC 4.0: not for commercial use",
+    "madebyollin/sdxl-vae-fp16-fix": "MIT",
+}
+"""Of repositories on the hub, as their pages state."""
 
 
 class PublishedModel(NamedTuple):
@@ -26,20 +34,16 @@ class PublishedModel(NamedTuple):
 
 _NOT_STATED = "see the model card"
 MODELS = {
-    "sdxl": PublishedModel(SDXL, "SDXL base 1.0 (Podell et al. 2023)", "CreativeML Open RAIL++-M", 50, 7.5),
-    "dmd2": PublishedModel(
-        "tianweiy/DMD2/dmd2_sdxl_1step_unet_fp16.bin", "DMD2, one step (Yin et al. 2024)", "CC BY-NC-SA 4.0"
-    ),
+    "sdxl": PublishedModel(SDXL_NAME, "SDXL base 1.0 (Podell et al. 2023)", LICENCES[SDXL_NAME], 50, 7.5),
+    "dmd2": PublishedModel(f"{DMD2}/dmd2_sdxl_1step_unet_fp16.bin", "DMD2, one step (Yin et al. 2024)", LICENCES[DMD2]),
     "diff-instruct": PublishedModel("XDG-XHS/diff_instruct_1step/unet", "Diff-Instruct (Luo et al. 2023)", _NOT_STATED),
     "sim": PublishedModel("XDG-XHS/sim_1step/unet", "Score Implicit Matching (Luo et al. 2024)", _NOT_STATED),
     "di++": PublishedModel("XDG-XHS/dipp_1step/unet", "Diff-Instruct++ (Luo 2024)", _NOT_STATED),
     "di-star": PublishedModel("XDG-XHS/distar_short_1step/unet", "Diff-Instruct* (Luo et al. 2024)", _NOT_STATED),
     "di-star-long": PublishedModel("XDG-XHS/distar_long_1step/unet", "Diff-Instruct*, trained longer", _NOT_STATED),
-    "didr": PublishedModel(
-        "Junyi-W/DIDR/didr_sdxl_1step_unet_fp16.safetensors", "DIDR (Wu et al. 2026)", "CC BY-NC 4.0"
-    ),
+    "didr": PublishedModel(f"{DIDR}/didr_sdxl_1step_unet_fp16.safetensors", "DIDR (Wu et al. 2026)", LICENCES[DIDR]),
     "didr-long": PublishedModel(
-        "Junyi-W/DIDR/didr_longer_sdxl_1step_unet_fp16.safetensors", "DIDR, trained longer", "CC BY-NC 4.0"
+        f"{DIDR}/didr_longer_sdxl_1step_unet_fp16.safetensors", "DIDR, trained longer", LICENCES[DIDR]
     ),
 }
 """By name. Sources and steps are as their repositories state them (pkulwj1994/diff_instruct_star's distar_1024.ipynb, and the

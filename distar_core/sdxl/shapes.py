@@ -15,7 +15,6 @@ from .models import TextToImage
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
 
-SDXL_NAME = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL: dict[str, dict[str, Any]] = {
     "unet": {
         "sample_size": 128,
@@ -56,7 +55,7 @@ SDXL: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu",
     },
 }
-"""What the config.json files of SDXL_NAME state beyond their classes' defaults, by part."""
+"""What the config.json files of published.SDXL_NAME state beyond their classes' defaults, by part."""
 
 FLUX_DEV: dict[str, dict[str, Any]] = {
     "transformer": {

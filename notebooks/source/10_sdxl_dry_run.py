@@ -28,18 +28,18 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from distar_core import losses, training
 from distar_core.course import check, predict, profile, require, reveal
 from distar_core.errors import DoesNotFitError
 from distar_core.figures import charts
 from distar_core.figures.picture import BLUE, CYCLE, ORANGE, RED, Style
+from distar_core.rewards.shapes import reward_on_meta
 from distar_core.runs.settings import Defaults
 from distar_core.sdxl import latents, ledger, miniature, post_training, shapes
 from distar_core.sdxl.adapters import LORA_TARGETS, tied_clone
 from distar_core.sdxl.compute import recompute_blocks
-from distar_core.sdxl.loading import find_pipeline, quiet
+from distar_core.sdxl.loading import describe_pipeline, quiet
 from distar_core.sdxl.models import load_text_to_image
 from distar_core.sdxl.recipe import PictureRecipe
 from distar_core.toy import ring as toy
@@ -123,7 +123,7 @@ for name, run in runs.items():
 
 # %%
 sdxl = shapes.sdxl_on_meta()
-tower = shapes.pickscore_on_meta()
+judge = reward_on_meta("pickscore").bfloat16()
 
 
 # %%
@@ -136,7 +136,7 @@ def numbers(*networks):
 pipeline = sdxl.pipeline
 parts = {"UNet": pipeline.unet, "decoder and encoder": pipeline.vae}
 parts |= {"text encoder 1": pipeline.text_encoder, "text encoder 2": pipeline.text_encoder_2}
-sizes = {name: numbers(part) for name, part in parts.items()} | {"judge": numbers(tower)}
+sizes = {name: numbers(part) for name, part in parts.items()} | {"judge": numbers(judge)}
 for name, size in sizes.items():
     print(f"{name:20s} {size:13,d} numbers, {2 * size / GiB:.2f} GiB in bf16")
 
@@ -273,27 +273,11 @@ for roles, size in zip(recipes, checked_held(sizes["UNet"], rest, adapter, 1), s
 
 
 # %%
-class Judge(torch.nn.Module):
-    """PickScore's picture tower: its size, not its opinion."""
-
-    differentiable = True
-
-    def __init__(self):
-        super().__init__()
-        self.tower = tower
-
-    def forward(self, *, images, prompts):
-        pixels = torch.nn.functional.interpolate(images, (224, 224), mode="bicubic", antialias=True).bfloat16()
-        seen = checkpoint(lambda x: self.tower(pixel_values=x).image_embeds, pixels, use_reentrant=False)
-        return seen.float()[:, 0]
-
+model = shapes.described_on_meta(describe_pipeline(SHIPPED / "reference", dtype=torch.bfloat16)) if short else sdxl
+ledgers = {roles: ledger.count_step(recipe, model, judge, ["a"]) for roles, recipe in recipes.items()}
 
 # %%
-model = shapes.stored_on_meta(find_pipeline(SHIPPED / "reference", dtype=torch.bfloat16)) if short else sdxl
-ledgers = {roles: ledger.count_step(recipe, model, Judge(), ["a"]) for roles, recipe in recipes.items()}
-
-# %%
-frozen = (model.pipeline.vae, model.pipeline.text_encoder, model.pipeline.text_encoder_2, tower)
+frozen = (model.pipeline.vae, model.pipeline.text_encoder, model.pipeline.text_encoder_2, judge)
 layers = [layer for name, layer in model.pipeline.unet.named_modules() if name.endswith(LORA_TARGETS)]
 true = (numbers(model.unet), numbers(*frozen), sum(64 * sum(layer.weight.shape) for layer in layers), 1)
 for (roles, found), own in zip(ledgers.items(), checked_held(*true), strict=True):
@@ -354,7 +338,7 @@ def kept(call, weights, x):
     tally = ledger.Tally("meta")
     tally.adopt("before", (*weights, x))
     before = tally.now
-    with ledger.fused_attention(), tally:
+    with tally:
         result = call(x)
     assert result.requires_grad
     return (tally.now - before) / GiB
@@ -808,7 +792,7 @@ torch.manual_seed(0)
 with quiet():
     miniature.make_pipeline(("a", "red", "circle")).save_pretrained(folder / "pipeline")
 print(*sorted(path.name for path in (folder / "pipeline").iterdir()))
-tiny = shapes.stored_on_meta(find_pipeline(folder / "pipeline"))
+tiny = shapes.described_on_meta(describe_pipeline(folder / "pipeline"))
 tiny_keys = {
     "reward_scale": 1.0,
     "huber_c": 1.6,

@@ -12,9 +12,9 @@ from distar_core.course import EXERCISES
 from distar_core.runs.settings import Defaults
 from distar_core.sdxl.adapters import LORA_TARGETS
 from distar_core.sdxl.ledger import count_step
-from distar_core.sdxl.loading import find_pipeline
+from distar_core.sdxl.loading import describe_pipeline
 from distar_core.sdxl.recipe import PictureRecipe
-from distar_core.sdxl.shapes import SDXL, TOKENS, stored_on_meta
+from distar_core.sdxl.shapes import SDXL, TOKENS, described_on_meta
 from distar_core.world.models import SHIPPED
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ class Brightness(torch.nn.Module):
 @pytest.fixture(scope="module")
 def model():
     """The miniature in bf16, without its numbers."""
-    return stored_on_meta(find_pipeline(SHIPPED / "reference", dtype=torch.bfloat16))
+    return described_on_meta(describe_pipeline(SHIPPED / "reference", dtype=torch.bfloat16))
 
 
 def numbers(*networks):

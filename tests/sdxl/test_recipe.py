@@ -28,8 +28,9 @@ from distar_core.sdxl.plan import (
     require_disk,
     rewards_on_meta,
 )
+from distar_core.sdxl.published import SDXL_NAME
 from distar_core.sdxl.recipe import HUBER_C_OF_ONE, MIDDLE_TIMES, SdxlRecipe, find_recipe, is_sdxl
-from distar_core.sdxl.shapes import SDXL_NAME, described_on_meta
+from distar_core.sdxl.shapes import described_on_meta
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "notebooks" / "records" / "sdxl_true_size.jsonl"
