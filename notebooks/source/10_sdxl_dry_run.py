@@ -302,8 +302,8 @@ charts.dot_plot(
     kinds,
     columns=2,
     width=2.8,
-    alt="Two panels with the phases of a step as rows. LoRA holds about 14 GiB throughout and peaks near 19 at the decoder, the reward and the pulls. Full"
-    " copies hold about 60 GiB and peak near 70 at the two backward passes and updates.",
+    alt="Two panels with the phases of a step as rows. LoRA holds about 15 GiB throughout and peaks near 20 at the decoder, the reward and the pulls. Full"
+    " copies hold about 61 GiB and peak near 71 at the two backward passes and updates.",
 )
 
 # %% [markdown]
