@@ -59,11 +59,11 @@ html_static_path = [str(Path(__file__).parent / "web" / "static")]
 html_css_files = ["site.css"]
 html_js_files = ["print.js"]
 html_favicon = "web/static/ring.svg"
-html_sidebars = {"index": [], "teaching": [], "glossary": [], "map": [], "cite": []}
+html_sidebars = {"index": [], "play": [], "teaching": [], "glossary": [], "map": [], "cite": []}
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navbar_align": "left",
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "show_prev_next": True,
     "navigation_with_keys": False,
     "back_to_top_button": True,

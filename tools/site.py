@@ -43,12 +43,18 @@ PAGES = {
     "docs/glossary.md": "glossary.md",
     "docs/install.md": "library/install.md",
     "docs/rewards.md": "library/rewards.md",
+    "docs/sdxl.md": "library/sdxl.md",
+    "docs/processes.md": "library/processes.md",
+    "docs/evaluation.md": "library/evaluation.md",
+    "docs/sdxl_costs.md": "experiments/sdxl_costs.md",
     "CONTRIBUTING.md": "library/contributing.md",
     "CHANGELOG.md": "library/changes.md",
     "CITATION.cff": "cite.md",
 }
 """Page by document, from the repository's root and from the site's."""
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/")
+PLAYGROUNDS = ("leash.html", "leash.js", "theorem.html", "theorem.js", "play.css")
+"""Files of docs/web that are pages of their own, in the site's folder play; built by `make web`."""
 UNWANTED = (".buildinfo", "objects.inv", "_sources", "_static/webpack-macros.html", "_static/**/*.map")
 EXPERIMENTS = """
 ```{toctree}
@@ -57,6 +63,7 @@ EXPERIMENTS = """
 The miniature world <world>
 Its card <card>
 SDXL in true size <sdxl_true_size>
+What SDXL takes <sdxl_costs>
 ```
 """
 PAPERS = {"ours": "derived here", "standard": "standard results"}
@@ -183,6 +190,7 @@ class Site:
         self.teaching()
         self.cite()
         self.map()
+        self.play()
 
     def notebooks(self) -> None:
         """A page for each notebook, and its editions."""
@@ -247,6 +255,12 @@ class Site:
             papers.append((paper["title"], paper["url"], entry))
         own = bibtex("software", self.cited, version=self.cited["version"], note=f"Licence: {self.cited['license']}")
         self.page("cite.md", "cite", message=self.cited["message"], software=own, papers=papers)
+
+    def play(self) -> None:
+        """The playgrounds as they are, and the page that leads to them."""
+        for name in PLAYGROUNDS:
+            self.copy(f"docs/web/{name}", f"extra/play/{name}")
+        self.page("play.md", "play")
 
     def map(self) -> None:
         """The claims in their own words, and the ways to them."""

@@ -54,7 +54,7 @@ def test_a_package_that_is_too_old_is_told_and_one_for_another_system_is_not_ask
 
 
 def test_every_extra_for_users_has_a_purpose_and_packages():
-    provided = set(metadata("distar-core").get_all("Provides-Extra")) - {"dev"}
+    provided = set(metadata("distar-core").get_all("Provides-Extra")) - {"dev", "site"}
     assert provided == set(extras.PURPOSES)
     for extra in ("", *provided):
         assert extras.requirements(extra)

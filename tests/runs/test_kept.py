@@ -245,7 +245,7 @@ def test_a_folder_with_an_earlier_checkpoint_alone_holds_a_run(tmp_path: Path) -
     with pytest.raises(FileExistsError, match="already holds a run"):
         finish(build(), tmp_path)
     with pytest.raises(FileExistsError, match="already holds a run"):
-        chosen_recipe(ToyRecipe, tmp_path, None, resume=False)
+        chosen_recipe(ToyRecipe, tmp_path, None, False)
     state = build()
     finish(state, tmp_path, resume=True)
     assert state.step == STEPS

@@ -178,7 +178,7 @@ def test_the_log_has_the_memory_that_somebody_counts(tmp_path: Path) -> None:
         list(run(build(), METHOD, no_conditions, tmp_path / name, peak_gib=count, **OPTIONS))
         with open(tmp_path / name / "log.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        assert [row["peak_gib"] for row in rows] == ["" if count is None else "1.500"] * (WARMUP + STEPS)
+        assert [row["peak_gib"] for row in rows] == ["" if count is None else "1.5"] * (WARMUP + STEPS)
 
 
 def test_a_run_may_stop_after_every_step(whole: Any, tmp_path: Path) -> None:
