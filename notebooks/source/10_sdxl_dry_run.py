@@ -66,7 +66,7 @@ GiB = 2**30
 #    pictures; each column of the ledger is one of these.
 # 3. *“The gap is a third wrong, so the gradient is.”* The errors of samples and places are nearly independent, and the
 #    gradient is a sum over all of them.
-# 4. *“FLOPs over peak is the time.”* It is a lower bound that nobody reaches; section 4 ends with a record.
+# 4. *“FLOPs over peak is the time.”* Nobody reaches the peak; section 4 ends with a record.
 # 5. *“The gap went down to 2 and stayed: converged.”* It went down to the rounding. Exercise 10.5.
 
 # %% [markdown]
@@ -378,7 +378,7 @@ charts.dot_plot(
 
 # %% [markdown]
 # The decoder is a fiftieth of the UNet in weights, and keeps twice as much: its arrays are as large as the picture. All this is *counted from shapes, not
-# measured on a card*. Without checkpointing the generator's graph and those of three scores are alive at the same time: four UNets' worth.
+# measured on a card*. Without checkpointing the activations of the generator and of three scores are kept at the same time: those of four UNets.
 
 # %%
 found = ledgers["full"]
@@ -392,7 +392,8 @@ without = {
 reveal("10.2", ", ".join(f"{name}: {size:.0f} GiB" for name, size in without.items()))
 
 # %% [markdown]
-# Answer **d**: each of the three is necessary. (The last number has only the half GiB of reserve in it, so it is low.) With Adam not even what is held, before any
+# Answer **d**, as the roles are here. (The last number is low: of the reserves it has only the half GiB. And once the copy is made, the start may go to main memory:
+# 4.8 GiB. The recipe `80gb` does that.) With Adam not even what is held, before any
 # gradient, leaves room. And LoRA?
 
 # %%
@@ -400,7 +401,7 @@ for roles, found in ledgers.items():
     print(f"{roles}: counted {found.peak / GiB:.1f} GiB, with reserves {found.need / GiB:.1f}")
 
 # %% [markdown]
-# LoRA is a recipe for a card of 24 GiB.
+# By the count LoRA fits a card of 24 GiB, with little to spare. The recipe `24gb` of `distar train sdxl` is this one; nobody has run it on such a card here.
 #
 # ## 4. How long: FLOPs by phase
 #
@@ -488,7 +489,7 @@ charts.dot_plot(
 )
 
 # %% [markdown]
-# The sums agree within a tenth, and the rules round up. The pulls are the largest part: the exact score divergence is differentiated through three
+# The sums agree within a tenth, the pulls less well, and the rules round up. The pulls are the largest part: the exact score divergence is differentiated through three
 # scores, two of which belong to frozen networks.
 #
 # FLOPs become hours by a card's speed. For an H100 NVIDIA's data sheet names 989 TFLOP/s in bf16. Suppose that a run reaches half of it:
@@ -502,7 +503,7 @@ def hours(seconds, steps=10_000, batch=64):
 
 # %%
 peak = 989e12
-recorded = {"lora": 0.9336, "full": 0.9724}  # seconds a sample, H200, the step as one CUDA graph
+recorded = {"lora": 0.9336, "full": 0.9724}  # seconds a sample, H200; the step recorded once and replayed whole, a CUDA graph
 for roles, found in ledgers.items():
     half = found.flops_per_sample / (peak / 2)
     reached = found.flops_per_sample / recorded[roles] / peak
@@ -512,8 +513,8 @@ for roles, found in ledgers.items():
 # %% [markdown]
 # The estimate is an *estimate*, and the record says what it is worth. It comes from a session on an H200, a card with the same matrix units,
 # with random weights of true size (`notebooks/records/sdxl_true_size.md`). And that is the better of two ways to run: launched from Python kernel by kernel, the LoRA step
-# took 2.86 s, since the card waits for the host. FLOPs know nothing of that. Take hours from FLOPs for a lower bound, and time ten
-# steps before you rent for a week.
+# took 2.86 s, since the card waits for the host, and its adapters computed in slower float32. FLOPs know nothing of that. Take hours at half of
+# the peak for the best case, one sample after another, and time ten steps before you rent for a week.
 
 # %% [markdown]
 # ## 5. What bf16 does to it
@@ -528,7 +529,7 @@ for roles, found in ledgers.items():
 print(torch.tensor(0.02, dtype=torch.bfloat16) - 5e-7 == torch.tensor(0.02, dtype=torch.bfloat16))
 
 # %% [markdown]
-# The step is rounded away, and so is the next, and all of them.
+# The step is rounded away, and so is the next: a weight of this size never moves.
 #
 # > **Exercise 10.4** · implement · difficulty 2 of 5 · importance 5 of 5 · 5 minutes
 # >
@@ -774,8 +775,8 @@ charts.lines(
 # </details>
 # <details><summary>Answer</summary>
 #
-# Rounding. SDXL's latents have n = 65,536 values, so ‖ε‖ is about 256, and 256/128 is 2. Near its floor `gap_norm` says “at most
-# about 2”; the networks may agree perfectly. The gradient, an average, still sees a shorter gap. Say the floor beside the log; to know more, recompute one batch in float32.
+# Rounding, more and more of it. SDXL's latents have n = 65,536 values, so ‖ε‖ is about 256, and 256/128 is 2. The floor is a rough level: here equal
+# networks log a little more than half of it, and a gap logged at the floor is mostly real. Well below it `gap_norm` says nothing more. The gradient, an average, still sees a shorter gap. Say the floor beside the log; to know more, recompute one batch in float32.
 # (With guidance inside, the logged gap is that to the *guided* reference: it holds guidance itself, and does not vanish.)
 #
 # </details>
@@ -849,7 +850,8 @@ run_for(9, resume=True)
 print(*sorted(path.name for path in (folder / "run").iterdir()))
 
 # %% [markdown]
-# The warm-up has the number −1; the second call goes on where the first one stopped. For SDXL two lines change: the folder's name, and `Brightness()` for a judge that knows taste. The loop does not.
+# The warm-up has the number −1; the second call goes on where the first one stopped. For SDXL the names of folders, the judge and the recipe's values change; the loop does not.
+# `distar train sdxl` takes all of them from one file.
 #
 # > **Exercise 10.6** · explain · difficulty 3 of 5 · importance 5 of 5 · 8 minutes
 # >
@@ -859,7 +861,7 @@ print(*sorted(path.name for path in (folder / "run").iterdir()))
 # <details><summary>A model answer</summary>
 #
 # Weights in bf16 do not move by steps of 5e-7, so the run costs money and trains next to nothing. I would keep masters in float32 and save elsewhere: an optimizer with one number
-# a weight, freed gradients, checkpointing; or LoRA, which fits on a smaller card. Before I pay I count the step from the model's own folder with reserves, and compute hours from FLOPs as a lower bound. On
+# a weight, freed gradients, checkpointing; or LoRA, which fits on a smaller card. Before I pay I count the step from the model's own folder with reserves, and compute hours from FLOPs as the best case. On
 # the first day I time ten steps, compare the peak with the count, look at the lengths of both pulls, and write the floor beside the gap.
 #
 # </details>
@@ -868,7 +870,7 @@ print(*sorted(path.name for path in (folder / "run").iterdir()))
 # ## What you can now say
 #
 # 1. SDXL is post-trained by the loop that moved dots in the plane; what changes is who takes part, and all of it can be laid out on the meta device.
-# 2. Memory is a sum that I can do by hand: frozen numbers at 2 bytes, each learning one at 20 or 28; then what comes and goes, where decoder and gradients decide.
+# 2. Memory is a sum that I can do by hand: frozen numbers at 2 bytes, for each learning weight 20 (28 with Adam) in generator and assistant together; then what comes and goes, where decoder and gradients decide.
 # 3. bf16 is for what computes, float32 for what learns: a rounded gap is wrong sample by sample and right on the average, but a rounded step never arrives.
 #
 # ## Quiz

@@ -93,7 +93,7 @@ def test_numbers_in_the_prose():
     for slots, size in ((1, 20), (2, 28)):
         one, more = (EXERCISES["10.1"].reference(0, 0, adapter, slots)[0] for adapter in (0, 1))
         assert more - one == size
-    assert "each learning one at 20 or 28" in SOURCE
+    assert "for each learning weight 20 (28 with Adam)" in SOURCE
     forwards = [EXERCISES["10.3"].reference(*given) for given in ((3, 1, 1), (3, 0, 1), (3, 0, 0), (2, 0, 0))]
     assert forwards == [18, 16, 11, 9]
     assert EXERCISES["10.1"].reference(1000, 370, 90, 1)[0] == 6540

@@ -47,7 +47,7 @@ def broken(root: Path) -> list[str]:
         found += [
             f"{path.name} loads {link}"
             for link in page.loaded
-            if link.startswith(ELSEWHERE) and not link.startswith("data:image/svg")
+            if link.startswith(ELSEWHERE) and not link.startswith("data:")
         ]
         for link in [*page.links, *page.loaded]:
             if link.startswith(ELSEWHERE):
