@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import warnings
 from collections import Counter
@@ -121,6 +122,9 @@ class Shard(NamedTuple):
     part: int = 0
     processes: int = 1
 
+    def __str__(self) -> str:
+        return f"{self.part}-of-{self.processes}"
+
     @classmethod
     def read(cls, text: str) -> Shard:
         """From "0/2", the first of two. Raises ValueError for anything else."""
@@ -216,13 +220,14 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, data: bytes, *, alone: bool = False) -> None:
-    """Write a file so that it is there whole or not at all. Raises OSError as `writing`.
+def write_whole(path: Path, data: bytes, *, by: str = "") -> None:
+    """Write a file so that it is there whole or not at all, whoever else writes it. Raises OSError as `writing`.
 
     Args:
-        alone: whether no other process writes this file; then what one that was killed has left is overwritten.
+        by: who writes it, of whom there is one at a time: what such a one has left when it was killed is overwritten. By default
+            this process.
     """
-    part = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{by or f'{platform.node()}-{os.getpid()}'}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -369,7 +374,7 @@ def draw(folder: Path, plan: Plan, shard: Shard = Shard(), tell: Tell = silent) 
         FileExistsError: if another process works on this shard.
         OSError: if the disk is full; what is drawn is kept.
     """
-    with at_work(folder, f"{shard.part}-of-{shard.processes}"), _journal(folder, shard) as journal:
+    with at_work(folder, str(shard)), _journal(folder, shard) as journal:
         rows = read_rows(folder)
         for model in plan.models:
             every = list(plan.keys(shard, model))
@@ -377,7 +382,7 @@ def draw(folder: Path, plan: Plan, shard: Shard = Shard(), tell: Tell = silent) 
             if not missing:
                 continue
             drawer = model.load()
-            there = {drawn.weights for key, drawn in rows.drawn.items() if key.model == model.name}
+            there = _weights_of(rows, model)
             if there - {drawer.weights}:
                 raise ValueError(
                     f"{folder} has pictures of model {model.name} by weights {', '.join(sorted(there))}, but now they are "
@@ -395,7 +400,7 @@ def draw(folder: Path, plan: Plan, shard: Shard = Shard(), tell: Tell = silent) 
                         f"{folder / key.picture} is gone, and drawn anew it has SHA-256 {sha256}, not {before.sha256}: device or "
                         "versions are others; bring the file back, or choose another folder"
                     )
-                write_whole(folder / key.picture, data, alone=True)
+                write_whole(folder / key.picture, data, by=str(shard))
                 if before is None:
                     journal.write(**key._asdict(), sha256=sha256, weights=drawer.weights)
             del drawer  # before the next model comes into memory
@@ -412,7 +417,7 @@ def score(folder: Path, plan: Plan, shard: Shard = Shard(), tell: Tell = silent)
     Warns:
         UserWarning: once for each scorer that warned, with how often and its first text.
     """
-    with at_work(folder, f"{shard.part}-of-{shard.processes}"), _journal(folder, shard) as journal:
+    with at_work(folder, str(shard)), _journal(folder, shard) as journal:
         rows = read_rows(folder)
         for scorer in plan.scorers:
             _refuse_other_scorer(folder, scorer, rows)
@@ -441,7 +446,7 @@ def score(folder: Path, plan: Plan, shard: Shard = Shard(), tell: Tell = silent)
 
 
 def _journal(folder: Path, shard: Shard) -> Journal:
-    return Journal(folder / JOURNALS / f"{shard.part}-of-{shard.processes}.jsonl")
+    return Journal(folder / JOURNALS / f"{shard}.jsonl")
 
 
 def _told(keys: Sequence[Key], stage: str, done: int, tell: Tell) -> Iterator[Key]:
@@ -450,6 +455,11 @@ def _told(keys: Sequence[Key], stage: str, done: int, tell: Tell) -> Iterator[Ke
     for count, key in enumerate(keys, done + 1):
         yield key
         tell(Progress(stage, count, total))
+
+
+def _weights_of(rows: Rows, model: Model) -> set[str]:
+    """Which weights have drawn a model's pictures."""
+    return {drawn.weights for key, drawn in rows.drawn.items() if key.model == model.name}
 
 
 def _refuse_other_scorer(folder: Path, scorer: Scorer, rows: Rows) -> None:
@@ -471,7 +481,7 @@ def table(folder: Path, plan: Plan) -> list[dict[str, str]]:
 
     Raises:
         IncompleteError: if pictures or scores are missing.
-        ValueError: as read_rows; if scores are by another scorer.
+        ValueError: as read_rows; if scores are by another scorer, or a model's pictures by several weights.
     """
     rows = read_rows(folder)
     for scorer in plan.scorers:
@@ -484,6 +494,12 @@ def table(folder: Path, plan: Plan) -> list[dict[str, str]]:
             f"{len(lacking)} of {len(keys)} pictures and {unscored} scores are still missing in {folder}; run the other "
             "shards, or the same command without --shard"
         )
+    for model in plan.models:
+        if len(weights := _weights_of(rows, model)) > 1:
+            raise ValueError(
+                f"{folder} has pictures of model {model.name} by weights {' and '.join(sorted(weights))}, which several processes "
+                "have drawn at once; choose another folder, and give all of them the same files"
+            )
     sets = {one.name: one for one in plan.sets}
     found = []
     for key in keys:

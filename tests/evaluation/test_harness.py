@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import random
+import shutil
 import signal
 
 import pytest
@@ -215,6 +216,36 @@ def test_other_weights_settings_prompts_and_scorers_than_those_of_the_rows_are_r
         draw(tmp_path, more)
     assert (tmp_path / "rows" / "0-of-1.jsonl").read_bytes() == journals
     perform(tmp_path, plan)  # control: as it was
+
+
+def test_shards_that_drew_at_once_with_other_weights_make_no_table(tmp_path):
+    """Neither sees the other's rows when it loads its weights, as of a run that learns on meanwhile."""
+    plan = fakes.plan(models=("a",))
+    other = Plan([fakes.model("a", weights="w1")], plan.sets, plan.scorers, plan.seeds)
+    perform(tmp_path, plan, Shard(0, 2))
+    perform(tmp_path / "beside", other, Shard(1, 2))
+    for folder in ("rows", "pictures"):
+        shutil.copytree(tmp_path / "beside" / folder, tmp_path / folder, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="model a by weights w0 and w1"):
+        table(tmp_path, plan)
+
+
+def test_a_file_that_two_write_at_once_is_one_of_theirs(tmp_path, monkeypatch):
+    """The other writes between this one's write and its rename, as shards of two divisions may; control: one name for both."""
+    path, rename = tmp_path / "picture.png", type(tmp_path).replace
+
+    def between(part, target):
+        monkeypatch.undo()
+        harness.write_whole(path, b"theirs", by="0-of-2")
+        return rename(part, target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", between)
+    harness.write_whole(path, b"ours", by="0-of-1")
+    assert path.read_bytes() == b"ours"
+    assert [found.name for found in tmp_path.iterdir()] == ["picture.png"]
+    monkeypatch.setattr(type(tmp_path), "replace", between)
+    with pytest.raises(FileNotFoundError):
+        harness.write_whole(path, b"ours", by="0-of-2")
 
 
 def test_what_has_no_row_yet_may_be_corrected(tmp_path):
