@@ -204,6 +204,8 @@ def _load_world(steps: int | None, guidance_scale: float | None, lora: str | Non
 
 
 def _load_run(folder: Path, dtype: str, device: str) -> Drawer:
+    from ..sdxl.compute import compute_in
+    from ..sdxl.loading import type_of_vae
     from ..sdxl.post_training import load_run
 
     recipe, model, _ = opened(folder)
@@ -211,7 +213,10 @@ def _load_run(folder: Path, dtype: str, device: str) -> Drawer:
     state.roles.generator.load_ema()
     generator: Any = state.roles.generator.module
     generator.to(device=device, dtype=_dtype(dtype))
+    if recipe.roles == "full":  # whose layers cast to the type that the run computed in
+        compute_in(generator.network.unet, _dtype(dtype))
     model.pipeline.to(device, _dtype(dtype))
+    model.pipeline.vae.to(type_of_vae(model.pipeline.vae.config, _dtype(dtype)))
     return _drawer(model, generator.network.unet, None, partial(model.draw, generator=generator))
 
 
@@ -274,13 +279,13 @@ def find_scorer(text: str, device: str) -> Scorer:
     from ..evaluation.harness import Scorer
     from ..rewards.published import find_reward
 
-    name, folder = named(text)
-    if name is None and text.startswith(WORLD_PREFIX):
+    name, equals, folder = text.partition("=")
+    if not equals and text.startswith(WORLD_PREFIX):
         return _world_judge(text, device)
-    published = find_reward(name or text)
+    published = find_reward(name)
 
     def load() -> Any:
-        return published.load(folder if name else None).to(device)
+        return published.load(folder if equals else None).to(device)
 
     return Scorer(published.name, published.identity, load, device, published.factor)
 
@@ -304,6 +309,16 @@ def _world_judge(text: str, device: str) -> Scorer:
         return found.to(device) if hasattr(found, "to") else found
 
     return Scorer(text, f"the world's, weights {weights}, preprocessing {PREPROCESSING}, float32", load, device)
+
+
+def require_device(device: str) -> None:
+    """Raise ValueError unless torch can compute there."""
+    import torch
+
+    kind, _, number = device.partition(":")
+    known = ["cpu", *(f"cuda:{count}" for count in range(torch.cuda.device_count()))]
+    if device != "cpu" and (kind != "cuda" or f"cuda:{number or 0}" not in known):
+        raise ValueError(f"device {device!r} is none here; torch finds {', '.join(known)}")
 
 
 def distances_of(folder: Path, plan: Plan, to: str, device: str) -> dict[str, dict[str, Distances]]:
@@ -394,6 +409,7 @@ def evaluate(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype {dtype!r} is unknown; known are float32, bfloat16 and float16")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    require_device(device)
     if distances and distances != "first":
         from ..evaluation.distances import pictures_in
 

@@ -57,7 +57,8 @@ CASTING: dict[type, type] = {
 
 def compute_in(network: Any, dtype: torch.dtype) -> Any:
     """Let a network compute in another type than that of its weights, layer by layer, so that a cast weight is there only
-    while its layer, or with recompute_blocks its block, is at work. Returns the network.
+    while its layer, or with recompute_blocks its block, is at work. A network that does so already computes in the new type
+    from then on. Returns the network.
 
     With weights in float32 and products in bfloat16 this is what FSDP2's MixedPrecisionPolicy(param_dtype=...) does.
 
@@ -68,13 +69,13 @@ def compute_in(network: Any, dtype: torch.dtype) -> Any:
         name: one for name, one in network.named_modules() if next(one.parameters(recurse=False), None) is not None
     }
     for name, layer in layers.items():
-        if type(layer) not in CASTING:
+        if type(layer) not in CASTING and not isinstance(layer, _Casts):
             known = ", ".join(kind.__name__ for kind in CASTING)
             raise ValueError(
                 f"layer {name} is a {type(layer).__name__}, whose weights cannot be cast when it is called (known are "
                 f"{known}); let the network compute in the type of its weights"
             )
     for layer in layers.values():
-        layer.__class__ = CASTING[type(layer)]
+        layer.__class__ = CASTING.get(type(layer), type(layer))
         layer.computes_in = dtype
     return network

@@ -4,11 +4,13 @@ import json
 import re
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from distar_core.cli.evaluate import find_model, find_prompts, find_scorer
 from distar_core.cli.main import app
 from distar_core.evaluation.harness import read_table
+from distar_core.rewards.published import CLIP_EXAMPLE
 from distar_core.sdxl.published import MODELS
 
 CAPTIONS = ["a red circle", "a blue square on a dark background", "a green triangle above a red square"]
@@ -81,6 +83,9 @@ def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_pat
     far = max(abs(one - other) for one, other in zip(scores["start"], scores["run"], strict=True))
     assert far > 4e-3, "control: the run has moved"
     assert len({row["weights"] for row in rows}) == 4
+    half = find_model(str(run), dtype="float16", device="cpu").load().draw.func.__self__.pipeline
+    assert half.unet.dtype == torch.float16
+    assert half.vae.dtype == torch.float32, "as its configuration says, since SDXL's own overflows in float16"
     result, said = distar(tmp_path / "two", "--model", lora, "--prompts", captions, "--rewards", "world:clip")
     assert result.exit_code == 1
     assert f"world,lora={lora}" in said
@@ -104,6 +109,8 @@ def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_pat
         (("--rewards", "world:beauty"), "the world has world:clip, world:preference, world:gold"),
         (("--shard", "2/2"), "shard '2/2'"),
         (("--dtype", "float8"), "dtype 'float8'"),
+        (("--device", "cuda:99"), "device 'cuda:99' is none here; torch finds cpu"),
+        (("--device", "abacus"), "device 'abacus' is none here; torch finds cpu"),
         (("--layouts",), "but not captions; leave out --layouts"),
         (("--distances", "nowhere"), "nowhere has no pictures"),
     ],
@@ -158,3 +165,7 @@ def test_prompts_and_rewards_by_name(tmp_path):
     assert one.factor == 100
     with pytest.raises(FileNotFoundError, match="HPS_v2"):
         two.load()
+    clip = find_scorer(f"{CLIP_EXAMPLE}={tmp_path / 'nowhere'}", "cpu")
+    assert clip.name == CLIP_EXAMPLE
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+        clip.load()

@@ -69,6 +69,8 @@ def test_weights_that_are_cast_compute_as_those_of_the_type_and_learn_in_their_o
     control, *_ = gradients(unets, wide, torch.float64)
     assert not torch.equal(control.float(), value)
     assert list(cast.state_dict()) == list(narrow.state_dict())
+    again = compute_in(compute_in(copy.deepcopy(wide), torch.float16), torch.float32)
+    assert torch.equal(gradients(unets, again, torch.float64)[0], value), "and it may be told another type later"
     other = copy.deepcopy(cast)
     with torch.no_grad():
         for p in other.parameters():
