@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runs.progress import Progress, Tell, silent
-from ..sdxl.ledger import CONTEXT, GIB, SCRATCH, Tally
+from ..sdxl.ledger import GIB, Tally, with_reserves
 from ..sdxl.models import TextToImage
 from ..sdxl.shapes import untrained_flux, untrained_sdxl
 from .bench_sdxl import TERA, Cells
@@ -192,8 +192,7 @@ def peak(counted: Mapping[str, Any]) -> int:
 
 def need(counted: Mapping[str, Any]) -> int:
     """The most live bytes of a picture with the ledger's reserves: what a card has to have."""
-    most = peak(counted)
-    return most + CONTEXT + int(SCRATCH * (most - counted["weights"]))
+    return with_reserves(peak(counted), counted["weights"])
 
 
 def _sdxl(device: torch.device | str, dtype: torch.dtype) -> TextToImage:

@@ -22,6 +22,7 @@ from ..roles import Trainable
 from ..training import Record
 from .settings import differences
 from .signals import Interrupted
+from .weights import in_one_line
 
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 VARIABLES = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")
@@ -160,7 +161,7 @@ class Processes(Alone):
             try:
                 work()
             except Exception as error:
-                said, failed = [" ".join(str(error).split()) or type(error).__name__], error
+                said, failed = [in_one_line(error, 10_000)], error
         with self.watched():
             dist.broadcast_object_list(said, src=0, group=self._by_cpu)
         if failed is not None:
@@ -179,7 +180,7 @@ class Processes(Alone):
                 raise
             raise OtherProcessError(
                 f"process {self.number} of {self.count} cannot reach the others any more "
-                f"({' '.join(str(error).split())[:120]}): one has ended, and its own message says why; start all of them again "
+                f"({in_one_line(error, 120)}): one has ended, and its own message says why; start all of them again "
                 "and resume from the last checkpoint"
             ) from error
 
@@ -288,7 +289,7 @@ def launched(device_type: str = "cpu") -> Iterator[Alone]:
     except (dist.DistError, ValueError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise OtherProcessError(
-            f"process {number} of {count} cannot meet the others at {place} ({' '.join(str(error).split())[:120]}); check "
+            f"process {number} of {count} cannot meet the others at {place} ({in_one_line(error, 120)}); check "
             "MASTER_ADDR and MASTER_PORT, and that all are started"
         ) from error
     try:

@@ -218,6 +218,11 @@ def phases_of(state: State, enter: Callable[[str], None]) -> Iterator[None]:
             state.roles = roles
 
 
+def with_reserves(peak: int, held: int) -> int:
+    """What a card has to have for so many bytes at the peak, of which so many are there all the time."""
+    return peak + CONTEXT + int(SCRATCH * (peak - held))
+
+
 class Ledger(NamedTuple):
     """What a step needs, in bytes.
 
@@ -248,7 +253,7 @@ class Ledger(NamedTuple):
     @property
     def need(self) -> int:
         """The peak with the reserves CONTEXT and SCRATCH: what a card has to have."""
-        return self.peak + CONTEXT + int(SCRATCH * (self.peak - self.static))
+        return with_reserves(self.peak, self.static)
 
     @property
     def flops_per_sample(self) -> float:
