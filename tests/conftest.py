@@ -30,6 +30,7 @@ from distar_core.schedule import scaled_linear_schedule
 from distar_core.sdxl.adapters import add_lora, tied_clone
 from distar_core.sdxl.prompts import Prompt, PromptedUNet
 from distar_core.toy.networks import MLP, TimeMLP
+from tests.browser import browser  # noqa: F401 - a fixture
 from tests.hub_server import serving
 
 TEXT_LENGTH, TEXT_WIDTH, POOLED_WIDTH = 3, 12, 10

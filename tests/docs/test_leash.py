@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -40,6 +39,7 @@ from distar_core.training import Batch, State, generator_step, noised_samples, s
 from distar_core.truth import quadrature
 from distar_core.truth.grid import Grid, GridScore
 from distar_core.truth.quadrature import AffineGenerator, GeneratorScore
+from tests.browser import absent
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "docs" / "web"
@@ -52,10 +52,7 @@ def ask(task: str, **question: Any) -> Any:
     """The answer of the built script; numbers that JSON does not know are words in it."""
     node = shutil.which("node")
     if node is None:
-        why = "Node.js is not installed, and the playground's script runs in it"
-        if os.environ.get("DISTAR_REQUIRE_BROWSER"):
-            pytest.fail(why)
-        pytest.skip(why)
+        absent("Node.js is not installed, and the playgrounds' scripts run in it")
     done = subprocess.run(
         [node, HARNESS, WEB],
         input=json.dumps({"task": task} | question),

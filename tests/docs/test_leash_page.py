@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,30 +9,10 @@ from typing import Any
 import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "web" / "leash.html").as_uri()
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OVER = "document.getElementById('status').textContent.includes('fallen')"
 READY = "document.getElementById('status').textContent.startsWith('step')"
 PLANES = "['left-plane', 'right-plane'].map(id => document.getElementById(id).toDataURL())"
 PATIENCE = 120_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    why = None
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        why = "the package playwright is not installed"
-    if CHROMIUM is None:
-        why = "there is no Chromium on this machine"
-    if why and os.environ.get("DISTAR_REQUIRE_BROWSER"):
-        pytest.fail(why)
-    if why:
-        pytest.skip(why)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
