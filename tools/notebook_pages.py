@@ -92,7 +92,9 @@ def run(source: Path, profile: str, cache: Path) -> NotebookNode:
     cache.mkdir(parents=True, exist_ok=True)
     for old in cache.glob(f"{source.stem}-*.ipynb"):
         old.unlink()
-    nbformat.write(notebook, path)
+    partial = path.with_suffix(".partial")
+    nbformat.write(notebook, partial)
+    partial.replace(path)
     return notebook
 
 

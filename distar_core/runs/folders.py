@@ -29,7 +29,8 @@ def claim(folder: Path, kind: str) -> None:
         if (held := mark.read_text("utf-8").strip()) != kind:
             raise FileExistsError(f"folder {folder} belongs to a {held}; choose another one for the {kind}")
     require_writable(folder)
-    mark.write_text(f"{kind}\n", encoding="utf-8")
+    if not mark.is_file():  # else a process that reads it meanwhile would find it empty
+        mark.write_text(f"{kind}\n", encoding="utf-8")
 
 
 @contextmanager
