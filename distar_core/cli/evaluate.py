@@ -71,7 +71,7 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
         FileNotFoundError: if the source is neither on the disk nor could be a name on the hub.
     """
     from ..evaluation.harness import Model
-    from ..runs.run import CHECKPOINT
+    from ..runs.run import holds_run
     from ..sdxl.export import LORA
     from ..sdxl.files import SINGLE_FILES
     from ..sdxl.published import MODELS
@@ -85,7 +85,7 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
     source, folder, known = asked.source, Path(asked.source), MODELS.get(asked.source)
     if source in (WORLD, WORLD_REFERENCE):
         found = _of_world(asked)
-    elif (folder / CHECKPOINT).is_file():
+    elif holds_run(folder):
         asked.refuse(*SETTINGS, why="a run has its own settings")
         draws = f"{one_step_words()}, the run's averaged generator"
         found = Found({"draws": draws}, partial(_load_run, folder))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..sdxl.recipe import PictureRecipe, SdxlRecipe
 
 GIB = 2**30
-COUNTING = "counting what a step takes; for SDXL that is about a minute"
+COUNTING = "counting what a step takes; for SDXL that is a minute or two"
 
 
 def settings_in(words: Sequence[str]) -> dict[str, Any]:

@@ -342,6 +342,20 @@ def png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
+REMEDY = "remove it, and the same command draws it again"
+
+
+def _drawn_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}, which was drawn; run the same command again to draw it anew")
+    return path.read_bytes()
+
+
+def _refuse_other_file(path: Path, data: bytes, sha256: str) -> None:
+    if (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise ValueError(f"{path} has SHA-256 {found}, but {sha256} was drawn; {REMEDY}")
+
+
 def read_picture(path: Path, sha256: str) -> Tensor:
     """A picture that was drawn, [3, H, W] in [0, 1].
 
@@ -349,19 +363,15 @@ def read_picture(path: Path, sha256: str) -> Tensor:
         FileNotFoundError: if it is gone.
         ValueError: if it is another file than was drawn, or no picture.
     """
-    remedy = "remove it, and the same command draws it again"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}, which was drawn; run the same command again to draw it anew")
-    data = path.read_bytes()
+    data = _drawn_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as opened:
             array = np.asarray(opened.convert("RGB"))
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture; {remedy}") from None
+        raise ValueError(f"{path} is no picture; {REMEDY}") from None
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
-    if (found := hashlib.sha256(data).hexdigest()) != sha256:
-        raise ValueError(f"{path} has SHA-256 {found}, but {sha256} was drawn; {remedy}")
+        raise ValueError(f"{path} is damaged ({error}); {REMEDY}") from None
+    _refuse_other_file(path, data, sha256)
     return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
 
 
@@ -481,7 +491,9 @@ def table(folder: Path, plan: Plan) -> list[dict[str, str]]:
 
     Raises:
         IncompleteError: if pictures or scores are missing.
-        ValueError: as read_rows; if scores are by another scorer, or a model's pictures by several weights.
+        FileNotFoundError: if a picture that was drawn is gone.
+        ValueError: as read_rows; if scores are by another scorer, a model's pictures by several weights, or a picture is another
+            file than was drawn.
     """
     rows = read_rows(folder)
     for scorer in plan.scorers:
@@ -504,6 +516,7 @@ def table(folder: Path, plan: Plan) -> list[dict[str, str]]:
     found = []
     for key in keys:
         entry, drawn = sets[key.set].entries[key.place], rows.drawn[key]
+        _refuse_other_file(folder / key.picture, _drawn_bytes(folder / key.picture), drawn.sha256)
         values = (*key, key.seed, entry.category, entry.prompt, key.picture, *drawn)
         row = dict(zip(COLUMNS, map(str, values), strict=True))
         for scorer in plan.scorers:

@@ -226,7 +226,7 @@ def bench_inference(device: torch.device, tell: Tell = silent) -> dict[str, Any]
 
     all_routes("counted", count_route, "meta", list(MAKERS))
     if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
+        memory, _ = torch.cuda.mem_get_info(device)
         found["card"] = {"name": torch.cuda.get_device_name(device), "memory": memory}
         fit = [name for name, counted in found["counted"].items() if need(counted) <= memory]
         all_routes("seconds", time_route, device, fit)

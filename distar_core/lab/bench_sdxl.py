@@ -312,7 +312,7 @@ def bench_sdxl(device: torch.device, tell: Tell = silent) -> dict[str, Any]:
     for name in PUBLISHED:
         found["rewards"][name] = one(name, partial(_both_types, name))
     if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
+        memory, _ = torch.cuda.mem_get_info(device)
         found["card"] = {"name": torch.cuda.get_device_name(device), "memory": memory}
         model, reward = untrained_sdxl(device), reward_on(device)
         for name, keys in SETTINGS.items():

@@ -195,6 +195,18 @@ def test_a_file_that_is_not_the_picture_is_told_and_rows_are_kept(tmp_path, dama
     assert made(tmp_path, plan) == made(tmp_path / "other", plan), "the remedy"
 
 
+def test_a_picture_that_was_replaced_after_it_was_scored_is_in_no_table(tmp_path):
+    plan = fakes.plan(scorers=("bright",))
+    perform(tmp_path, plan)
+    one, other = (tmp_path / Key("b", "mine", place, 0).picture for place in (2, 3))
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(ValueError, match=f"{one.name}.*SHA-256"):
+        table(tmp_path, plan)
+    one.unlink()
+    with pytest.raises(FileNotFoundError, match=one.name):
+        table(tmp_path, plan)
+
+
 def test_other_weights_settings_prompts_and_scorers_than_those_of_the_rows_are_refused(tmp_path):
     loaded = []
     plan = fakes.plan(loaded=loaded)
