@@ -12,6 +12,7 @@ from .terminal import Shown, hint, program, say
 
 if TYPE_CHECKING:
     from ..rewards.base import PictureReward
+    from ..runs.processes import Alone
     from ..runs.settings import Recipe
     from ..sdxl.models import TextToImage
     from ..sdxl.recipe import PictureRecipe
@@ -71,20 +72,24 @@ def train_on_pictures(
     prompts: Sequence[str],
     folder: Path,
     *,
-    resume: bool,
-    save_every: int,
-    micro_batch: int | None = None,
+    processes: Alone | None = None,
+    **options: Any,
 ) -> State:
-    """Post-train a text-to-image model in a folder and show how far it is. Returns the finished run; raises as run_recipe."""
+    """Post-train a text-to-image model in a folder and show how far it is. Returns the finished run; raises as run_recipe.
+
+    Args:
+        processes: those that share the run; this one alone by default.
+        options: further arguments of run_recipe.
+    """
+    from ..runs.processes import ALONE
     from ..runs.progress import Progress
     from ..sdxl.post_training import make_state, run_recipe
 
-    state = make_state(recipe, model, reward)
+    processes = processes or ALONE
+    state = make_state(recipe, model, reward, processes)
     say(summary(recipe))
     with Shown() as shown:
-        for record in run_recipe(
-            recipe, model, state, prompts, folder, resume=resume, save_every=save_every, micro_batch=micro_batch
-        ):
+        for record in run_recipe(recipe, model, state, prompts, folder, processes=processes, **options):
             note = "" if record.reward is None else f"reward {float(record.reward.mean()):.3g}"
             done = record.step + 1 + recipe.warmup
             shown(Progress("post-train", done, recipe.warmup + recipe.steps, note))

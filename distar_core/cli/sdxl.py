@@ -12,9 +12,10 @@ import typer
 from ..extras import require
 from .doctor import memory_gib
 from .runs import chosen_recipe, resume_command, run_hints, summary, train_on_pictures
-from .terminal import hint, print_table, say
+from .terminal import hint, print_table, say, silent_unless
 
 if TYPE_CHECKING:
+    from ..runs.processes import Alone
     from ..sdxl.ledger import Ledger
     from ..sdxl.models import TextToImage
     from ..sdxl.recipe import PictureRecipe, SdxlRecipe
@@ -71,13 +72,11 @@ def train_sdxl(
     reward_scale=$a --set cfg_scale=$w; done; done
 
     --dry-run says first what a run takes. docs/sdxl.md has more.
+
+    On several GPUs: torchrun --standalone --nproc-per-node 8 --no-python distar train sdxl RUN ...; see docs/processes.md.
     """
     require("models")
-    from ..runs.folders import at_work, claim
-    from ..sdxl.ledger import require_fit
-    from ..sdxl.plan import counted_prompts, model_on_meta, require_disk, rewards_on_meta
-    from ..sdxl.post_training import peak_memory
-    from ..sdxl.prompt_files import read_prompts
+    from ..runs.processes import launched
     from ..sdxl.recipe import SdxlRecipe, find_recipe
 
     if recipe is None and not resume:
@@ -87,30 +86,61 @@ def train_sdxl(
     if dry_run:
         tell_plan(own)
         return
-    memory = memory_of(own)
+    require_device(own)
     if own.prompts is None:
         raise ValueError(
             "the recipe has no prompts; name a file or a data set of the hub with them: --set prompts=FILE"
         )
-    prompts = read_prompts(own.prompts)
-    if not resume:
-        claim(folder, "run")
-    with at_work(folder):
-        pass  # nobody else is; the run itself takes the lock
+    if "tensorboard" in own.also_log:
+        require("tensorboard")
+    with (
+        launched(own.device) as processes,
+        silent_unless(processes.first),
+        run_hints(
+            "choose a lower lr or reward_scale in a new folder",
+            lambda: resume_command("sdxl", folder, set=settings or [] if resume else []),
+        ),
+    ):
+        train_by_recipe(own, own.prompts, folder, processes, resume=resume)
+
+
+def train_by_recipe(own: SdxlRecipe, source: str, folder: Path, processes: Alone, *, resume: bool) -> None:
+    """Look whether a run can be, load what it needs and train; in each of the processes that share it.
+
+    Args:
+        source: of the prompts.
+    """
+    from ..runs.folders import at_work, claim
+    from ..sdxl.ledger import require_fit
+    from ..sdxl.plan import counted_prompts, model_on_meta, require_disk, rewards_on_meta
+    from ..sdxl.post_training import peak_memory
+    from ..sdxl.prompt_files import read_prompts
+
+    prompts = read_prompts(source)
+    share = share_of(own, processes)
+
+    def enter() -> None:
+        if not resume:
+            claim(folder, "run")
+        with at_work(folder):
+            pass  # nobody else is; the run itself takes the lock
+
+    processes.by_first(enter)
 
     # what the files say, before any weights are fetched or read
     sketch = model_on_meta(own)
     own = own.for_model(sketch)
     say(COUNTING)
+    memory = memory_of(own)
     ledger = require_fit(
-        own,
+        own.replace(batch=share),
         sketch,
         rewards_on_meta(own),
         counted_prompts(len(prompts)),
         memory=memory,
         micro_batch=own.micro_batch,
     )
-    require_disk(folder, ledger)
+    require_disk(folder, ledger, own.checkpoints)
     say(
         f"counted at the peak: {ledger.peak / GIB:.3g} GiB, {ledger.need / GIB:.3g} with reserves, of {memory / GIB:.3g}"
     )
@@ -118,38 +148,55 @@ def train_sdxl(
 
     reward = own.reward.load(device=own.device, dtype=own.types["dtype"]) if own.rewarded else None
     model = loaded(own, own.device)
-    with run_hints(
-        "choose a lower lr or reward_scale in a new folder",
-        lambda: resume_command("sdxl", folder, set=settings or [] if resume else []),
-    ):
-        train_on_pictures(
-            own,
-            model,
-            reward,
-            prompts,
-            folder,
-            resume=resume,
-            save_every=own.save_every,
-            micro_batch=own.micro_batch,
-        )
+    train_on_pictures(
+        own,
+        model,
+        reward,
+        prompts,
+        folder,
+        processes=processes,
+        resume=resume,
+        save_every=own.save_every,
+        micro_batch=own.micro_batch,
+        keep=own.keep,
+        best=own.best,
+        also_log=own.also_log,
+    )
     if (peak := peak_memory(model.device)) is not None:
         say(f"memory at the peak: {ledger.peak / GIB:.3g} GiB counted, {peak():.3g} allocated")
     say(f"recipe, log and checkpoint are in {folder}")
     say(f"pictures: distar sample {folder} PROMPT; a folder for diffusers: distar export {folder} FOLDER")
 
 
+def require_device(recipe: SdxlRecipe) -> None:
+    """Raise ValueError if the recipe's device is a GPU and there is none."""
+    import torch
+
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "the recipe computes on a GPU (device: cuda), and torch finds none here; distar doctor tells more, --dry-run "
+            "needs none, and --set device=cpu is for small models"
+        )
+
+
 def memory_of(recipe: SdxlRecipe) -> int:
-    """Bytes that are free on the recipe's device. Raises ValueError if it is a GPU and there is none."""
+    """Bytes that are free on the recipe's device; of several GPUs, on the one that this process has taken."""
     import torch
 
     if recipe.device == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(
-                "the recipe computes on a GPU (device: cuda), and torch finds none here; distar doctor tells more, --dry-run "
-                "needs none, and --set device=cpu is for small models"
-            )
         return int(torch.cuda.mem_get_info()[0])
     return int((memory_gib() or float("inf")) * GIB)
+
+
+def share_of(recipe: SdxlRecipe, processes: Alone) -> int:
+    """How many samples of a step a process has. Raises ValueError unless processes and micro-batches divide the batch evenly."""
+    share = len(range(recipe.batch)[processes.rows(recipe.batch)])
+    if recipe.micro_batch is not None and share % recipe.micro_batch:
+        raise ValueError(
+            f"micro_batch is {recipe.micro_batch}, which does not divide the {share} samples that each of the "
+            f"{processes.count} processes has of a batch of {recipe.batch}; choose a divisor: --set micro_batch=1"
+        )
+    return share
 
 
 def loaded(recipe: SdxlRecipe, device: str) -> TextToImage:
@@ -203,8 +250,8 @@ def tell_plan(recipe: SdxlRecipe) -> None:
     say(f"time: {time}")
     checkpoint = checkpoint_bytes(ledger) / 1e9
     say(
-        f"disk: {2 * checkpoint:.3g} GB, for a checkpoint of {checkpoint:.3g} and the next beside it; as much main memory as "
-        "one while it is written"
+        f"disk: {(recipe.checkpoints + 1) * checkpoint:.3g} GB, for checkpoints of {checkpoint:.3g}, of which "
+        f"{recipe.checkpoints} stay while the next is written; as much main memory as one meanwhile"
     )
     for one in downloads(recipe, sketch):
         size = "of unknown size" if one.gigabytes is None else f"about {one.gigabytes:.1f} GB"

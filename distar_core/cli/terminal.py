@@ -189,6 +189,18 @@ def stoppable(describe: Callable[[], str]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def silent_unless(speaks: bool) -> Iterator[None]:
+    """Of several processes that do the same, one speaks. Inside, the others say and show nothing; errors and warnings come from
+    each.
+    """
+    before, console.quiet = console.quiet, not speaks
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def print_table(rows: list[list[str]], title: str) -> None:
     """A table whose first row is its head."""
     table = Table(title=title, title_justify="left")
@@ -223,7 +235,7 @@ class Shown:
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
         )
 
     def __enter__(self) -> Shown:

@@ -18,6 +18,8 @@ from ..training import Record
 
 COLUMNS = ["step", "seconds", "reward", "gap_norm", "loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward"]
 COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward", "gap_floor", "peak_gib"]
+COMPARABLE = [name for name in COLUMNS if name not in ("step", "seconds", "gap_floor")]
+"""Columns by which one checkpoint may be better than another."""
 
 Row = Mapping[str, float]
 

@@ -27,7 +27,7 @@ from ..methods import Method
 from ..roles import Trainable
 from ..training import Conditions, Record, State, post_train
 from .folders import at_work, claim
-from .logs import ALSO, COLUMNS, Logs, row_of
+from .logs import ALSO, COLUMNS, COMPARABLE, Logs, row_of
 from .processes import ALONE, Alone, spread_as, weights_of, whole
 from .settings import complete, describe, differences, fill
 from .signals import Interrupted, stop_requests
@@ -256,11 +256,10 @@ class Kept:
     """
 
     def __init__(self, folder: Path, keep: int = 1, best: str | None = None) -> None:
-        known = [name for name in COLUMNS if name not in ("step", "seconds", "gap_floor")]
         if keep < 1:
             raise ValueError(f"keep must be at least 1 checkpoint, got {keep}; 1 keeps the newest alone")
-        if best is not None and best not in known:
-            raise ValueError(f"best is {best!r}, which the log does not have; choose one of {', '.join(known)}")
+        if best is not None and best not in COMPARABLE:
+            raise ValueError(f"best is {best!r}, which the log does not have; choose one of {', '.join(COMPARABLE)}")
         self.folder, self.keep, self.best = folder, keep, best
         self._newest: int | None = None
         self._best: float | None = None

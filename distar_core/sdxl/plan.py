@@ -13,7 +13,6 @@ from ..rewards.base import WeightedSum
 from ..rewards.published import find_reward
 from ..rewards.shapes import reward_on_meta
 from ..runs.hub import Named, named
-from ..runs.run import CHECKPOINT
 from .adapters import tied_clone
 from .ledger import Ledger
 from .loading import describe_pipeline
@@ -80,15 +79,18 @@ def checkpoint_bytes(ledger: Ledger) -> int:
     return sum(ledger.held.get(name, 0) for name in ("learning weights", "optimizer state", "averages"))
 
 
-def require_disk(folder: Path, ledger: Ledger) -> None:
-    """Raise OSError unless the disk of a run's folder has room for a checkpoint, and for the next beside it until it is whole."""
-    there = folder / CHECKPOINT
-    needed = 2 * checkpoint_bytes(ledger) - (there.stat().st_size if there.is_file() else 0)
+def require_disk(folder: Path, ledger: Ledger, kept: int = 1) -> None:
+    """Raise OSError unless the disk of a run's folder has room for the checkpoints that are kept, and for the next beside them
+    until it is whole.
+    """
+    files = [path.stat() for path in folder.glob("checkpoint*.safetensors")]
+    there = {file.st_ino: file.st_size for file in files}  # one that has two names takes its room once
+    needed = (kept + 1) * checkpoint_bytes(ledger) - sum(there.values())
     disk = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
     if (free := shutil.disk_usage(disk).free) < needed:
         raise OSError(
             f"the run needs {needed / GB:.3g} GB in {folder}, where a checkpoint of {checkpoint_bytes(ledger) / GB:.3g} GB is "
-            f"written beside the one before, but that disk has {free / GB:.3g} GB left; make room, or name a folder on another"
+            f"written beside {'the one before' if kept == 1 else f'{kept} before it'}, but that disk has {free / GB:.3g} GB left; make room, or name a folder on another"
         )
 
 

@@ -14,6 +14,7 @@ from ..losses import PseudoHuber
 from ..methods import find_method
 from ..rewards.mix import RewardMix
 from ..runs.hub import named
+from ..runs.logs import ALSO, COMPARABLE
 from ..runs.settings import METHOD_KEYS, Count, Defaults, Problem, Recipe, RecipeError, read_yaml
 from ..schedule import TimeLaw
 from .adapters import LORA_TARGETS
@@ -125,6 +126,9 @@ class SdxlRecipe(PictureRecipe):
         reward: published rewards with weights, see RewardMix; none is loaded where the method has no use for one.
         micro_batch: samples in memory at a time; all by default.
         save_every: steps between checkpoints.
+        keep: how many of the latest checkpoints stay.
+        best: a column of the log, by which the best checkpoint stays too, see Kept.
+        also_log: what is written beside log.csv, names of logs.ALSO.
         peak_tflops: of the device in `base`, for an estimate of the time and nothing else.
         prompts: None is for counting alone.
     """
@@ -136,7 +140,8 @@ class SdxlRecipe(PictureRecipe):
         **dict.fromkeys(("reference", "generator", "vae"), named),
     }
     UNBOUND: ClassVar[frozenset[str]] = PictureRecipe.UNBOUND | {
-        "reference", "generator", "vae", "variant", "device", "micro_batch", "save_every", "peak_tflops"
+        "reference", "generator", "vae", "variant", "device", "micro_batch", "save_every", "keep", "best", "also_log",
+        "peak_tflops",
     }  # fmt: skip
 
     reference: str
@@ -150,6 +155,9 @@ class SdxlRecipe(PictureRecipe):
     reward: RewardMix
     micro_batch: Count | None = None
     save_every: Count = 100
+    keep: Count = 1
+    best: str | None = None
+    also_log: list[str] = Field([])
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     prompts: str | None = None  # type: ignore[assignment]
 
@@ -157,6 +165,14 @@ class SdxlRecipe(PictureRecipe):
     def _check_shares(self) -> Self:
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise self.refusal("micro_batch", self.micro_batch, f"should divide the batch of {self.batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_kept(self) -> Self:
+        if self.best is not None and self.best not in COMPARABLE:
+            raise self.refusal("best", self.best, f"should be a column of the log: {', '.join(COMPARABLE)}")
+        if not set(self.also_log) <= ALSO.keys():
+            raise self.refusal("also_log", self.also_log, f"known are {', '.join(ALSO)}")
         return self
 
     @classmethod
@@ -196,6 +212,11 @@ class SdxlRecipe(PictureRecipe):
     def start_device(self) -> str:
         """Where the generator's start is: full copies are made of it once, and need no room for it beside them."""
         return "cpu" if self.roles == "full" else self.device
+
+    @property
+    def checkpoints(self) -> int:
+        """How many checkpoints the run leaves at most."""
+        return self.keep + (self.best is not None)
 
     @property
     def rewarded(self) -> bool:

@@ -4,7 +4,11 @@ and what is refused before a model is loaded.
 
 import dataclasses
 import os
+import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +24,7 @@ from distar_core.methods import METHODS
 from distar_core.rewards import published, shapes
 from distar_core.rewards.base import FrozenReward
 from distar_core.runs.logs import rows_before
+from distar_core.runs.processes import Alone, Processes
 from distar_core.runs.run import CHECKPOINT
 from distar_core.runs.settings import RECIPE
 from distar_core.sdxl import models, plan, post_training
@@ -32,6 +37,8 @@ from distar_core.sdxl.recipe import RECIPES, SdxlRecipe, find_recipe
 from distar_core.world.judges import load_clip
 from distar_core.world.models import SHIPPED
 
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 500  # only so long is waited for the processes; nothing else depends on time
 CAPTIONS = ["a red circle left of a blue square", "a large green triangle"]
 SMALL = {
     "reference": str(SHIPPED / "reference"),
@@ -156,6 +163,60 @@ def test_a_run_that_was_stopped_equals_one_that_was_not_and_is_exported(recipe, 
         assert min(far["last"], far["start"]) > 1e-3, "control: neither the last weights nor the start's"
 
 
+def test_two_processes_are_one_with_micro_batches_to_the_byte_and_one_resumes_them(recipe, tmp_path):
+    """The command under torchrun, as docs/processes.md has it; one process says what there is to say."""
+    keys = SMALL | {
+        "reward_scale": 0.0,
+        "steps": 2,
+        "warmup": 0,
+        "keep": 2,
+        "also_log": ["jsonl"],
+        "prompts": "prompts.txt",
+    }
+    recipe.write_text(yaml.safe_dump(keys), "utf-8")
+    one, two, resumed = tmp_path / "one", tmp_path / "two", tmp_path / "resumed"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [sys.executable, "-m", "distar_core.cli.main", "train", "sdxl", two, "--recipe", recipe]
+    ended = subprocess.run(
+        [*torchrun, *command],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert ended.stdout.count("counted at the peak") == ended.stdout.count(f"distar export {two} FOLDER") == 1
+    result, said = distar("train", "sdxl", one, "--recipe", recipe)
+    assert result.exit_code == 0, said
+    names = {CHECKPOINT, "checkpoint_at_1.safetensors", "config.json", "log.csv", "log.jsonl", RECIPE, "prompts.txt"}
+    assert names <= {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for name in names - {"log.csv", "log.jsonl"}:
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    assert (two / "checkpoint_at_1.safetensors").read_bytes() != (two / CHECKPOINT).read_bytes(), "control"
+    logs = [[row | {"seconds": ""} for row in rows_before(9, run / "log.csv")] for run in (one, two)]
+    assert logs[0] == logs[1]
+
+    shutil.copytree(two, resumed)
+    (resumed / "checkpoint_at_1.safetensors").replace(resumed / CHECKPOINT)
+    result, said = distar("train", "sdxl", resumed, "--resume", "--set", "keep=1", "--set", "micro_batch=2")
+    assert result.exit_code == 0, said
+    assert "post-train: 2 of 2" in said
+    assert rows_before(9, resumed / "log.csv")[-1]["step"] == "1"
+
+
+def test_a_batch_that_processes_and_micro_batches_do_not_divide_is_refused():
+    class OfTwo(Alone):
+        count, number, rows = 2, 1, Processes.rows
+
+    own = SdxlRecipe.read(SMALL | {"prompts": "prompts.txt", "batch": 12, "micro_batch": 3})
+    assert commands.share_of(own, OfTwo()) == 6
+    assert commands.share_of(own, Alone()) == 12
+    with pytest.raises(ValueError, match=r"micro_batch is 4.* the 6 samples"):
+        commands.share_of(own.replace(micro_batch=4), OfTwo())
+    with pytest.raises(ValueError, match=r"batch 9 .* 2 processes"):
+        commands.share_of(own.replace(batch=9), OfTwo())
+
+
 def test_a_method_without_a_reward_loads_none(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("distar_core.rewards.mix.load_reward", lambda *_: pytest.fail("loaded"))
     changes = ["method=diff-instruct", "roles=full", "steps=1", "optimizer=rmsprop", "micro_batch=2"]
@@ -200,6 +261,9 @@ def test_a_dry_run_says_what_a_run_takes_and_leaves_nothing(recipe, tmp_path, mo
         (["--recipe", "SMALL", "--set", "reward=beauty"], "'beauty' is unknown; known are imagereward"),
         (["--recipe", "SMALL", "--set", "reward={imagereward: {weight: 1, unit: logit}}"], "unit 'logit'"),
         (["--recipe", "SMALL", "--set", "micro_batch=3"], "should divide the batch of 2"),
+        (["--recipe", "SMALL", "--set", "best=beauty"], "'best' is 'beauty'"),
+        (["--recipe", "SMALL", "--set", "also_log=[csv]"], "known are jsonl, tensorboard"),
+        (["--recipe", "SMALL", "--set", "keep=0"], "'keep' is 0"),
         (["--recipe", "SMALL", "--set", "times=[979, 20]"], "'times' is [979, 20]"),
         (["--recipe", "SMALL", "--set", "assistant_times=[0, 1000]"], "has times from 0 to 999"),
         (["--recipe", "SMALL", "--set", "targets=[to_v, to_w]"], "'to_w'"),

@@ -71,6 +71,8 @@ def test_paths_are_relative_to_the_recipe_and_names_of_the_hub_stay(tmp_path, mo
 def test_a_run_is_bound_to_its_numbers_and_not_to_its_places():
     own, other = (SdxlRecipe.read(KEYS | keys) for keys in ({}, {"reference": "you/model", "micro_batch": 2}))
     moved = own.replace(reward={"pickscore": {"weight": 1.0, "folder": "elsewhere"}}, save_every=3, device="cuda")
+    moved = moved.replace(keep=3, best="gap_norm", also_log=["jsonl"])
+    assert (own.checkpoints, moved.checkpoints) == (1, 4)
     assert own.bound == other.bound == moved.bound
     for change in (
         {"batch": 8},
@@ -179,6 +181,13 @@ def test_a_disk_has_room_for_two_checkpoints_or_there_is_no_run(tmp_path, monkey
     (run / "checkpoint.safetensors").write_bytes(b"0" * 600)
     free[0] = 600
     require_disk(run, small_ledger(**sizes))
+    (run / "checkpoint_best.safetensors").hardlink_to(run / "checkpoint.safetensors")  # takes no room
+    (run / "checkpoint_at_3.safetensors").write_bytes(b"0" * 600)
+    free[0] = 1200
+    require_disk(run, small_ledger(**sizes), kept=3)
+    free[0] = 1199
+    with pytest.raises(OSError, match="beside 3 before it"):
+        require_disk(run, small_ledger(**sizes), kept=3)
 
 
 # In true size: the recipes that come with the package, against what a GPU recorded.
