@@ -144,6 +144,8 @@ def train_by_recipe(own: SdxlRecipe, source: str, folder: Path, processes: Alone
     say(
         f"counted at the peak: {ledger.peak / GIB:.3g} GiB, {ledger.need / GIB:.3g} with reserves, of {memory / GIB:.3g}"
     )
+    if processes.count > 1 and own.roles == "full":
+        say(f"that is for a process that holds everything; of full copies each of the {processes.count} holds a part")
     del sketch
 
     reward = own.reward.load(device=own.device, dtype=own.types["dtype"]) if own.rewarded else None
