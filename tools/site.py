@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 from argparse import ArgumentParser
 from collections import defaultdict
@@ -21,7 +22,6 @@ from typing import Any
 import jupytext
 import nbformat
 import yaml
-from sphinx.cmd.build import build_main
 
 import distar_core
 from distar_core.templates import fill
@@ -346,7 +346,8 @@ def make(out: Path, profile: str = "fast", only: Collection[str] | None = None, 
         "-d",
         str(out / "doctrees"),
     ]
-    if build_main([*options, str(source), str(html)]):
+    # in a process of its own: autodoc imports modules anew, as type checkers see them
+    if subprocess.run([sys.executable, "-m", "sphinx", *options, str(source), str(html)], check=False).returncode:
         raise RuntimeError(f"Sphinx found something amiss in {source}; mend what it printed above")
     mathjax(html / "_static")
     for pattern in UNWANTED:

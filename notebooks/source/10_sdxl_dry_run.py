@@ -503,10 +503,8 @@ def hours(seconds, steps=10_000, batch=64):
 
 # %%
 peak = 989e12
-recorded = {
-    "lora": 0.9336,
-    "full": 0.9724,
-}  # seconds a sample, H200; the step recorded once and replayed whole, a CUDA graph
+# seconds a sample on an H200; the step was recorded once and is replayed whole, as a CUDA graph
+recorded = {"lora": 0.9336, "full": 0.9724}
 for roles, found in ledgers.items():
     half = found.flops_per_sample / (peak / 2)
     reached = found.flops_per_sample / recorded[roles] / peak
