@@ -21,6 +21,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from distar_core.runs.folders import replacing
 from tools.build import COLAB_TITLE, LEFT_OUT, edition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,9 +93,8 @@ def run(source: Path, profile: str, cache: Path) -> NotebookNode:
     cache.mkdir(parents=True, exist_ok=True)
     for old in cache.glob(f"{source.stem}-*.ipynb"):
         old.unlink()
-    partial = path.with_suffix(".partial")
-    nbformat.write(notebook, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        nbformat.write(notebook, partial)
     return notebook
 
 

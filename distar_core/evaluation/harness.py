@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..errors import DistarError, NonFiniteError
 from ..rewards.base import PictureReward, check_pictures, values_of
-from ..runs.folders import at_work, claim
+from ..runs.folders import at_work, claim, replacing
 from ..runs.progress import Progress, Tell, silent
 from .benchmarks import PromptSet
 
@@ -230,12 +230,8 @@ def write_whole(path: Path, data: bytes, *, by: str = "") -> None:
     part = path.with_name(f".{path.name}.{by or f'{platform.node()}-{os.getpid()}'}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path, part):
             part.write_bytes(data)
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
 
 
 class Journal:

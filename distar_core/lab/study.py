@@ -18,7 +18,7 @@ import torch
 from ..evaluation.statistics import Interval, bootstrap_interval
 from ..figures.charts import Line
 from ..figures.picture import Picture, Style
-from ..runs.folders import at_work, require_writable
+from ..runs.folders import at_work, replacing, require_writable
 from ..runs.parallel import in_parallel
 from ..runs.progress import Progress, Tell, silent
 
@@ -132,12 +132,10 @@ def perform(study: Study, profile: str, folder: Path, *, tell: Tell = silent) ->
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Replace a CSV in one step, so that an interruption leaves the old one."""
-    beside = path.with_suffix(".partial")
-    with open(beside, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
-    beside.replace(path)
 
 
 def where(rows: Sequence[Row], **wanted: Any) -> list[Row]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from ..runs.folders import replacing
 from ..runs.weights import in_one_line, read_json, refuse_pointer
 
 CACHE = "DISTAR_CACHE"
@@ -120,9 +121,8 @@ def _first(identity: str, digest: str) -> str:
         known = read_json(path) if path.is_file() else {}
         if identity not in known:
             known[identity] = digest
-            written = path.with_suffix(".new")
-            written.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
-            written.replace(path)
+            with replacing(path) as written:
+                written.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
     return known[identity]
 
 

@@ -1,4 +1,4 @@
-"""Output folders: ownership markers and an inter-process lock."""
+"""Output folders: ownership markers, an inter-process lock, and files that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -58,6 +58,22 @@ def at_work(folder: Path, what: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def replacing(path: Path, part: Path | None = None) -> Iterator[Path]:
+    """Where the new contents of a file go: when the block ends they take its place in one step, so that whoever reads it, and
+    whatever kill comes, finds the old file or the new one. After an exception the old one stays, and nothing beside it.
+
+    Args:
+        part: by default the file's name with .partial; processes that may write the same file at once take one each.
+    """
+    part = part or path.with_name(f"{path.name}.partial")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:

@@ -6,7 +6,6 @@ import csv
 import itertools
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 from ..errors import MissingPackagesError
 from ..extras import install, installed_version
 from ..training import Record
+from .folders import replacing
 
 COLUMNS = ["step", "seconds", "reward", "gap_norm", "loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward"]
 COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward", "gap_floor", "peak_gib"]
@@ -58,13 +58,12 @@ class CsvLog:
     """
 
     def __init__(self, folder: Path, next_step: int | None) -> None:
-        path, partial = folder / "log.csv", folder / "log.csv.partial"
+        path = folder / "log.csv"
         rows = _kept(path, next_step, rows_before)
-        with open(partial, "w", newline="", encoding="utf-8") as kept:
+        with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as kept:
             writer = csv.DictWriter(kept, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(partial, path)
         self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, COLUMNS)
 
@@ -112,9 +111,10 @@ class JsonLog:
     """One object a step in log.jsonl, with the names and numbers of log.csv; resumed and set aside as that is."""
 
     def __init__(self, folder: Path, next_step: int | None) -> None:
-        path, partial = folder / "log.jsonl", folder / "log.jsonl.partial"
-        partial.write_text("".join(_kept(path, next_step, lines_before)), encoding="utf-8")
-        os.replace(partial, path)
+        path = folder / "log.jsonl"
+        lines = _kept(path, next_step, lines_before)
+        with replacing(path) as partial:
+            partial.write_text("".join(lines), encoding="utf-8")
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, row: Row) -> None:

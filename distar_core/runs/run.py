@@ -26,7 +26,7 @@ from ..errors import NonFiniteError
 from ..methods import Method
 from ..roles import Trainable
 from ..training import Conditions, Record, State, post_train
-from .folders import at_work, claim
+from .folders import at_work, claim, replacing
 from .logs import ALSO, COLUMNS, COMPARABLE, Logs, row_of
 from .processes import ALONE, Alone, spread_as, weights_of, whole
 from .settings import complete, describe, differences, fill
@@ -196,23 +196,24 @@ def save_checkpoint(
 
 def _write(path: Path, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write a checkpoint from tensors on the CPU; the digests and the seal are made here."""
-    partial = path.with_name(f"{path.name}.partial")
     digests = {name: _digest(name, value) for name, value in tensors.items()}
     meta = {"format": f"{KIND} {FORMAT}", **meta, "digests": digests}
     meta["seal"] = _seal(json.loads(json.dumps(meta)))
-    partial.unlink(missing_ok=True)
-    partial.touch()
-    permissions = partial.stat().st_mode  # safetensors' own files are for nobody but their owner
-    try:
-        save_file(tensors, partial, metadata={"distar_core": json.dumps(meta, sort_keys=True)})
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error}); free some space and resume from the last one") from error
-    for leftover in filter(Path.is_file, path.parent.glob(".tmp??????")):  # where a kill interrupted safetensors
-        leftover.unlink()
-    partial.chmod(permissions)
-    with open(partial, "rb+") as written:
-        os.fsync(written.fileno())
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        permissions = partial.stat().st_mode  # safetensors' own files are for nobody but their owner
+        try:
+            save_file(tensors, partial, metadata={"distar_core": json.dumps(meta, sort_keys=True)})
+        except SafetensorError as error:
+            raise OSError(
+                f"{path} cannot be written ({error}); free some space and resume from the last one"
+            ) from error
+        for leftover in filter(Path.is_file, path.parent.glob(".tmp??????")):  # where a kill interrupted safetensors
+            leftover.unlink()
+        partial.chmod(permissions)
+        with open(partial, "rb+") as written:
+            os.fsync(written.fileno())
 
 
 def _require_same_weights(state: State, processes: Alone) -> None:
@@ -322,14 +323,12 @@ def _step_of(path: Path) -> int | None:
 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, in one go in place of whatever has it."""
-    partial = target.with_name(f"{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:  # not every file system has hard links
-        shutil.copyfile(source, partial)
-    os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+    with replacing(target) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:  # not every file system has hard links
+            shutil.copyfile(source, partial)
 
 
 class DamagedError(ValueError):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Collection, Sequence
@@ -17,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ..runs.folders import replacing
 from ..runs.weights import reading
 from .export import fingerprint
 
@@ -277,19 +277,14 @@ def _write_cache(path: Path, encoder: PromptEncoder, texts: Sequence[str], ident
         header[name] = {"dtype": kind, "shape": [len(texts), *one.shape[1:]], "data_offsets": [start, end]}
     told = json.dumps(header).encode()
     told += b" " * (-len(told) % 8)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(len(told).to_bytes(8, "little") + told)
-            begin = file.tell()
-            for start in range(0, len(texts), AT_ONCE):
-                part = encoder.embed(texts[start : start + AT_ONCE])
-                for name, rows, one in (("text", part.text, first.text), ("pooled", part.pooled, first.pooled)):
-                    file.seek(begin + header[name]["data_offsets"][0] + start * one.nbytes)
-                    file.write(rows.cpu().contiguous().view(torch.uint8).numpy().data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, open(partial, "wb") as file:
+        file.write(len(told).to_bytes(8, "little") + told)
+        begin = file.tell()
+        for start in range(0, len(texts), AT_ONCE):
+            part = encoder.embed(texts[start : start + AT_ONCE])
+            for name, rows, one in (("text", part.text, first.text), ("pooled", part.pooled, first.pooled)):
+                file.seek(begin + header[name]["data_offsets"][0] + start * one.nbytes)
+                file.write(rows.cpu().contiguous().view(torch.uint8).numpy().data)
 
 
 class PromptedUNet(nn.Module):

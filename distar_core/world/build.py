@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from ..draws import draw
 from ..methods import METHODS, Method
 from ..rates import cosine_decay, decay
 from ..roles import NetworkScore, Roles, Trainable
-from ..runs.folders import at_work, claim, require_writable
+from ..runs.folders import at_work, claim, replacing, require_writable
 from ..runs.progress import Progress, Tell, silent
 from ..runs.run import CHECKPOINT, run
 from ..schedule import TimeLaw
@@ -151,9 +150,8 @@ def store_latents(path: Path, vae: Any, recipe: Recipe, tell: Tell) -> tuple[Ten
         tell(Progress("latents", len(captions), recipe.stored))
     captions_path.write_text(json.dumps(captions), "utf-8")
     latents = torch.cat(parts)
-    partial = path.with_suffix(".partial")
-    save_file({"latents": latents}, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file({"latents": latents}, partial)
     return latents.float(), captions
 
 
