@@ -106,8 +106,3 @@ def claims(folder: Path = ROOT / "tests" / "claims") -> list[Claim]:
                     if base in known and name
                 }
     return [found[number] for number in sorted(found)]
-
-
-if __name__ == "__main__":
-    for claim in claims():
-        print(claim.number, len(claim.tests), sorted(claim.names))

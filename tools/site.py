@@ -269,7 +269,8 @@ class Site:
         by_paper, by_name, by_notebook = defaultdict(list), defaultdict(list), defaultdict(list)
         groups: dict[str, list[dict[str, Any]]] = {}
         titles = {stem[:2]: (stem, title_of(stem)) for stem in stems()}
-        for claim, added in zip(claims(), mapped(), strict=True):
+        every = claims()
+        for claim, added in zip(every, mapped(), strict=True):
             by_paper[added["paper"]].append(claim.number)
             for name in added["library"]:
                 by_name[name].append(claim.number)
@@ -286,7 +287,7 @@ class Site:
         self.page(
             "map.md",
             "map",
-            claims=claims(),
+            claims=every,
             papers=[(name, link, by_paper[name]) for name, link in links.items() if by_paper[name]],
             functions=sorted(by_name.items()),
             notebooks=sorted(by_notebook.items()),

@@ -16,12 +16,11 @@ from .distances import Distances
 from .harness import Plan, write_whole
 from .statistics import Interval
 from .summary import Rows, SetSummary, sheets, summarise
-from .tables import markdown_table
+from .tables import Table, markdown_table
 
 PAGE, PAPER, THUMBNAILS = "report.html", "report.md", "thumbnails"
 THUMBNAIL = 256
 LEVEL = 0.05
-Table = list[list[str]]
 
 
 def shown(interval: Interval, factor: float = 1.0, sign: str = "") -> str:

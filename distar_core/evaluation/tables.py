@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+Table = list[list[str]]
+"""Rows of cells, the first the head."""
+
 
 def markdown_table(cells: Sequence[Sequence[str]]) -> str:
     """A Markdown table, the first row its head."""

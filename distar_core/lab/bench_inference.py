@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.tables import Table
 from ..runs.progress import Progress, Tell, silent
 from ..sdxl.ledger import GIB, Tally, with_reserves
 from ..sdxl.models import TextToImage
 from ..sdxl.shapes import untrained_flux, untrained_sdxl
-from .bench_sdxl import TERA, Cells
+from .bench_sdxl import TERA
 from .clock import peaks_of, seconds_on
 
 STEPS = 50
@@ -233,11 +234,11 @@ def bench_inference(device: torch.device, tell: Tell = silent) -> dict[str, Any]
     return found
 
 
-def tables(found: Mapping[str, Any]) -> dict[str, Cells]:
+def tables(found: Mapping[str, Any]) -> dict[str, Table]:
     """What `bench_inference` found, as tables by title: the parts, and pictures beside FLUX-dev's and what is published."""
     counted = found["counted"]
-    parts: Cells = [["picture", "part", "calls", "TFLOP a call", "GiB at the peak"]]
-    whole: Cells = [["picture", "TFLOP", "of FLUX-dev's", "GiB of weights", "GiB at the peak", "of FLUX-dev's"]]
+    parts: Table = [["picture", "part", "calls", "TFLOP a call", "GiB at the peak"]]
+    whole: Table = [["picture", "TFLOP", "of FLUX-dev's", "GiB of weights", "GiB at the peak", "of FLUX-dev's"]]
     for name, one in counted.items():
         for part, cost in one["parts"].items():
             flops, live = f"{cost['flops'] / TERA:.2f}", f"{cost['peak'] / GIB:.2f}"
@@ -259,9 +260,9 @@ def tables(found: Mapping[str, Any]) -> dict[str, Cells]:
     return shown
 
 
-def _clock_table(found: Mapping[str, Any]) -> Cells:
+def _clock_table(found: Mapping[str, Any]) -> Table:
     """Seconds and allocated bytes of each picture and their shares of FLUX-dev's, where that fits on the card."""
-    rows: Cells = [["picture", "seconds", "of FLUX-dev's", "GiB allocated", "of FLUX-dev's", "seconds of a call"]]
+    rows: Table = [["picture", "seconds", "of FLUX-dev's", "GiB allocated", "of FLUX-dev's", "seconds of a call"]]
     for name, counted in found["counted"].items():
         if name not in found["seconds"]:
             rows.append([name, f"does not fit, it needs {need(counted) / GIB:.1f} GiB", "", "", "", ""])

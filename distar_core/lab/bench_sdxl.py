@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..evaluation.tables import Table
 from ..rewards.base import FrozenReward, PictureReward
 from ..rewards.published import PUBLISHED
 from ..rewards.shapes import reward_on_meta, untrained_reward
@@ -25,7 +26,7 @@ from ..sdxl.ledger import GIB, PHASES, Ledger, Tally, count_step, phases_of
 from ..sdxl.models import TextToImage
 from ..sdxl.post_training import conditions_of, make_state
 from ..sdxl.prompts import Prompt
-from ..sdxl.recipe import Decay, PictureRecipe
+from ..sdxl.recipe import HUBER_C_OF_ONE, Decay, PictureRecipe
 from ..sdxl.shapes import sdxl_on_meta, untrained_sdxl
 from ..training import State, post_train
 from .clock import Clock, Peaks, matrix_rate, peaks_of, seconds_on
@@ -34,7 +35,6 @@ TERA = 1e12
 PIXELS = 1024
 PROMPTS = ("a",)
 REWARD = "pickscore"
-Cells = list[list[str]]
 DRAWS = "draws"
 """What comes before the first of PHASES in a step; what comes between two of them counts for the earlier one."""
 
@@ -52,7 +52,9 @@ class TrueSize(PictureRecipe):
     The reward's scale and pseudo-Huber's constant, 0.1 √n for the n = 65,536 numbers of a latent, change no cost.
     """
 
-    DEFAULTS: ClassVar[Defaults] = Defaults({REWARD: {"diff-instruct*": 100.0}}, huber_c=25.6, cfg_scale=7.5)
+    DEFAULTS: ClassVar[Defaults] = Defaults(
+        {REWARD: {"diff-instruct*": 100.0}}, huber_c=HUBER_C_OF_ONE * 256, cfg_scale=7.5
+    )
 
     reward: Literal["pickscore"] = "pickscore"
     batch: Count = 1
@@ -242,7 +244,6 @@ def time_step(
     """
     device = model.device
     state = make_state(recipe, model, reward)
-    state.place = lambda tensor: tensor.to(device)
     conditions = conditions_of(recipe, model, prompts)
     prompt = conditions(0, slice(0, recipe.batch))
     steps = post_train(state, recipe.method, conditions, **recipe.loop | {"steps": 2 * rounds + 1, "warmup": 0})
@@ -329,7 +330,7 @@ def _both_types(name: str) -> dict[str, Any]:
     return {**wide._asdict(), "held_narrow": narrow.held, "peak_narrow": narrow.peak}
 
 
-def tables(found: Mapping[str, Any]) -> dict[str, Cells]:
+def tables(found: Mapping[str, Any]) -> dict[str, Table]:
     """What `bench_sdxl` found, as tables by title: FLOPs and bytes by phase, the rewards, and what was measured."""
     settings, seconds = found["settings"], found["seconds"]
     columns = {
@@ -337,15 +338,15 @@ def tables(found: Mapping[str, Any]) -> dict[str, Cells]:
         for name, one in settings.items()
         for head, kind in ((name, "flops"), (f"{name}, no recomputation", "flops_once"))
     }
-    flops: Cells = [["phase", *columns]]
-    live: Cells = [["phase", *settings]]
+    flops: Table = [["phase", *columns]]
+    live: Table = [["phase", *settings]]
     for phase in PHASES:
         flops.append([phase, *(f"{column.get(phase, 0) / TERA:.1f}" for column in columns.values())])
         live.append([phase, *(f"{one['peaks'][phase] / GIB:.2f}" for one in settings.values())])
     flops.append(["together", *(f"{sum(column.values()) / TERA:.1f}" for column in columns.values())])
     for key, words in NEEDS.items():
         live.append([words, *(f"{one[key] / GIB:.2f}" for one in settings.values())])
-    rewards: Cells = [
+    rewards: Table = [
         ["reward", "weights", "TFLOP: value, with gradient", "GiB, float32: held, peak", "GiB, bfloat16: held, peak"]
     ]
     for name, cost in found["rewards"].items():
@@ -355,7 +356,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, Cells]:
             for held, peak in (("held", "peak"), ("held_narrow", "peak_narrow"))
         )
         rewards.append([name.partition("/")[0], f"{cost['parameters'] / 1e6:.0f} M", work, wide, narrow])
-    shown: dict[str, Cells] = {
+    shown: dict[str, Table] = {
         "TFLOP a sample": flops,
         "GiB live at the peak of each phase": live,
         f"One picture of {PIXELS} px and its prompt": rewards,
@@ -372,7 +373,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, Cells]:
     return shown
 
 
-def _clock_table(timed: Mapping[str, Any], counted: Mapping[str, Any]) -> Cells:
+def _clock_table(timed: Mapping[str, Any], counted: Mapping[str, Any]) -> Table:
     """Seconds by phase with the rate that counted FLOPs give them, then the whole step; one sample a step."""
     rate, rows = timed["rate"], [["", "seconds", "TFLOP/s", "of the matrix rate"]]
 

@@ -188,7 +188,7 @@ def _by_assistant(rows: Sequence[Row], what: str) -> list[Line]:
     """A column of pseudo-Huber's runs on the way with each assistant, at the scale whose fixed point has about TARGET."""
     found = []
     for assistant, style in zip(LABELS, (*PLAIN[:2], STYLES["star"]), strict=True):
-        own = where(_runs(rows, assistant, "star"), reward_scale=AIMED["star"])
+        own = _aimed(rows, "star", assistant)
         if own:
             found.append(_on_the_way(LABELS[assistant], own, what, style))
     return found
@@ -197,18 +197,18 @@ def _by_assistant(rows: Sequence[Row], what: str) -> list[Line]:
 def _longer(rows: Sequence[Row], what: str) -> list[Line]:
     """A column against the step: of pseudo-Huber's runs, and of those of LONGER that were ten times longer."""
     steps = rows[0]["steps"]
-    found = [
-        _on_the_way(f"{label_of('star')}, {int(steps):,} steps", where(rows, **_aimed("star", steps)), what, SHORT)
-    ]
+    found = [_on_the_way(f"{label_of('star')}, {int(steps):,} steps", _aimed(rows, "star"), what, SHORT)]
     for name in LONGER:
-        longer = where(rows, **_aimed(name, TIMES * steps))
+        longer = _aimed(rows, name, times=TIMES)
         if longer:
             found.append(_on_the_way(f"{label_of(name)}, {TIMES * int(steps):,} steps", longer, what, STYLES[name]))
     return found
 
 
-def _aimed(name: str, steps: float) -> Row:
-    return {"assistant": EXACT, "regularizer": name, "reward_scale": AIMED[name], "steps": steps}
+def _aimed(rows: Sequence[Row], name: str, assistant: str = EXACT, times: int = 1) -> list[Row]:
+    """The runs of a regularizer at the scale whose fixed point has about TARGET, so many times as long as the others."""
+    steps = times * rows[0]["steps"]
+    return where(rows, assistant=assistant, regularizer=name, reward_scale=AIMED[name], steps=steps)
 
 
 SHORT = STYLES["star"]._replace(color=PLAIN[2].color)
@@ -307,9 +307,7 @@ def causes(rows: Sequence[Row] | None = None) -> list[Cause]:
         {
             f"{label_of(name)}, scale {scale:g}": [
                 _fixed_point(name, scale, steps),
-                _on_the_way(
-                    label_of(name), where(_runs(rows, EXACT, name), reward_scale=scale), "reward", STYLES[name]
-                ),
+                _on_the_way(label_of(name), _aimed(rows, name), "reward", STYLES[name]),
             ]
             for name, scale in (("kl-one", kl), ("star", star), ("l2", l2))
         },

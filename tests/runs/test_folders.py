@@ -22,9 +22,14 @@ def test_new_contents_take_the_place_of_the_old_when_they_are_whole(tmp_path: Pa
 def test_after_an_exception_the_old_file_is_there_and_nothing_else(error: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as part:
-        part.write_text("ne")
-        raise error
+
+    def interrupted() -> None:
+        with replacing(path) as part:
+            part.write_text("ne")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
