@@ -3,7 +3,8 @@
 `python -m tools.build [notebooks]` writes them. In the source a learner's lines stand between the comments
 `# solution` and `# end`; cells tagged "solution" are left out of the student edition, cells tagged "instructor" (board
 plan, misconceptions) out of both. With `--instructor` a third edition with all cells is written beside them. The code of
-cells tagged "hide-input" is folded away in Jupyter and in Colab; their output is not. The same source gives the same bytes.
+cells tagged "hide-input" is folded away in Jupyter and in Colab; their output is not. A link to a page of docs/web is written
+from the clone's root; each edition has it from its own folder. The same source gives the same bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ INSTRUCTOR = {"instructor": "instructor"}
 FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
 COLAB_TITLE = "# @title The code of this figure is folded away\n"
 """Colab folds the code of a cell in form view only if the cell has a title."""
+PLAYGROUND = re.compile(r"\]\((?=docs/web/)")
 LEFT_OUT = {"student": {"solution", "instructor"}, "solution": {"instructor"}, "instructor": set()}
 
 
@@ -36,6 +38,7 @@ def edition(source: NotebookNode, name: str) -> NotebookNode:
             continue
         replacement = r"\g<indent>...  # your line here\n" if name == "student" else r"\g<lines>"
         text = SOLUTION.sub(replacement, cell.source + "\n").rstrip("\n")
+        text = PLAYGROUND.sub("](../" if name == "student" else "](../../", text)
         make = nbformat.v4.new_markdown_cell if cell.cell_type == "markdown" else nbformat.v4.new_code_cell
         metadata = {"tags": tags} if tags else {}
         if "hide-input" in tags:

@@ -87,14 +87,14 @@ def _prose_problems(cells: list[NotebookNode]) -> Iterator[str]:
     for image in re.findall(r"!\[(.*?)\]\(", text):
         if len(image) < 20:
             yield f"an image has the alternative text {image!r}; say in a sentence what it shows"
-    for target in re.findall(r"(?<!!)\[[^\]]*\]\((?!https?://|#)([^)\s]+)\)", text):
+    for target in re.findall(r"(?<!!)\[[^\]]*\]\((?!https?://|#|(?:\.\./)+docs/web/)([^)\s]+)\)", text):
         yield f"the link to {target!r} breaks in one of the folders of the editions; name its path from the clone's root"
     quiz = text.partition("## Quiz")[2].partition("\n## ")[0]
     if quiz.count("<summary>Answer") != QUESTIONS:
         yield f"the quiz has {quiz.count('<summary>Answer')} answers; {QUESTIONS} are wanted"
     if text.count("<details") != text.count("</details>"):
         yield "a <details> is not closed"
-    words = len(re.findall(r"\w+", text))
+    words = len(re.findall(r"\w+", re.sub(r"\]\([^)\s]+\)", "]", text)))
     if words > MOST_WORDS:
         yield f"{words} words; at most {MOST_WORDS}"
 

@@ -22,11 +22,13 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from distar_core.runs.folders import replacing
+from tools import build
 from tools.build import COLAB_TITLE, LEFT_OUT, edition
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "distar_core"
-DRAWS_WITH = ("torch", "numpy", "matplotlib")
+DRAWS_WITH = ("torch", "numpy", "matplotlib", "diffusers", "transformers")
+PLAYGROUND = re.compile(r"\[([^\]]+)\]\((?:\.\./)+docs/web/([^)\s]+)\)")
 NOTHING_PREDICTED = re.compile(r"^(\d\d\.\w+): you predicted nothing\n +the run: ", re.MULTILINE)
 WARNED = re.compile(r"^\S+\.py:\d+: (\w*Warning: .*\n)(?: +.*\n)?", re.MULTILINE)
 """A warning as Python prints it, with a path of this machine and a line of code that says nothing to a reader."""
@@ -57,6 +59,7 @@ def fingerprint(source: Path, profile: str, graph: grimp.ImportGraph | None = No
     graph = graph or grimp.build_graph(PACKAGE)
     text = source.read_text("utf-8")
     digest = hashlib.sha256(f"{profile}\n{[version(name) for name in DRAWS_WITH]}\n{text}".encode())
+    digest.update(Path(build.__file__).read_bytes())
     folders = set()
     for module in sorted(imported_modules(text, graph)):
         place = ROOT.joinpath(*module.split("."))
@@ -129,6 +132,12 @@ def folded(code: str, prose: str) -> NotebookNode:
     return nbformat.v4.new_markdown_cell(text.replace("**Solution.** ", "", 1))
 
 
+def played(link: re.Match[str]) -> str:
+    """A link to a page of docs/web as the pages of the site's folder course have it; that page is none of Sphinx's."""
+    text, target = link.groups()
+    return f'<a href="../play/{html.escape(target)}">{text}</a>'
+
+
 def page(source: Path, executed: NotebookNode | None, figures: Path, link: str) -> NotebookNode:
     """The notebook that a page is made of.
 
@@ -173,4 +182,6 @@ def page(source: Path, executed: NotebookNode | None, figures: Path, link: str) 
     cells.insert(1, nbformat.v4.new_markdown_cell(editions if executed else f"{editions}\n\n{UNRUN}"))
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number:02d}"
+        if cell.cell_type == "markdown":
+            cell.source = PLAYGROUND.sub(played, cell.source)
     return nbformat.v4.new_notebook(cells=cells, metadata=edition(read, "student").metadata)

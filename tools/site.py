@@ -40,6 +40,7 @@ PAGES = {
     "notebooks/records/sdxl_true_size.md": "experiments/sdxl_true_size.md",
     "docs/world.md": "experiments/world.md",
     "distar_core/world/weights/README.md": "experiments/card.md",
+    "docs/web/leash.html": "play.md",
     "docs/glossary.md": "glossary.md",
     "docs/install.md": "library/install.md",
     "docs/rewards.md": "library/rewards.md",

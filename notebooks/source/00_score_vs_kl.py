@@ -167,6 +167,8 @@ for name, points in ({"distilled": start} | clouds).items():
 
 # %% [markdown]
 # The leash costs reward, about 0.6 in place of 1, and buys back almost five modes and their width.
+#
+# **In your browser.** [These two runs, live](docs/web/leash.html#axis=modes). Paint a reward of your own.
 
 # %% [markdown]
 # ## The picture to remember: pulls
@@ -329,6 +331,8 @@ reveal("00.2", f"reward {found.reward:.2f}   modes {found.modes:.1f}   spread {f
 # %% [markdown]
 # Answer **b**: still KL, and the width is back. The spot came from the weight: *which* levels a method listens to matters as
 # much as KL or score. Try `"l2"`, the score with squared L2, with `reward_scale=0.45`, too.
+#
+# **In your browser.** [KL with both weights, side by side](docs/web/leash.html#left=kl-x0&left.scale=0.84&right=kl-one&right.scale=1.8&axis=spread).
 
 # %% [markdown]
 # ## Is the score leash better? One win, one loss

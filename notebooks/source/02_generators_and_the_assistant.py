@@ -557,6 +557,8 @@ charts.lines(
 # law, with a variance of about 9 where 1.06 is true. The leash works against a width that is not there, and squeezes. **A
 # stale assistant can turn a leash into a collapse.**
 #
+# **In your browser.** [A late assistant](docs/web/leash.html#left=star&left.scale=0.83&right.lag=100&axis=modes&story=6), in the plane and under a reward.
+#
 # ### A symptom that costs nothing
 #
 # The loss of Theorem 3.1 (Diff-Instruct\*, Score Implicit Matching; notebook 04) has a useful property: with an exact

@@ -534,6 +534,9 @@ compare("DIDR, w = 1", toy.sample(train(loud), 5000))
 
 # %% [markdown]
 # Closer, in one seed. A longer run, `train(methods["DIDR"], 5 * settings.steps)`, helps, too.
+#
+# **In your browser.** [DIDR beside KL](docs/web/leash.html#left=didr&left.scale=2&right=kl-x0&right.scale=0.9&reward=linear), with exact
+# scores and as long as you like.
 
 # %% [markdown]
 # ## Three museum pieces
@@ -649,6 +652,8 @@ plane.clouds(
 #   limit however large the gap is (claim 25). At α = 1 it holds.
 # - **C, collapse.** Nothing pulls any more: reward 1, the maximum. One mode, spread 0.05. There was no leash. And log p_ref is
 #   *better* than the reference's: the middle of a mode is its likeliest point.
+#
+# **In your browser.** [B runs away](docs/web/leash.html#left=kl-one&left.scale=4&right.scale=4&reward=linear&story=5), and [C collapses](docs/web/leash.html#axis=modes&story=1).
 
 # %% [markdown] tags=["instructor"]
 # **More misconceptions, for the museum.**

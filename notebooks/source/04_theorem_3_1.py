@@ -396,6 +396,9 @@ charts.bars(
 #
 # The worst looks innocent: the reference under `no_grad`. The slope of the gap is a small difference of two larger
 # ones; detach one score, and the other's slope stands alone.
+#
+# **In your browser.** [The same with samples](docs/web/theorem.html#line,huber,frozen,slope): the theorem's estimate runs to the truth, each
+# wrong one elsewhere.
 
 # %%
 no_grad = quadrature.expect(sample_loss(law.score, lambda x: target.score(x).detach()), setting, nodes).gradient

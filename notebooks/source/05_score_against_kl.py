@@ -382,6 +382,8 @@ plane.clouds(
 # narrow spot beside its centre and the neighbours are drained, since this row hardly listens where a mode's shape is visible. The
 # three far modes it keeps fuller than any other row.
 #
+# **In your browser.** [The narrow modes](docs/web/leash.html#left=kl-x0&left.scale=0.84&axis=spread&story=2), and [both at equal weights](docs/web/leash.html#left=kl-one&left.scale=1.8&axis=modes&story=3).
+#
 # Is that so for trained networks, other rewards, another reference? The study `score-vs-kl`; what was expected is printed first.
 
 # %% tags=["figure"]
@@ -677,7 +679,7 @@ limit = torch.stack(pulls).mean()
 print(f"limit {limit:.2f}; the reward x₁/2 reaches it at reward scale {2 * limit:.2f}")
 
 # %% [markdown]
-# Not every reference is so simple. Take one Gaussian with variances 1 and covariance 0.9, at σ = 1, under the reward x₁. With P the
+# Take instead one Gaussian with variances 1 and covariance 0.9, at σ = 1, under the reward x₁. With P the
 # inverse of its noised covariance, moving it by M makes the gap σPM at every x, and the pull is the gradient of √(‖σPM‖² + c²). Far
 # out a step along e adds σ‖Pe‖ to this, and e₁ times the reward scale to the reward. The leash must win in *every* direction:
 
@@ -700,6 +702,7 @@ pictures.unbounded(files("distar_core.toy") / "data" / "distances_full.csv")
 
 # %% [markdown]
 # A runaway is no accident: it is the bound. Use a reward with a ceiling, or a scale below it.
+# [Watch one](docs/web/leash.html#left=kl-one&left.scale=4&right.scale=4&reward=linear&story=5).
 
 # %% [markdown]
 # ## The constant, and the learning rate
@@ -721,6 +724,7 @@ STUDIES["huber-c"].picture(constants)
 # %% [markdown]
 # At equal mean reward c changes little: not the number of modes, and spread and excess KL fall somewhat for large c. The runaways
 # are the pencil's story: sorted by reward scale, as the last line does, they are one case, at about the limit above, whatever c.
+# At equal *scale* it [changes much](docs/web/leash.html#left=star&left.scale=0.4&right.scale=0.4&right.c=1&story=4).
 #
 # The second study turns the generator's learning rate up, to 64 times the toy's 0.0005, five seeds each. Which row loses more runs
 # than the others at the highest rate, so often that the seeds cannot explain it? A run is lost if a value is not finite, or a
@@ -787,10 +791,9 @@ plane.pull_picture(
 )
 
 # %% [markdown]
-# Pink is the reward, outlined turquoise the leash, thin black the sum. KL's arrows cancel the reward's almost dot by dot, although
-# in a run this short its mean reward is far below the known one. Squared L2's point every way: they mend the shape of the cloud,
-# and the assistant's errors are in them. Equal fixed points do not mean equal training, and these two clouds may not be compared:
-# their rewards differ.
+# KL's arrows cancel the reward's almost dot by dot, although in a run this short its mean reward is far below the known one. Squared
+# L2's point every way: they mend the shape of the cloud, and carry the assistant's errors. Equal fixed points do not mean equal
+# training, and these two clouds may not be compared: their rewards differ.
 
 # %% [markdown]
 # ## Wins and losses, in one size of type

@@ -106,6 +106,11 @@ const tasks = {
       }
     });
   },
+  /** The address of each question of the page, before its run. */
+  questions() {
+    return leash.STORIES.map(({ settings, axis }, i) =>
+      leash.writeAddress({ plan: { start: settings, changes: [], at: 0 }, look: { ...leash.DEFAULT_LOOK, axis }, story: i + 1 }));
+  },
   /** A run with changes on the way, and the run of the link to it: samples at the end of both. */
   link({ first, second, at, most }) {
     const settings = (hash) => leash.readAddress(hash).plan.start;

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 
@@ -40,6 +41,7 @@ from distar_core.truth import quadrature
 from distar_core.truth.grid import Grid, GridScore
 from distar_core.truth.quadrature import AffineGenerator, GeneratorScore
 from tests.browser import absent
+from tools.build import EDITIONS
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "docs" / "web"
@@ -485,6 +487,27 @@ def test_addresses_come_back_as_they_were():
 def test_an_address_that_cannot_be_is_refused_by_name(hash_, named):
     (found,) = ask("addresses", hashes=[hash_])
     assert named in found["error"]
+
+
+LINK = re.compile(r"\]\(((?:\.\./)+docs/web/\w+\.html)#?([^)\s]*)\)")
+
+
+@pytest.mark.parametrize("edition", EDITIONS.values())
+def test_the_notebooks_link_to_states_that_the_pages_know(edition):
+    folder, states, words = ROOT / "notebooks" / edition, {}, set()
+    for path in sorted(folder.glob("[0-9]*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for target, state in LINK.findall(cell.source):
+                assert (folder / target).is_file(), (path.name, target)
+                if target.endswith("theorem.html"):
+                    words |= set(state.split(","))
+                else:
+                    states.setdefault(state, path.name[:2])
+    assert {"00", "03", "05"} <= set(states.values())
+    found = ask("addresses", hashes=list(states))
+    assert [answer.get("again") for answer in found] == list(states)
+    assert {state for state in states if "story=" in state} <= set(ask("questions"))
+    assert words == {"line", "huber", "frozen", "slope"}
 
 
 def test_the_worker_answers_the_page():

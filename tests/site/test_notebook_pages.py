@@ -93,3 +93,10 @@ def test_a_page_has_each_answer_once_and_folded(tmp_path: Path) -> None:
         assert any(f"def {name}(" in cell.source for cell in folded)
     assert "Board plan" not in str(made.cells)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_a_playground_leads_into_the_sites_folder(tmp_path: Path) -> None:
+    made = page(SOURCE, None, tmp_path, "figures")
+    text = "\n".join(cell.source for cell in made.cells)
+    assert '<a href="../play/theorem.html#line,huber,frozen,slope">' in text
+    assert "docs/web" not in text
