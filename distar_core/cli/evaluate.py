@@ -57,10 +57,11 @@ class Asked(NamedTuple):
 
 
 class Found(NamedTuple):
-    """How a model draws, in words, and what loads it in a type on a device."""
+    """How a model draws, in words, what loads it in a type on a device, and whether it draws in one step."""
 
     settings: Mapping[str, str]
     load: Callable[[str, str], Drawer]
+    one_step: bool = True
 
 
 def find_model(text: str, *, dtype: str, device: str) -> Model:
@@ -105,21 +106,22 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
         settings["is"] = f"{known.about}; licence: {known.licence}"
     settings["computes"] = f"in {dtype} on {device.split(':')[0]}"
     name = parts["name"] or (folder.stem if folder.suffix in SINGLE_FILES else folder.name)
-    return Model(name, settings, partial(found.load, dtype, device))
+    return Model(name, settings, partial(found.load, dtype, device), found.one_step)
 
 
 def _of_world(asked: Asked) -> Found:
     from ..world.models import GUIDANCE_SCALE as GUIDANCE_OF_WORLD
     from ..world.models import STEPS as STEPS_OF_WORLD
 
-    asked.refuse("base", why="the miniature world is whole")
-    lora = asked.given.get("lora")
+    lora, base = asked.given.get("lora"), asked.given.get("base")
+    own = {"weights": base} if base else {}
     if asked.source == WORLD:
         asked.refuse("steps", "guidance_scale", why=f"it draws in one step; {WORLD_REFERENCE} has steps")
-        return Found({"draws": one_step_words()}, partial(_load_world, None, None, lora))
+        return Found({"draws": one_step_words(), **own}, partial(_load_world, base, None, None, lora))
     steps = int(asked.number("steps", STEPS_OF_WORLD))
     guidance_scale = asked.number("guidance_scale", GUIDANCE_OF_WORLD)
-    return Found({"draws": steps_words(steps, guidance_scale)}, partial(_load_world, steps, guidance_scale, lora))
+    draws = steps_words(steps, guidance_scale)
+    return Found({"draws": draws, **own}, partial(_load_world, base, steps, guidance_scale, lora), False)
 
 
 def _of_pipeline(asked: Asked, known: PublishedModel | None) -> Found:
@@ -131,7 +133,7 @@ def _of_pipeline(asked: Asked, known: PublishedModel | None) -> Found:
     guidance_scale = asked.number("guidance_scale", known.guidance_scale if known else GUIDANCE_SCALE)
     draws = one_step_words() if steps == 1 else steps_words(steps, guidance_scale)
     load = partial(_load_pipeline, source, steps, guidance_scale, "steps" in asked.given, asked.given.get("lora"))
-    return Found({"draws": draws}, load)
+    return Found({"draws": draws}, load, steps == 1)
 
 
 def _of_unet(asked: Asked, known: PublishedModel | None) -> Found:
@@ -174,8 +176,14 @@ def _is_repository(source: str) -> bool:
     return found is not None and not found.inside
 
 
-def _drawer(model: TextToImage, unet: Any, lora: str | None, draw: Callable[..., Any]) -> Drawer:
-    """The model with a LoRA on its UNet, if there is one."""
+def _drawer(
+    model: TextToImage, unet: Any, lora: str | None, draw: Callable[..., Any] | None = None, generator: Any = None
+) -> Drawer:
+    """The model with a LoRA on its UNet, if there is one.
+
+    Args:
+        draw: of several steps; without it the model draws in one, by `generator` or its own.
+    """
     from ..evaluation.harness import Drawer
     from ..runs.weights import digest
     from ..sdxl.export import load_lora
@@ -183,7 +191,13 @@ def _drawer(model: TextToImage, unet: Any, lora: str | None, draw: Callable[...,
     if lora is not None:
         load_lora(model.one_step_pipeline(unet), lora)
     others = (getattr(model.pipeline, part) for part in ("vae", "text_encoder", "text_encoder_2"))
-    return Drawer(draw, digest([unet, *others]))
+    weights = digest([unet, *others])
+    if draw is not None:
+        return Drawer(draw, weights)
+    generator = generator or model.generator(unet)
+    return Drawer(
+        partial(model.draw, generator=generator), weights, model.noise, partial(model.draw_from, generator=generator)
+    )
 
 
 def _dtype(name: str) -> Any:
@@ -192,13 +206,15 @@ def _dtype(name: str) -> Any:
     return getattr(torch, name)
 
 
-def _load_world(steps: int | None, guidance_scale: float | None, lora: str | None, dtype: str, device: str) -> Drawer:
+def _load_world(
+    folder: str | None, steps: int | None, guidance_scale: float | None, lora: str | None, dtype: str, device: str
+) -> Drawer:
     """The miniature's reference in so many steps, or without a number its one-step generator."""
-    from ..world.models import load_world
+    from ..world.models import SHIPPED, load_world
 
-    world = load_world(dtype=_dtype(dtype), device=device)
+    world = load_world(folder or SHIPPED, dtype=_dtype(dtype), device=device)
     if steps is None:
-        return _drawer(world, world.unet, lora, world.draw)
+        return _drawer(world, world.unet, lora)
     draw = partial(world.draw_reference, steps=steps, guidance_scale=guidance_scale)
     return _drawer(world, world.pipeline.unet, lora, draw)
 
@@ -217,7 +233,7 @@ def _load_run(folder: Path, dtype: str, device: str) -> Drawer:
         compute_in(generator.network.unet, _dtype(dtype))
     model.pipeline.to(device, _dtype(dtype))
     model.pipeline.vae.to(type_of_vae(model.pipeline.vae.config, _dtype(dtype)))
-    return _drawer(model, generator.network.unet, None, partial(model.draw, generator=generator))
+    return _drawer(model, generator.network.unet, None, generator=generator)
 
 
 def _load_pipeline(
@@ -231,7 +247,7 @@ def _load_pipeline(
         raise ValueError(f"{source} has an {scheduler}, so it draws in few steps; say how many: {source},steps=1")
     unet = model.pipeline.unet
     if steps == 1:
-        return _drawer(model, unet, lora, partial(model.draw, generator=model.generator(unet)))
+        return _drawer(model, unet, lora)
     return _drawer(model, unet, lora, partial(model.draw_reference, steps=steps, guidance_scale=guidance_scale))
 
 
@@ -239,7 +255,7 @@ def _load_unet(source: str, base: str, lora: str | None, dtype: str, device: str
     from ..sdxl.models import load_text_to_image
 
     model = load_text_to_image(base, generator=source, dtype=_dtype(dtype), device=device)
-    return _drawer(model, model.unet, lora, model.draw)
+    return _drawer(model, model.unet, lora)
 
 
 def find_prompts(text: str) -> PromptSet:
@@ -253,12 +269,9 @@ def find_prompts(text: str) -> PromptSet:
 
     name, path = named(text)
     if text == WORLD:
-        from ..world.scenes import GROUPS, both_groups
+        from ..world.evaluation import captions
 
-        groups = both_groups(250)
-        captions = dict(zip(groups.captions, [words for words in GROUPS.values() for _ in range(250)], strict=True))
-        entries = [Entry(caption, words) for caption, words in captions.items()]
-        return PromptSet(WORLD, entries, "Captions of the miniature world that no training saw")
+        return captions()
     if name is None and text in BENCHMARKS:
         return BENCHMARKS[text].load()
     if name in BENCHMARKS:
@@ -287,28 +300,24 @@ def find_scorer(text: str, device: str) -> Scorer:
     def load() -> Any:
         return published.load(folder if equals else None).to(device)
 
-    return Scorer(published.name, published.identity, load, device, published.factor)
+    return Scorer(
+        published.name,
+        published.identity,
+        load,
+        device,
+        published.factor,
+        published.family,
+        has_features=published.has_logit,
+    )
 
 
 def _world_judge(text: str, device: str) -> Scorer:
-    from ..evaluation.harness import Scorer
-    from ..rewards.preprocess import PREPROCESSING
-    from ..runs.weights import digest
-    from ..world.judges import Judges, load_judges
+    from ..world.evaluation import scorers
 
-    judge = text.removeprefix(WORLD_PREFIX)
-    if judge not in Judges._fields:
-        raise ValueError(
-            f"reward {text!r} is unknown; the world has {', '.join(WORLD_PREFIX + f for f in Judges._fields)}"
-        )
-    judges = load_judges()
-    weights = digest([judges.clip, judges.preference])
-
-    def load() -> Any:
-        found = getattr(judges, judge)
-        return found.to(device) if hasattr(found, "to") else found
-
-    return Scorer(text, f"the world's, weights {weights}, preprocessing {PREPROCESSING}, float32", load, device)
+    known = {scorer.name: scorer for scorer in scorers(device).values()}
+    if text not in known:
+        raise ValueError(f"reward {text!r} is unknown; the world has {', '.join(known)}")
+    return known[text]
 
 
 def require_device(device: str) -> None:
@@ -353,7 +362,7 @@ def evaluate(
             metavar="[NAME=]SOURCE",
             help="A published model by name (sdxl, dmd2, di-star, ...), world, world-reference, a run's folder, an export, a "
             "pipeline's folder or its name on the hub, or a UNet's; behind a comma steps=, guidance_scale=, base= (the pipeline "
-            "around a UNet) or lora=. Repeat it: the others are compared with the first.",
+            "around a UNet, or the world's weights) or lora=. Repeat it: the others are compared with the first.",
         ),
     ],
     prompts: Annotated[
@@ -385,6 +394,14 @@ def evaluate(
             help="Also Fréchet and kernel distances to the first model's pictures, or to the real ones in a folder.",
         ),
     ] = "",
+    hacking: Annotated[
+        str,
+        typer.Option(
+            metavar="REWARD",
+            help="Also ask whether the gain is a hack: which of the rewards the models were trained on. The first model is their "
+            "start, the other rewards judge.",
+        ),
+    ] = "",
     parquet: Annotated[bool, typer.Option("--parquet", help="Also write the table as Parquet.")] = False,
     layouts: Annotated[
         bool,
@@ -400,11 +417,14 @@ def evaluate(
     require("models")
     if parquet or distances:
         require("evaluation")
+    from dataclasses import replace
+
     import torch
 
     from ..evaluation import harness
+    from ..evaluation.hacking import controls, judged, measure_paths, panels
     from ..evaluation.layouts import require_layout, write_layouts
-    from ..evaluation.report import write_report
+    from ..evaluation.report import PAGE, PANEL_PAGE, write_panels, write_report
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype {dtype!r} is unknown; known are float32, bfloat16 and float16")
@@ -423,15 +443,19 @@ def evaluate(
     )
     if layouts:
         require_layout(plan)
-    harness.prepare(folder, plan)
+    judges = judged(plan, hacking) if hacking else None
+    whole = replace(plan, scorers=[*plan.scorers, *controls(plan, judges.proxy)]) if judges else plan
+    harness.prepare(folder, whole)
     if device == "cpu":
         torch.set_num_threads(1)  # the last bits of a picture depend on the number of threads
     with stoppable(lambda: f"while evaluating; what is done is kept in {folder}: run the same command to continue"):
         with Shown() as shown:
-            harness.draw(folder, plan, part, shown)
-            harness.score(folder, plan, part, shown)
+            harness.draw(folder, whole, part, shown)
+            if judges:
+                measure_paths(folder, whole, judges.eyes, part, shown)
+            harness.score(folder, whole, part, shown)
         try:
-            rows = harness.table(folder, plan)
+            rows = harness.table(folder, whole)
         except harness.IncompleteError as error:
             if part.processes == 1:
                 raise
@@ -443,5 +467,11 @@ def evaluate(
         if layouts:
             for path in write_layouts(folder, plan):
                 say(f"for its own script: {path}")
-        say(write_report(folder, plan, rows, distances_of(folder, plan, distances, device) if distances else None))
-    say(f"report, table and pictures are in {folder}: open {folder / 'report.html'}")
+        if judges:
+            with Shown() as shown:
+                found = panels(folder, whole, judges, rows, shown)
+            say(write_panels(folder, whole, rows, found))
+        named = [{key: row[key] for key in harness.columns(plan)} for row in rows]
+        say(write_report(folder, plan, named, distances_of(folder, plan, distances, device) if distances else None))
+    page = folder / (PANEL_PAGE if judges else PAGE)
+    say(f"report, table and pictures are in {folder}: open {page}")

@@ -45,25 +45,39 @@ def world_build(
 
 @world_app.command("evaluate")
 def world_evaluate(
-    folder: Annotated[Path | None, typer.Argument(help="A folder of weights; the shipped one by default.")] = None,
-    count: Annotated[int, typer.Option(min=2, help="Draws with one object, and as many with two.")] = 250,
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Where pictures, scores and the report go.")] = Path(
+        "evaluation/world"
+    ),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Runs of distar train world: each against its start, with the panel of hacking."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of distar world build; the shipped ones by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures for each of the 140 held-out captions.")] = 3,
 ) -> None:
-    """The one-step generator beside its reference: faithfulness, judges, diversity, distance to renders, with intervals."""
+    """distar evaluate in the miniature: without runs the one-step generator beside its reference; with runs, is it a hack?"""
     require("models")
-    from ..world.evaluation import Draw, evaluate, table
-    from ..world.judges import load_judges
-    from ..world.models import SHIPPED, load_world
+    from ..world.evaluation import scorers
+    from ..world.recipe import WorldRecipe
+    from .evaluate import WORLD, WORLD_REFERENCE, evaluate
 
-    with hint(OSError, lambda: "(without a folder the shipped weights are taken)"):
-        world, judges = load_world(folder or SHIPPED), load_judges(folder or SHIPPED)
-    with stoppable(lambda: "while evaluating; nothing is kept"), Shown() as shown:
-        who: dict[str, Draw] = {"reference": world.draw_reference, "one step": world.draw}
-        evaluations = {
-            name: evaluate(draw, judges, count=count) for name, draw in shown.each(who.items(), "evaluate", len(who))
-        }
-    print_table(
-        table(evaluations), f"{2 * count} draws of held-out captions; means with 95 % bootstrap intervals over captions"
-    )
+    if runs and weights:
+        raise ValueError("runs start from the shipped weights; leave --weights out")
+    base = f",base={weights}" if weights else ""
+    models = [WORLD, *map(str, runs)] if runs else [WORLD_REFERENCE + base, WORLD + base]
+    hacking = ""
+    if runs:
+        trained = {run: WorldRecipe.of_run(run).reward for run in runs}
+        if len(set(trained.values())) > 1:
+            told = ", ".join(f"{run} on {reward}" for run, reward in trained.items())
+            raise ValueError(
+                f"the runs were trained on different rewards ({told}); evaluate them in folders of their own"
+            )
+        hacking = f"{WORLD}:{next(iter(trained.values()))}"
+    rewards = [scorer.name for scorer in scorers().values()]
+    evaluate(folder, models, [WORLD], rewards, seeds=seeds, hacking=hacking)
 
 
 def train_in_world(

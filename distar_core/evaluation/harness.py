@@ -53,10 +53,14 @@ class Drawer(NamedTuple):
     Attributes:
         draw: pictures of prompts and seeds.
         weights: which weights draw, such as a digest.
+        noise: the z of seeds, [B, ...], and
+        draw_from: pictures of prompts and z, B each; of a model that draws in one step.
     """
 
     draw: Drawing
     weights: str
+    noise: Callable[[Sequence[int]], Tensor] | None = None
+    draw_from: Callable[[Sequence[str], Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,13 @@ class Model:
     Attributes:
         settings: how it draws, for the report; rows of other settings are not continued.
         load: called if pictures are missing.
+        one_step: whether it draws in one step, so that what it loads has noise and draw_from.
     """
 
     name: str
     settings: Mapping[str, str]
     load: Callable[[], Drawer]
+    one_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,9 @@ class Scorer:
         load: called if scores are missing.
         device: where it computes.
         factor: what tables usually multiply it by.
+        family: which network looks at the pictures: rewards of one family share blind spots.
+        has_features: whether it has features(images), unit embeddings [B, width].
+        beside: whether it is what only the maker of a world knows, so shown and never a judge.
     """
 
     name: str
@@ -89,6 +98,9 @@ class Scorer:
     load: Callable[[], PictureReward]
     device: str = "cpu"
     factor: float = 1.0
+    family: str = ""
+    has_features: bool = False
+    beside: bool = False
 
 
 class Key(NamedTuple):
@@ -520,6 +532,11 @@ def table(folder: Path, plan: Plan) -> list[dict[str, str]]:
             row |= {scorer.name: repr(scored.value), f"{scorer.name}.scorer": scored.identity}
         found.append(row)
     return found
+
+
+def columns(plan: Plan) -> list[str]:
+    """What a plan's table has, in order."""
+    return [*COLUMNS, *(name for one in plan.scorers for name in (one.name, f"{one.name}.scorer"))]
 
 
 def write_table(rows: Sequence[Mapping[str, str]], path: Path) -> None:

@@ -30,6 +30,20 @@ def high_frequency_share(pictures: Tensor) -> Tensor:
     return torch.where(total > 0, (power * fast).sum((1, 2)) / total.clamp(min=1e-12), torch.zeros_like(total))
 
 
+def clipped_share(pictures: Tensor) -> Tensor:
+    """Share of a picture's pixels with a channel at 0 or 1, where it was cut or nearly: [B, 3, H, W] in [0, 1] -> [B]."""
+    return ((pictures <= 0) | (pictures >= 1)).any(1).double().mean((1, 2))
+
+
+def vendi(features: Tensor) -> Tensor:
+    """Effective number of different samples of a prompt (Friedman and Dieng 2023): exp of the entropy of the eigenvalues of
+    K/S, K their cosines; features [P, S, D] -> [P], from 1 where all are alike to S where all are orthogonal.
+    """
+    unit = torch.nn.functional.normalize(features.double(), dim=-1)
+    shares = torch.linalg.eigvalsh(unit @ unit.mT / features.shape[1]).clamp(min=0)
+    return torch.special.entr(shares).sum(-1).exp()
+
+
 def pairwise_distance(features: Tensor) -> Tensor:
     """Mean of 1 − cosine over the pairs of samples of a prompt: features [P, S, D] -> [P]; 0 where all are alike.
 

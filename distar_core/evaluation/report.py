@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from PIL import Image
 from ..templates import fill
 from .benchmarks import PUBLISHED
 from .distances import Distances
-from .harness import Plan, write_whole
+from .hacking import ALARM, EVIDENCE, PATH, Line, Panel
+from .harness import Plan, write_table, write_whole
 from .statistics import Interval
 from .summary import Rows, SetSummary, sheets, summarise
 from .tables import Table, markdown_table
 
 PAGE, PAPER, THUMBNAILS = "report.html", "report.md", "thumbnails"
+PANEL_PAGE, PANEL_PAPER = "hacking.html", "hacking.md"
 THUMBNAIL = 256
 LEVEL = 0.05
 
@@ -154,6 +156,106 @@ def write_report(
     return "\n".join(facts["verdicts"]) or "one model alone is compared with nothing; the table has its means"
 
 
+def write_panels(folder: Path, plan: Plan, rows: Rows, found: Sequence[Panel]) -> str:
+    """Write hacking.html, hacking.md and hacking.csv; returns the verdicts, a sentence each.
+
+    Args:
+        rows: of `harness.table`; found: the panels of this plan.
+
+    Raises:
+        OSError: as harness.write_whole.
+    """
+    head = ["line", "at the start", "now", "change", "what it says"]
+    facts: dict[str, Any] = {
+        "proxy": found[0].proxy,
+        "start": found[0].start,
+        "evidence": list(EVIDENCE.values()),
+        "alarm": ALARM,
+        "head": head,
+        "scorers": [["score", "exactly"], *([one.name, one.identity] for one in plan.scorers)],
+        "panels": [_panel_facts(plan, panel) for panel in found],
+    }
+    for one in facts["panels"]:
+        one["table"] = [head, *([line["title"], *line["cells"], line["says"]] for line in one["lines"])]
+    write_whole(
+        folder / PANEL_PAPER, fill("distar_core.evaluation", "hacking.md.j2", markdown=markdown_table, **facts).encode()
+    )
+    for one, panel in zip(facts["panels"], found, strict=True):
+        one["rows"] = _largest_gains(folder, rows, panel)
+    write_whole(folder / PANEL_PAGE, fill("distar_core.evaluation", "hacking.html.j2", **facts).encode())
+    write_table([_flat(panel, line) for panel in found for line in panel.lines], folder / "hacking.csv")
+    return "\n".join(panel.verdict for panel in found)
+
+
+def _panel_facts(plan: Plan, panel: Panel) -> dict[str, Any]:
+    return {
+        "model": panel.model,
+        "set": panel.set,
+        "verdict": panel.verdict,
+        "alarm": panel.is_alarm,
+        "doubtful": panel.kind == "doubtful",
+        "prompts": next(len(one.entries) for one in plan.sets if one.name == panel.set),
+        "seeds": plan.seeds,
+        "without": ""
+        if any(line.id == PATH for line in panel.lines)
+        else "Without a path length, which needs two models that draw in one step.",
+        "lines": [
+            {
+                "title": line.title,
+                "cells": [
+                    "" if line.start is None else shown(line.start, line.factor),
+                    "" if line.now is None else shown(line.now, line.factor),
+                    shown(line.change, line.factor, "" if line.start is None else "+"),
+                ],
+                "says": line.says,
+                "sign": line.sign,
+            }
+            for line in panel.lines
+        ],
+    }
+
+
+def _flat(panel: Panel, line: Line) -> dict[str, str]:
+    row = {"model": panel.model, "set": panel.set, "verdict": panel.kind, "line": line.id}
+    for name, one in (("start", line.start), ("now", line.now), ("change", line.change)):
+        ends = (math.nan,) * 3 if one is None else one
+        row |= {key: repr(value) for key, value in zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)}
+    return row | {"sign": str(int(line.sign)) if line.evidence else "", "says": line.says}
+
+
+def _largest_gains(folder: Path, rows: Rows, panel: Panel, count: int = 8) -> list[dict[str, Any]]:
+    """Start and model side by side, the pictures of each prompt where the proxy rises most from the one to the other."""
+    sides = [
+        {(row["place"], row["replicate"]): row for row in rows if row["set"] == panel.set and row["model"] == model}
+        for model in (panel.start, panel.model)
+    ]
+    once: dict[str, dict[str, Any]] = {}
+    for place in sorted(
+        sides[0], key=lambda place: float(sides[0][place][panel.proxy]) - float(sides[1][place][panel.proxy])
+    ):
+        once.setdefault(place[0], _row_facts(folder, [side[place] for side in sides], panel.proxy))
+        if len(once) == count:
+            break
+    return list(once.values())
+
+
+def _row_facts(folder: Path, pictures: Rows, scorer: str, factor: float = 1.0) -> dict[str, Any]:
+    """A row of a contact sheet: the pictures of one prompt and seed, with their score."""
+    return {
+        "prompt": pictures[0]["prompt"],
+        "place": f"prompt {pictures[0]['place']}, picture {pictures[0]['replicate']}",
+        "pictures": [
+            {
+                "model": row["model"],
+                "picture": row["picture"],
+                "score": f"{factor * float(row[scorer]):.4g}",
+                **_thumbnail(folder, row),
+            }
+            for row in pictures
+        ],
+    }
+
+
 def _distance_table(found: Mapping[str, Distances]) -> Table:
     if not found:
         return []
@@ -186,23 +288,7 @@ def _sheet_facts(folder: Path, rows: Rows, found: SetSummary, scorer: str, facto
     return [
         {
             "title": sheet.title,
-            "rows": [
-                {
-                    "prompt": pictures[0]["prompt"],
-                    "place": f"prompt {pictures[0]['place']}, picture {pictures[0]['replicate']}",
-                    "pictures": [
-                        {
-                            "model": row["model"],
-                            "picture": row["picture"],
-                            "score": f"{factor * float(row[scorer]):.4g}",
-                            **_thumbnail(folder, row),
-                        }
-                        for row in pictures
-                    ],
-                }
-                for place in sheet.places
-                for pictures in [by_place[place]]
-            ],
+            "rows": [_row_facts(folder, by_place[place], scorer, factor) for place in sheet.places],
         }
         for sheet in sheets(rows, found.name, scorer)
     ]

@@ -9,6 +9,7 @@ from . import (
     didr,
     exact_assistant,
     exact_generator,
+    hacking,
     huber_c,
     landscape,
     score_vs_kl,
@@ -31,6 +32,7 @@ STUDIES = {
         huber_c.STUDY,
         world.STUDY,
         world_cross.STUDY,
+        hacking.STUDY,
     )
 }
 

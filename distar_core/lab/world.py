@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,12 @@ from ..evaluation.statistics import Interval, interpolate
 from ..figures.charts import draw_line, label_ends, set_axis
 from ..figures.picture import BLUE, GREY, ORANGE, PURPLE, RED, VIOLET, Picture, Style, new_mosaic
 from ..losses import weight_sigma, weight_x0
+from ..training import Record, State, post_train
 from .study import Row, Study, fact, facts_of, interval_line, values_of
+
+if TYPE_CHECKING:
+    from ..rewards.base import PictureReward
+    from ..sdxl.models import TextToImage
 
 MARKS = (0, 8, 17, 33, 50, 75, 100)
 """Where a run is measured, in per cent of its steps."""
@@ -121,6 +126,44 @@ def settings(profile: str) -> list[Row]:
     ]
 
 
+class Run(NamedTuple):
+    """One run that has not begun.
+
+    Attributes:
+        state: its roles, where the trained generator is found at the end.
+        records: yields the run's records, each checked; raises NonFiniteError for one that is not finite.
+    """
+
+    state: State
+    records: Callable[[], Iterator[Record]]
+
+
+def prepare(setting: Row, world: TextToImage, reward: PictureReward) -> Run:
+    """The run of a setting: its method and weight, reward and guidance scale, seed, steps and batch."""
+    from ..runs.run import check_finite
+    from ..sdxl.post_training import conditions_of, make_state
+    from ..world.recipe import WorldRecipe, training_prompts
+
+    keys = ("method", "reward_scale", "cfg_scale", "seed", "steps", "batch")
+    written = {key: setting[key] for key in keys}
+    written |= {key: int(setting[key]) for key in ("seed", "steps", "batch")}
+    if setting["method"] == "reward-only":
+        del written["cfg_scale"]
+    recipe = WorldRecipe.read(written)
+    method = recipe.method
+    if setting["weight"]:
+        method = replace(method, weight=WEIGHTS[setting["weight"]])
+    state = make_state(recipe, world, reward)
+    conditions = conditions_of(recipe, world, training_prompts(recipe))
+
+    def records() -> Iterator[Record]:
+        for record in post_train(state, method, conditions, **recipe.loop):
+            check_finite(record)
+            yield record
+
+    return Run(state, records)
+
+
 @lru_cache
 def _stage(draws: int) -> Any:
     """What every run of a process measures with: world, judges, captions and seeds, and what start and reference draw."""
@@ -143,28 +186,14 @@ def measure(setting: Row) -> dict[str, float]:
     """
     from ..errors import NonFiniteError
     from ..evaluation.pictures import frechet_distance
-    from ..runs.run import check_finite
-    from ..sdxl.post_training import conditions_of, make_state
-    from ..training import post_train
     from ..world.evaluation import evaluate
-    from ..world.recipe import WorldRecipe, training_prompts
 
-    keys = ("method", "reward_scale", "cfg_scale", "seed", "steps", "batch")
-    written = {key: setting[key] for key in keys}
-    written |= {key: int(setting[key]) for key in ("seed", "steps", "batch")}
-    if setting["method"] == "reward-only":
-        del written["cfg_scale"]
-    recipe = WorldRecipe.read(written)
-    method = recipe.method
-    if setting["weight"]:
-        method = replace(method, weight=WEIGHTS[setting["weight"]])
-    draws, steps = int(setting["draws"]), recipe.steps
+    draws, steps = int(setting["draws"]), int(setting["steps"])
     world, judges, fixed, before, reference, first = _stage(draws)
-    state = make_state(recipe, world, judges.preference)
-    conditions = conditions_of(recipe, world, training_prompts(recipe))
+    run = prepare(setting, world, judges.preference)
 
     def drawn(captions: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        return world.draw(captions, seeds, state.roles.generator.averaged)
+        return world.draw(captions, seeds, run.state.roles.generator.averaged)
 
     found: dict[str, float] = {}
 
@@ -179,8 +208,7 @@ def measure(setting: Row) -> dict[str, float]:
     due = {max(1, round(steps * mark / 100)): mark for mark in MARKS[1:]}
     pulls: dict[str, list[float]] = {"pull_reward": [], "pull_regularizer": [], "pull_cfg": []}
     try:
-        for record in post_train(state, method, conditions, **recipe.loop):
-            check_finite(record)
+        for record in run.records():
             if 0 <= record.step < max(1, steps // 10):
                 for term, norms in record.pull_norms.items():
                     pulls[f"pull_{term}"].append(float(norms.mean()))

@@ -63,6 +63,7 @@ class Published:
         gradient: whether its gradient at the picture means anything.
         loader: what `load` calls.
         weights: which weights, at which revision.
+        family: which network looks at the picture: rewards of one family share its blind spots.
         factor: what tables multiply its values by.
         has_logit: whether it is a CLIP's cosine, which its model itself multiplies by a learnt temperature.
     """
@@ -76,6 +77,7 @@ class Published:
     gradient: str
     loader: Callable[[Path | None], FrozenReward]
     weights: str
+    family: str
     factor: float = 1.0
     has_logit: bool = False
 
@@ -163,6 +165,14 @@ def _check_network(path: Path, expected: Mapping[str, object], name: str, **defa
             )
 
 
+def _family(model: str) -> str:
+    """Of one of open_clip's models: its architecture, whatever it was trained on and whichever activation it has."""
+    return f"CLIP {model.removesuffix('-quickgelu')}"
+
+
+CLIP_H = _family("ViT-H-14")  # PickScore and HPSv2.1 are both fine-tuned from it
+
+
 def _clip_score(model: str, tag: str) -> Published:
     return Published(
         f"{CLIP_PREFIX}{model}/{tag}",
@@ -174,6 +184,7 @@ def _clip_score(model: str, tag: str) -> Published:
         "yes",
         partial(_clip, model, tag),
         f"open_clip {model}/{tag}",
+        _family(model),
         100.0,
         has_logit=True,
     )
@@ -192,6 +203,7 @@ PUBLISHED = {
             "yes",
             _imagereward,
             IMAGEREWARD.identity,
+            "BLIP's ViT-L",
         ),
         Published(
             "hpsv2.1",
@@ -203,6 +215,7 @@ PUBLISHED = {
             "yes",
             _hpsv2,
             HPSV2.identity,
+            CLIP_H,
             100.0,
             has_logit=True,
         ),
@@ -216,6 +229,7 @@ PUBLISHED = {
             "yes",
             _pickscore,
             PICKSCORE.identity,
+            CLIP_H,
             has_logit=True,
         ),
         Published(
@@ -228,6 +242,7 @@ PUBLISHED = {
             "yes, but linear in CLIP's embedding, and easily hacked",
             _laion,
             f"{LAION.identity}, open_clip {'/'.join(LAION_CLIP)}",
+            _family(LAION_CLIP[0]),
         ),
         _clip_score("ViT-g-14", "laion2b_s12b_b42k"),
     )

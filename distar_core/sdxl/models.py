@@ -153,6 +153,16 @@ class TextToImage:
         return self.pictures(torch.cat([draw(z, prompt) for z, prompt in self._inputs(prompts, seeds)]))
 
     @torch.no_grad()
+    def draw_from(
+        self,
+        prompts: Sequence[str],
+        z: Tensor,
+        generator: Callable[[Tensor, Prompt], Tensor] | None = None,
+    ) -> Tensor:
+        """As `draw`, from noise z [B, C, h, w], one prompt per row."""
+        return self.pictures((generator or self.generator())(z, self.encoder(prompts)))
+
+    @torch.no_grad()
     def draw_reference(
         self,
         prompts: Sequence[str],

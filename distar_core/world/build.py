@@ -31,7 +31,7 @@ from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt, PromptedUNet, PromptEncoder, embed
 from ..sdxl.recipe import MIDDLE_TIMES
 from ..training import State
-from .judges import PREFERENCE, train_clip, train_preference
+from .judges import HELD_OUT, PREFERENCE, train_clip, train_preference
 from .models import load_world
 from .scenes import PIXELS, WORDS, render, training_scenes
 from .stages import Seconds, fit, nothing
@@ -338,14 +338,14 @@ def _build(folder: Path, recipe: Recipe, tell: Tell) -> Path:
     clip = train_clip(folder / "clip", world, steps=steps, batch=batch, seed=recipe.seed, tell=tell)
     shutil.copytree(folder / "clip" / "model", weights / "clip", dirs_exist_ok=True)
     steps, batch = recipe.preference_steps, recipe.preference_batch
-    train_preference(
-        folder / "preference", world, clip, pairs=recipe.pairs, steps=steps, batch=batch, seed=recipe.seed, tell=tell
-    )
-    shutil.copy(folder / "preference" / PREFERENCE, weights / PREFERENCE)
+    for place, name in {0: Path(PREFERENCE).stem, **dict(enumerate(HELD_OUT, 2))}.items():
+        options = {"pairs": recipe.pairs, "steps": steps, "batch": batch, "seed": recipe.seed + 100 * place}
+        train_preference(folder / name, world, clip, **options, tell=tell)
+        shutil.copy(folder / name / PREFERENCE, weights / f"{name}.safetensors")
     return weights
 
 
-STAGES = ("vae", "reference", "generator/generator", "generator/low_noise", "clip", "preference")
+STAGES = ("vae", "reference", "generator/generator", "generator/low_noise", "clip", "preference", *HELD_OUT)
 
 
 def seconds_of(folder: Path) -> dict[str, float]:

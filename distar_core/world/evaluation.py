@@ -8,11 +8,13 @@ import csv
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..evaluation.benchmarks import Entry, PromptSet
+from ..evaluation.harness import Scorer
 from ..evaluation.pictures import (
     attribute_entropy,
     frechet_distance,
@@ -23,11 +25,17 @@ from ..evaluation.pictures import (
 from ..evaluation.statistics import Interval, bootstrap_interval, paired_interval
 from ..figures.picture import Picture, image_grid
 from ..rewards.base import PictureReward
+from ..rewards.preprocess import PREPROCESSING
+from ..runs.weights import digest
 from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt
-from .judges import Judges
-from .oracle import SIZE_BORDER, compare, read
-from .scenes import COLOURS, SHAPES, Stated, Thing, both_groups, caption_of, lay_out, render
+from .judges import Judges, load_held_out, load_judges
+from .models import SHIPPED
+from .oracle import SIZE_BORDER, check_world_pictures, compare, read
+from .scenes import COLOURS, GROUPS, SHAPES, Stated, Thing, both_groups, caption_of, lay_out, read_caption, render
+
+FAITHFUL = "faithful"
+FAMILY = "the world's preference network"
 
 Draw = Callable[[Sequence[str], Sequence[int]], Tensor]
 WORDS_FOR = {
@@ -40,6 +48,54 @@ WORDS_FOR = {
     "diversity": "distance between samples of a caption",
     "open_entropy": "entropy of size and background where open (nats)",
 }
+
+
+class Faithful:
+    """1 where a picture has all that its caption states, else 0: read by the oracle."""
+
+    differentiable = False
+
+    def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images [B, 3, 32, 32] in [0, 1] and B captions -> [B]."""
+        check_world_pictures(images, prompts)
+        return compare(read(images), [read_caption(prompt) for prompt in prompts]).all.float()
+
+
+def captions(count: int = 250) -> PromptSet:
+    """The captions that no training saw, each once, in their two groups."""
+    drawn = both_groups(count).captions
+    groups = dict(zip(drawn, [words for words in GROUPS.values() for _ in range(count)], strict=True))
+    entries = [Entry(caption, words) for caption, words in groups.items()]
+    return PromptSet("world", entries, "Captions of the miniature world that no training saw")
+
+
+def scorers(device: str = "cpu", folder: Path | str = SHIPPED) -> dict[str, Scorer]:
+    """Who judges the world's pictures, by name: preference, what runs are trained on; its two like that are not; CLIP; and beside
+    them gold and faithfulness, which the oracle reads. Raises as load_judges.
+    """
+    judges = load_judges(folder)
+    rewards: dict[str, PictureReward] = {
+        "gold": judges.gold,
+        FAITHFUL: Faithful(),
+        "preference": judges.preference,
+        **load_held_out(judges.clip, folder),
+        "clip": judges.clip,
+    }
+
+    def scorer(name: str, reward: Any) -> Scorer:
+        beside = name in ("gold", FAITHFUL)
+        weights = "" if beside else f" weights {digest([reward])},"
+        return Scorer(
+            f"world:{name}",
+            f"the world's,{weights} preprocessing {PREPROCESSING}, float32",
+            lambda: reward if beside else reward.to(device),
+            device,
+            family="" if beside else "the world's CLIP" if name == "clip" else FAMILY,
+            has_features=name == "clip",
+            beside=beside,
+        )
+
+    return {name: scorer(name, reward) for name, reward in rewards.items()}
 
 
 class Evaluation(NamedTuple):

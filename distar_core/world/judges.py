@@ -35,6 +35,8 @@ CLIP_CONFIG: dict[str, Any] = {
     "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
 }
 PREFERENCE = "preference.safetensors"
+HELD_OUT = ("preference-2", "preference-3")
+"""Preferences of the same networks, each learnt from comparisons of its own: judges of what was trained on the first."""
 NOISE = 1 / 6  # of the judge whose comparisons are learnt from, in units of the gold preference
 
 
@@ -264,6 +266,11 @@ def load_judges(folder: Path | str = SHIPPED) -> Judges:
     folder = Path(folder)
     clip = load_clip(folder / "clip")
     return Judges(clip, load_preference(folder / PREFERENCE, clip), GoldPreference())
+
+
+def load_held_out(clip: ClipScore, folder: Path | str = SHIPPED) -> dict[str, PreferenceReward]:
+    """The preferences of HELD_OUT in a folder of weights, by name. Raises as load_preference."""
+    return {name: load_preference(Path(folder) / f"{name}.safetensors", clip) for name in HELD_OUT}
 
 
 def prefers_as_gold(reward: PictureReward, world: TextToImage, count: int, seed: int) -> Tensor:
