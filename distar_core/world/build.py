@@ -340,7 +340,7 @@ def _build(folder: Path, recipe: Recipe, tell: Tell) -> Path:
     steps, batch = recipe.preference_steps, recipe.preference_batch
     for place, name in {0: Path(PREFERENCE).stem, **dict(enumerate(HELD_OUT, 2))}.items():
         options = {"pairs": recipe.pairs, "steps": steps, "batch": batch, "seed": recipe.seed + 100 * place}
-        train_preference(folder / name, world, clip, **options, tell=tell)
+        train_preference(folder / name, world, clip, **options, tell=tell, stage=name)
         shutil.copy(folder / name / PREFERENCE, weights / f"{name}.safetensors")
     return weights
 

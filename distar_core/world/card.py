@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..evaluation.statistics import Interval, wilson_interval
 from ..figures.picture import Picture, image_grid
+from ..rewards.base import PictureReward
 from ..sdxl.models import TextToImage
 from ..templates import fill
 from .build import LOW_TIMES, MIDDLE_TIMES, Recipe
-from .judges import Judges, load_judges, prefers_as_gold, tells_swaps
+from .judges import HELD_OUT, Judges, load_held_out, load_judges, prefers_as_gold, tells_swaps
 from .models import GUIDANCE_SCALE, STEPS, load_world
 from .oracle import Verdicts, compare, read
 from .scenes import (
@@ -73,12 +74,15 @@ def measure(world: TextToImage, count: int = DRAWS, tell: Callable[[str], None] 
     return found
 
 
-def measure_judges(world: TextToImage, judges: Judges, count: int = DRAWS) -> dict[str, list[int]]:
-    """Successes and draws, [k, n]: CLIP telling captions from swapped ones, and the preference reward agreeing with gold."""
+def measure_judges(
+    world: TextToImage, judges: Judges, held_out: Mapping[str, PictureReward], count: int = DRAWS
+) -> dict[str, list[int]]:
+    """Successes and draws, [k, n]: CLIP telling captions from swapped ones, and the preference rewards and CLIP agreeing with
+    gold."""
     draws = held_out_draws("two", count)
     swaps = tells_swaps(judges.clip, pictures_from(world, "reconstructions", draws), draws.captions)
     found = {"swaps": [int(swaps.sum()), count]}
-    for name, judge in (("preference", judges.preference), ("clip", judges.clip)):
+    for name, judge in {"preference": judges.preference, **held_out, "clip": judges.clip}.items():
         agrees = prefers_as_gold(judge, world, count, seed=1)
         found[name] = [int(agrees.sum()), len(agrees)]
     return found
@@ -111,7 +115,8 @@ def write_card(
     """Measure the weights in a folder and write card.json, README.md and the sample sheets beside them."""
     world = load_world(folder)
     measured = measure(world, count, tell)
-    judged = measure_judges(world, load_judges(folder), count)
+    judges = load_judges(folder)
+    judged = measure_judges(world, judges, load_held_out(judges.clip, folder), count)
     card = {"recipe": asdict(recipe), "seconds": seconds, "measured": measured, "judges": judged}
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
     for source in ("reference", "one step"):
@@ -157,6 +162,7 @@ def words_of(card: dict[str, Any]) -> str:
             for group, group_words in GROUPS.items()
         },
         judges={name: percent(wilson_interval(*counts)) for name, counts in card["judges"].items()},
+        held_out_judges=HELD_OUT,
         minutes={
             stage: f"{value / 60:.0f}"
             for stage, value in (seconds | {"generator": generator, "all": sum(seconds.values())}).items()

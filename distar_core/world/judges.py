@@ -208,7 +208,16 @@ def compared(world: TextToImage, count: int, seed: int, *, noise: float = NOISE)
 
 
 def train_preference(
-    folder: Path, world: TextToImage, clip: ClipScore, *, pairs: int, steps: int, batch: int, seed: int, tell: Tell
+    folder: Path,
+    world: TextToImage,
+    clip: ClipScore,
+    *,
+    pairs: int,
+    steps: int,
+    batch: int,
+    seed: int,
+    tell: Tell,
+    stage: str = "preference",
 ) -> PreferenceReward:
     """Fit a PreferenceReward to comparisons by its likelihood."""
     torch.manual_seed(seed)
@@ -228,7 +237,7 @@ def train_preference(
             reward(images=preferred[rows], prompts=said) - reward(images=other[rows], prompts=said)
         ).mean()
 
-    fit(folder, learner, loss_at, steps, "preference", {"pairs": pairs, "batch": batch, "seed": seed}, tell)
+    fit(folder, learner, loss_at, steps, stage, {"pairs": pairs, "batch": batch, "seed": seed}, tell)
     path = folder / PREFERENCE
     own = {name: value for name, value in reward.state_dict().items() if not name.startswith("clip.")}
     save_file({name: value.contiguous() for name, value in own.items()}, path)

@@ -196,7 +196,7 @@ def test_the_lines_carry_the_paired_numbers():
     assert found["diversity"].change == Interval(0, 0, 0)
     assert found["distance"].change.mean == pytest.approx(0, abs=1e-6)
     assert "90%" in found["jpeg"].says
-    assert "50%" in found["wrong-prompt"].says
+    assert "50% as much" in found["wrong-prompt"].says
 
 
 def test_the_rule_counts():

@@ -40,6 +40,26 @@ def test_pairwise_distance_of_known_directions():
         metrics.pairwise_distance(torch.ones(2, 1, 5))
 
 
+def test_vendi_counts_what_is_different():
+    alike = torch.ones(4, 5)
+    apart = 3 * torch.eye(5)[:4]
+    pairs = torch.eye(5)[[0, 0, 1, 1]]
+    cosine = 0.6
+    near = torch.tensor([[1.0, 0, 0, 0, 0], [cosine, 0.8, 0, 0, 0]])
+    found = metrics.vendi(torch.stack([alike, apart, pairs]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 4.0, 2.0], dtype=torch.float64), rtol=0, atol=1e-6)
+    shares = [(1 + cosine) / 2, (1 - cosine) / 2]
+    expected = math.exp(-sum(share * math.log(share) for share in shares))
+    assert float(metrics.vendi(near[None])) == pytest.approx(expected, abs=1e-6)
+
+
+def test_clipped_pixels_are_those_with_any_channel_at_an_end():
+    pictures = torch.full((3, 3, 2, 2), 0.5)
+    pictures[1, 0, 0, 0], pictures[1, 2, 0, 0] = 0.0, 1.0
+    pictures[2, 1] = 1.0
+    torch.testing.assert_close(metrics.clipped_share(pictures), torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64))
+
+
 def test_entropy_of_what_was_read():
     found = metrics.attribute_entropy([[(0, 1)] * 4, [(0, 1), (1, 1)] * 2, [(0, 0), (0, 1), (1, 0), (1, 1)]])
     torch.testing.assert_close(found, torch.tensor([0.0, math.log(2), math.log(4)]), rtol=0, atol=1e-6)

@@ -48,6 +48,8 @@ def test_a_shortened_build_leaves_what_loads_and_draws(whole):
         ("low noise", 2),
         ("CLIP", 3),
         ("preference", 3),
+        ("preference-2", 3),
+        ("preference-3", 3),
     ]
     world = load_world(weights)
     for pictures in (
@@ -74,7 +76,8 @@ def test_a_shortened_build_leaves_what_loads_and_draws(whole):
 
 
 @pytest.mark.parametrize(
-    "moment", [("autoencoder", 2), ("reference", 1), ("generator", 2), ("low noise", 1), ("CLIP", 1), ("preference", 2)]
+    "moment",
+    [("autoencoder", 2), ("reference", 1), ("generator", 2), ("low noise", 1), ("CLIP", 1), ("preference-2", 2)],
 )
 def test_a_build_that_was_stopped_equals_one_that_was_not(whole, tmp_path, moment):
     def stop(progress):

@@ -8,7 +8,7 @@ import torch
 from distar_core.evaluation.statistics import wilson_interval
 from distar_core.world.build import RECIPES
 from distar_core.world.card import BAR, SOURCES, below_the_bar, pictures_from
-from distar_core.world.judges import load_judges, tells_swaps
+from distar_core.world.judges import HELD_OUT, load_judges, tells_swaps
 from distar_core.world.models import GUIDANCE_SCALE, SHIPPED, STEPS, load_world
 from distar_core.world.oracle import Verdicts, compare, read
 from distar_core.world.scenes import combinations, held_out_draws
@@ -90,5 +90,6 @@ def test_the_judges_are_what_the_card_says(world):
     swaps = tells_swaps(judges.clip, pictures_from(world, "reconstructions", draws), draws.captions)
     assert float(swaps.double().mean()) > right / count - 0.1
     # comparisons by a coin would agree with gold in half of the pairs
-    assert wilson_interval(*CARD["judges"]["preference"]).low > 0.6
+    for name in ("preference", *HELD_OUT):
+        assert wilson_interval(*CARD["judges"][name]).low > 0.6
     assert set(BAR) <= set(SOURCES)
