@@ -269,9 +269,9 @@ def find_prompts(text: str) -> PromptSet:
 
     name, path = named(text)
     if text == WORLD:
-        from ..world.evaluation import captions
+        from ..world.evaluation import held_out_captions
 
-        return captions()
+        return held_out_captions()
     if name is None and text in BENCHMARKS:
         return BENCHMARKS[text].load()
     if name in BENCHMARKS:

@@ -77,12 +77,11 @@ def _model(name: str, world: Any, generator: Any, network: Any) -> Any:
 def _stage(captions: int, pictures: int) -> _Stage:
     from ..evaluation.hacking import controls, judged
     from ..evaluation.harness import Plan
-    from ..world.evaluation import captions as held_out
-    from ..world.evaluation import scorers
+    from ..world.evaluation import held_out_captions, scorers
     from ..world.models import load_world
 
     world, known = load_world(), scorers()
-    prompts = held_out()
+    prompts = held_out_captions()
     prompts = replace(prompts, entries=prompts.entries[:: len(prompts.entries) // captions][:captions])
     start = _model("start", world, world.generator(), world.unet)
     plan = Plan([start, replace(start, name="other")], [prompts], [known[name] for name in JUDGES], pictures)

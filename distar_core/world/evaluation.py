@@ -61,7 +61,7 @@ class Faithful:
         return compare(read(images), [read_caption(prompt) for prompt in prompts]).all.float()
 
 
-def captions(count: int = 250) -> PromptSet:
+def held_out_captions(count: int = 250) -> PromptSet:
     """The captions that no training saw, each once, in their two groups."""
     drawn = both_groups(count).captions
     groups = dict(zip(drawn, [words for words in GROUPS.values() for _ in range(count)], strict=True))

@@ -106,7 +106,12 @@ def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_pat
         (("--prompts", "party"), "no prompt file party, and no set of that name; known are world, parti, hpsv2"),
         (("--prompts", "parti=nowhere.tsv"), "there is no nowhere.tsv; name a copy of PartiPrompts.tsv"),
         (("--rewards", "beauty"), "reward 'beauty' is unknown"),
-        (("--rewards", "world:beauty"), "the world has world:clip, world:preference, world:gold"),
+        (
+            ("--rewards", "world:beauty"),
+            "the world has world:gold, world:faithful, world:preference, world:preference-2",
+        ),
+        (("--hacking", "world:preference"), "trained on world:preference, which is not among the rewards world:gold"),
+        (("--hacking", "world:clip"), "judged by two other rewards or more, and here there is none"),
         (("--shard", "2/2"), "shard '2/2'"),
         (("--dtype", "float8"), "dtype 'float8'"),
         (("--device", "cuda:99"), "device 'cuda:99' is none here; torch finds cpu"),
@@ -121,6 +126,42 @@ def test_what_cannot_be_honoured_is_refused_in_a_sentence_before_anything_is_dra
     assert told in said
     assert result.stderr.startswith("distar: ")
     assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def hacking(*models):
+    """The panel of these models, trained on the world's preference."""
+    words = [word for text in models for word in ("--model", text)]
+    rewards = "world:preference,world:clip,world:preference-2,world:gold"
+    return (*words, "--rewards", rewards, "--hacking", "world:preference", "--seeds", 2, "--device", "cpu")
+
+
+def test_a_model_beside_itself_is_no_hack(captions, tmp_path):
+    result, said = distar(tmp_path, *hacking("start=world", "same=world"), "--prompts", captions)
+    assert result.exit_code == 0, said
+    assert "same against start on captions: no sign of a hack." in said
+    assert "hacking.html" in said
+    lines = {row["line"]: row for row in read_table(tmp_path / "hacking.csv")}
+    changes = {float(row["change"]) for name, row in lines.items() if name != "distance"}
+    assert changes == {0.0}
+    assert float(lines["path-length"]["start"]) > 0
+    assert {row["verdict"] for row in lines.values()} == {"no sign"}
+    assert lines["world:gold"]["sign"] == ""
+    assert "jpeg" not in (tmp_path / "report.md").read_text("utf-8"), "the controls are the panel's"
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        (("world",), "world has no start to be compared with"),
+        (("world", "world"), "two models are called 'world'"),
+        (("world", "x=nowhere"), "there is no nowhere"),
+    ],
+)
+def test_a_panel_without_its_models_is_refused_in_a_sentence(captions, tmp_path, models, told):
+    result, said = distar(tmp_path / "out", *hacking(*models), "--prompts", captions)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert told in said
     assert not (tmp_path / "out").exists()
 
 

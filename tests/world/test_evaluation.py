@@ -1,15 +1,18 @@
 """Evaluation of generators whose worth is known: scenes as rendered, one picture for all, wrong captions."""
 
 import math
+import re
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from distar_core.cli.main import app
-from distar_core.world.evaluation import WORDS_FOR, differences, evaluate, table
+from distar_core.runs.settings import RECIPE
+from distar_core.world.evaluation import WORDS_FOR, differences, evaluate, held_out_captions, scorers, table
 from distar_core.world.judges import load_judges, swapped
-from distar_core.world.scenes import BACKGROUNDS, SIZES, lay_out, read_caption, render
+from distar_core.world.recipe import WorldRecipe
+from distar_core.world.scenes import BACKGROUNDS, GROUPS, SIZES, lay_out, read_caption, render
 
 
 def renders(captions, seeds):
@@ -73,11 +76,57 @@ def test_the_table_has_both_and_their_difference(found):
     assert [row[0] for row in rows] == [*WORDS_FOR.values(), "Fréchet distance to renders"]
 
 
-def test_the_command_evaluates_the_shipped_world(tmp_path):
-    result = CliRunner().invoke(app, ["world", "evaluate", "--count", "4"])
+def test_the_command_is_evaluate_in_the_miniature(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("distar_core.cli.evaluate.evaluate", lambda *words, **options: asked.append((words, options)))
+    own = tmp_path / "weights"
+    result = CliRunner().invoke(
+        app, ["world", "evaluate", str(tmp_path / "out"), "--weights", str(own), "--seeds", "2"]
+    )
     assert result.exit_code == 0, result.output
-    assert "gold preference" in result.output
-    assert "8 draws of held-out captions" in result.output
-    result = CliRunner().invoke(app, ["world", "evaluate", str(tmp_path)])
-    assert result.exit_code == 1
-    assert "generator/config.json" in result.output
+    (folder, models, prompts, rewards), options = asked.pop()
+    assert folder == tmp_path / "out"
+    assert (models, prompts) == ([f"world-reference,base={own}", f"world,base={own}"], ["world"])
+    assert set(rewards) == {scorer.name for scorer in scorers().values()}
+    assert options == {"seeds": 2, "hacking": ""}
+
+    runs = []
+    for name, reward in (("a", "preference"), ("b", "clip")):
+        runs.append(tmp_path / name)
+        runs[-1].mkdir()
+        WorldRecipe.read({"reward": reward, "reward_scale": 1.0}).write(runs[-1] / RECIPE)
+    result = CliRunner().invoke(app, ["world", "evaluate", str(tmp_path / "out"), str(runs[0])])
+    assert result.exit_code == 0, result.output
+    (_, models, _, _), options = asked.pop()
+    assert (models, options["hacking"]) == (["world", str(runs[0])], "world:preference")
+    for words, told in (
+        ([*map(str, runs)], "different rewards"),
+        ([str(runs[0]), "--weights", str(own)], "--weights"),
+        ([str(tmp_path / "nothing")], "nothing"),
+    ):
+        result = CliRunner().invoke(app, ["world", "evaluate", str(tmp_path / "out"), *words])
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert told in re.sub(r"\s+", " ", result.stderr)
+    assert not asked
+
+
+def test_the_judges_score_as_they_are_and_only_what_nobody_has_stands_beside():
+    found, judges = scorers(), load_judges()
+    assert {name for name, one in found.items() if one.beside} == {"gold", "faithful"}
+    assert found["preference"].family == found["preference-2"].family != found["clip"].family
+    assert len({one.identity for name, one in found.items() if name not in ("gold", "faithful")}) == 4
+    said = ["a red circle", "a blue square above a green circle"]
+    pictures = renders(said, [0, 1])
+    wrong = [swapped(caption) for caption in said]
+    for name in ("gold", "preference", "clip"):
+        expected = getattr(judges, name)(images=pictures, prompts=said)
+        assert torch.equal(found[name].load()(images=pictures, prompts=said), expected)
+    faithful = found["faithful"].load()
+    assert faithful(images=pictures, prompts=said).tolist() == [1, 1]
+    assert faithful(images=pictures, prompts=wrong).tolist() == [0, 0]
+
+
+def test_the_captions_are_held_out_in_two_groups():
+    found = held_out_captions()
+    assert len(found.entries) == len({entry.prompt for entry in found.entries}) == 140
+    assert {entry.category for entry in found.entries} == set(GROUPS.values())
