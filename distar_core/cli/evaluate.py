@@ -75,7 +75,8 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
     from ..runs.run import holds_run
     from ..sdxl.export import LORA
     from ..sdxl.files import SINGLE_FILES
-    from ..sdxl.published import MODELS
+    from ..sdxl.flux import is_flux_folder
+    from ..sdxl.published import FLUX, MODELS
 
     parts = SPEC.fullmatch(text)
     if parts is None:
@@ -92,6 +93,8 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
         found = Found({"draws": draws}, partial(_load_run, folder))
     elif (folder / LORA).is_file():
         raise ValueError(f"{source} holds a LoRA; name the model that it is for, such as world,lora={source}")
+    elif source == FLUX or is_flux_folder(folder):
+        found = _of_flux(asked, known)
     elif (known and known.steps > 1) or (folder / "model_index.json").is_file() or _is_repository(source):
         found = _of_pipeline(asked, known)
     elif known or folder.exists() or _is_on_hub(source):
@@ -134,6 +137,17 @@ def _of_pipeline(asked: Asked, known: PublishedModel | None) -> Found:
     draws = one_step_words() if steps == 1 else steps_words(steps, guidance_scale)
     load = partial(_load_pipeline, source, steps, guidance_scale, "steps" in asked.given, asked.given.get("lora"))
     return Found({"draws": draws}, load, steps == 1)
+
+
+def _of_flux(asked: Asked, known: PublishedModel | None) -> Found:
+    from ..sdxl.published import FLUX, MODELS
+
+    asked.refuse("base", "lora", why="FLUX is drawn with as it is published")
+    published = MODELS[FLUX]
+    steps = int(asked.number("steps", published.steps))
+    guidance_scale = asked.number("guidance_scale", published.guidance_scale)
+    load = partial(_load_flux, known.source if known else asked.source, steps, guidance_scale)
+    return Found({"draws": steps_words(steps, guidance_scale)}, load, False)
 
 
 def _of_unet(asked: Asked, known: PublishedModel | None) -> Found:
@@ -249,6 +263,16 @@ def _load_pipeline(
     if steps == 1:
         return _drawer(model, unet, lora)
     return _drawer(model, unet, lora, partial(model.draw_reference, steps=steps, guidance_scale=guidance_scale))
+
+
+def _load_flux(source: str, steps: int, guidance_scale: float, dtype: str, device: str) -> Drawer:
+    from ..evaluation.harness import Drawer
+    from ..runs.weights import digest
+    from ..sdxl.flux import NETWORKS, draw, load_flux
+
+    pipeline = load_flux(source, dtype=_dtype(dtype), device=device)
+    weights = digest([getattr(pipeline, part) for part in NETWORKS])
+    return Drawer(partial(draw, pipeline, steps=steps, guidance_scale=guidance_scale), weights)
 
 
 def _load_unet(source: str, base: str, lora: str | None, dtype: str, device: str) -> Drawer:

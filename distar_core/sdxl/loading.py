@@ -521,7 +521,7 @@ class StoredNetwork:
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are told by name
-                **{"torch_dtype" if self.kind.__name__ == "AutoencoderKL" else "dtype": dtype},
+                **{"torch_dtype" if self.kind.__module__.startswith("diffusers.") else "dtype": dtype},
             )
         refuse_misfits(
             self.folder,

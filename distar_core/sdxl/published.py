@@ -16,7 +16,7 @@ LICENCES = {
 
 
 class PublishedModel(NamedTuple):
-    """A model of SDXL's kind on the hub.
+    """A model on the hub, of SDXL's kind but for FLUX.
 
     Attributes:
         source: of a one-step generator its UNet, as load_unet takes it; of a diffusion its pipeline.
@@ -32,9 +32,17 @@ class PublishedModel(NamedTuple):
     guidance_scale: float = 1.0
 
 
+FLUX = "flux-dev"
 _NOT_STATED = "see the model card"
 MODELS = {
     "sdxl": PublishedModel(SDXL_NAME, "SDXL base 1.0 (Podell et al. 2023)", LICENCES[SDXL_NAME], 50, 7.5),
+    FLUX: PublishedModel(
+        "black-forest-labs/FLUX.1-dev",
+        "FLUX.1 [dev] (Black Forest Labs 2024)",
+        "FLUX.1 [dev] Non-Commercial License, to be accepted on its page",
+        50,
+        3.5,
+    ),
     "dmd2": PublishedModel(f"{DMD2}/dmd2_sdxl_1step_unet_fp16.bin", "DMD2, one step (Yin et al. 2024)", LICENCES[DMD2]),
     "diff-instruct": PublishedModel("XDG-XHS/diff_instruct_1step/unet", "Diff-Instruct (Luo et al. 2023)", _NOT_STATED),
     "sim": PublishedModel("XDG-XHS/sim_1step/unet", "Score Implicit Matching (Luo et al. 2024)", _NOT_STATED),
@@ -47,5 +55,5 @@ MODELS = {
     ),
 }
 """By name. Sources and steps are as their repositories state them (pkulwj1994/diff_instruct_star's distar_1024.ipynb, and the
-READMEs of tianweiy/DMD2 and Junyi-W/DIDR). Not verified, since no weights were at hand: that each file holds what its name says,
+READMEs of tianweiy/DMD2, Junyi-W/DIDR and black-forest-labs/FLUX.1-dev). Not verified, since no weights were at hand: that each file holds what its name says,
 and that the autoencoder and text encoders of XDG-XHS's pipelines, which its notebook puts every UNet into, are SDXL's own."""
