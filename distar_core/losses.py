@@ -203,6 +203,16 @@ def gap(noised: Noised, scores: Scores, unit: Unit) -> Tensor:
     return unit_factor(noised, unit) * (scores.assistant - scores.reference)
 
 
+def gap_seen_and_missed(noised: Noised, scores: Scores) -> tuple[Tensor, Tensor]:
+    """‖y‖ of the gap in units of eps, y = sigma (s_psi − s_ref), and ⟨y, sigma (∇log q − s_psi)⟩; [B] each, without a graph.
+
+    The score of the samples is the mean of ∇log q at x_t (see `denoising`), so the mean of the second is that of
+    ⟨y, sigma (s_theta − s_psi)⟩, what the assistant misses of the gap along y: zero for an exact one.
+    """
+    y = gap(noised, scores, "eps").detach()
+    return y.flatten(1).norm(dim=1), inner(y, -noised.noise - noised.sigma * scores.assistant.detach())
+
+
 def denoising(score: Tensor, noised: Noised) -> Tensor:
     """Denoising score matching, ‖s(x_t) + eps/sigma_t‖² (Vincent 2011); [B].
 

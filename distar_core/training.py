@@ -23,7 +23,7 @@ from .losses import (
     cfg_reward,
     denoising,
     differentiate,
-    gap,
+    gap_seen_and_missed,
     like_samples,
     one_per_sample,
 )
@@ -65,7 +65,7 @@ class Pulls(NamedTuple):
     Attributes:
         at_x_t, at_x0: the pulls at the two cut points; a term that does not reach a point is missing there.
         alpha: carries a pull at x_t to x_0; broadcasts against the pulls.
-        reward, t, gap_norm: as in Record.
+        reward, t, gap_norm, gap_missed: as in Record.
     """
 
     losses: dict[str, Tensor]
@@ -75,6 +75,7 @@ class Pulls(NamedTuple):
     reward: Tensor | None
     t: Tensor
     gap_norm: Tensor | None
+    gap_missed: Tensor | None
 
     @property
     def pulls(self) -> dict[str, Tensor]:
@@ -102,7 +103,10 @@ class Record(NamedTuple):
         reward: [B], or None when no term uses it.
         t: the noise levels of the samples that moved the generator [B].
         assistant_t: the noise levels of the assistant's last update [B], or None.
-        gap_norm: ‖sigma (s_psi − s_ref)‖ per sample [B], or None.
+        gap_norm: ‖y‖ per sample [B] of the gap in units of eps, y = sigma (s_psi − s_ref), or None.
+        gap_missed: ⟨y, sigma (∇log q − s_psi)⟩ per sample [B], or None. Its mean is zero with an exact assistant, whatever
+            y is, as the score is the mean of ∇log q at x_t. Divided by the mean of ‖y‖² it is how much longer the true gap
+            is along y: the lag of the assistant.
         seconds: wall time of the step, without waiting for the device.
     """
 
@@ -113,6 +117,7 @@ class Record(NamedTuple):
     t: Tensor | None
     assistant_t: Tensor | None
     gap_norm: Tensor | None
+    gap_missed: Tensor | None
     seconds: float
 
 
@@ -201,14 +206,14 @@ def generator_step(state: State, method: Method, batch: Batch, share: float = 1.
     noised = noised_samples(state.schedule, x0, batch)
     losses: dict[str, Tensor] = {}
     constants: dict[str, Tensor] = {}
-    reward = gap_norm = None
+    reward = gap_norm = gap_missed = None
     if method.regularizer is not None or (method.guides and method.guidance == "outside"):
         scores = scores_at(roles, method, noised, batch.condition, state.schedule)
         weight = one_per_sample(method.weight(noised, scores).detach(), x0, "weight")
         if method.regularizer is not None:
             live, constants = as_constants(scores)
             losses["regularizer"] = weight * method.loss(noised, live)
-            gap_norm = gap(noised, scores, "eps").detach().flatten(1).norm(dim=1)
+            gap_norm, gap_missed = gap_seen_and_missed(noised, scores)
         if method.guides and method.guidance == "outside":
             losses["cfg"] = method.cfg_scale * weight * cfg_reward(noised, scores)
     if method.reward_at == "sample" and method.reward_scale:
@@ -222,7 +227,7 @@ def generator_step(state: State, method: Method, batch: Batch, share: float = 1.
                 at[term] = pull
     reward = None if reward is None else reward.detach()
     losses = {term: loss.detach() for term, loss in losses.items()}
-    pulls = Pulls(losses, at_x_t, at_x0, noised.alpha, reward, noised.t, gap_norm)
+    pulls = Pulls(losses, at_x_t, at_x0, noised.alpha, reward, noised.t, gap_norm, gap_missed)
     x0.backward(sum(pulls.on_x0.values()) * (share / len(x0)))
     return pulls
 
@@ -321,9 +326,7 @@ def _record(step: int, learnt: list[tuple[Tensor, Tensor]], moved: list[Pulls], 
         step=step,
         losses=losses | {term: joined([one.losses[term] for one in moved]) for term in terms},
         pull_norms={term: joined([_norm(one, term) for one in moved]) for term in terms},
-        reward=joined([one.reward for one in moved]),
-        t=joined([one.t for one in moved]),
         assistant_t=joined([t for _, t in learnt]),
-        gap_norm=joined([one.gap_norm for one in moved]),
+        **{name: joined([getattr(one, name) for one in moved]) for name in ("reward", "t", "gap_norm", "gap_missed")},
         seconds=seconds,
     )

@@ -24,6 +24,7 @@ from distar_core.losses import (
     denoising,
     field,
     gap,
+    gap_seen_and_missed,
     inner,
     integral_kl,
     one_per_sample,
@@ -267,3 +268,22 @@ def test_the_dmd_row_is_the_normalised_pull_of_dmd(cfg_scale: float, toy: Simple
     plain = generator_step(state, replace(method, weight=weight_x0), batch).pulls["regularizer"]
     torch.testing.assert_close(plain, fake - real, rtol=1e-10, atol=1e-10)
     assert float((plain - expected).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("seen", [1.0, 0.5, 0.25, 2.0])
+def test_what_is_missed_of_the_gap_is_its_lag(seen):
+    """x_0 ~ N(m, 1) and a reference N(0, 1): at every level the true gap is m alpha/(alpha² + sigma²) in units of the score,
+    and an assistant that sees a share of it lags by 1/share − 1. Only an exact one by nothing.
+    """
+    count, mean, alpha, sigma = 400_000, 0.8, 0.8, 0.6
+    rng = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(count, 1, generator=rng, dtype=torch.float64) for _ in range(2))
+    x0 = x0 + mean
+    x_t = alpha * x0 + sigma * noise
+    noised = Noised(x0, x_t, noise, torch.zeros(count), torch.tensor(alpha), torch.tensor(sigma))
+    true = mean * alpha
+    norm, missed = gap_seen_and_missed(noised, Scores(-x_t + seen * true, -x_t))
+    assert norm.allclose(torch.tensor(seen * true * sigma, dtype=torch.float64))
+    lags = missed / norm.square().mean()
+    assert float(lags.mean()) == pytest.approx(1 / seen - 1, abs=5 * float(lags.std()) / count**0.5)
+    assert 5 * float(lags.std()) / count**0.5 < 0.1, "so shares are told apart"

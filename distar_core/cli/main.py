@@ -1,4 +1,4 @@
-"""The command line: distar demo | train | sample | export | evaluate | rewards | world | doctor | lab | bench."""
+"""The command line: distar demo | train | watch | sample | export | evaluate | rewards | world | doctor | lab | bench."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .rewards import rewards
 from .sdxl import export, sample, train_sdxl
 from .terminal import STOP_CODE, TRACEBACK, Program, Shown, look_up, print_table, say, stoppable
 from .toy import demo, toy
+from .watch import watch
 from .world import train_in_world, world_app
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 train_app.command("world")(train_in_world)
 train_app.command("sdxl")(train_sdxl)
+app.command()(watch)
 app.command()(sample)
 app.command()(export)
 app.command()(evaluate)

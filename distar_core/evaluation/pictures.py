@@ -31,8 +31,10 @@ def high_frequency_share(pictures: Tensor) -> Tensor:
 
 
 def clipped_share(pictures: Tensor) -> Tensor:
-    """Share of a picture's pixels with a channel at 0 or 1, where it was cut or nearly: [B, 3, H, W] in [0, 1] -> [B]."""
-    return ((pictures <= 0) | (pictures >= 1)).any(1).double().mean((1, 2))
+    """Share of a picture's pixels with a channel that is 0 or 255 in eight bits, where it was cut or nearly: [B, 3, H, W] in
+    [0, 1] -> [B].
+    """
+    return ((pictures < 0.5 / 255) | (pictures > 1 - 0.5 / 255)).any(1).double().mean((1, 2))
 
 
 def vendi(features: Tensor) -> Tensor:
@@ -42,6 +44,18 @@ def vendi(features: Tensor) -> Tensor:
     unit = torch.nn.functional.normalize(features.double(), dim=-1)
     shares = torch.linalg.eigvalsh(unit @ unit.mT / features.shape[1]).clamp(min=0)
     return torch.special.entr(shares).sum(-1).exp()
+
+
+def pixel_distance(pictures: Tensor) -> Tensor:
+    """Root mean square difference of two samples of a prompt, over the pairs of them and all values: [P, S, 3, H, W] -> [P];
+    0 where all are alike. It needs no network, and takes a shift of the picture for a difference.
+
+    Raises:
+        ValueError: for fewer than two samples per prompt.
+    """
+    if (samples := pictures.shape[1]) < 2:
+        raise ValueError(f"diversity needs at least two samples per prompt, got {samples}; draw more")
+    return (2 * pictures.var(1)).mean((1, 2, 3)).sqrt()
 
 
 def pairwise_distance(features: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.tables import Table
+from ..probes import Clock
 from ..rewards.base import FrozenReward, PictureReward
 from ..rewards.published import PUBLISHED
 from ..rewards.shapes import reward_on_meta, untrained_reward
@@ -22,14 +23,15 @@ from ..runs.progress import Progress, Tell, silent
 from ..runs.settings import Count, Defaults, Rate
 from ..sdxl import T_STAR
 from ..sdxl.latents import decode
-from ..sdxl.ledger import GIB, PHASES, Ledger, Tally, count_step, phases_of
+from ..sdxl.ledger import GIB, Ledger, Tally, count_step
 from ..sdxl.models import TextToImage
+from ..sdxl.phases import PHASES, phases_of
 from ..sdxl.post_training import conditions_of, make_state
 from ..sdxl.prompts import Prompt
 from ..sdxl.recipe import HUBER_C_OF_ONE, Decay, PictureRecipe
 from ..sdxl.shapes import sdxl_on_meta, untrained_sdxl
 from ..training import State, post_train
-from .clock import Clock, Peaks, matrix_rate, peaks_of, seconds_on
+from .clock import Peaks, matrix_rate, peaks_of, seconds_on
 
 TERA = 1e12
 PIXELS = 1024

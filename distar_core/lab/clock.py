@@ -1,55 +1,15 @@
-"""What a device does: seconds by phase, the rate of its matrix products, and the memory that a call takes."""
+"""What a device does: seconds of a call, the rate of its matrix products, and the memory that a call takes."""
 
 from __future__ import annotations
 
 import gc
-import time
-from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
-from ..probes import seconds_of
-
-END = "end"
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done what it was asked to; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-class Clock:
-    """Seconds by phase. On a GPU it marks events in the stream of work, so that nothing waits before `seconds`.
-
-    What a GPU waits for the host between two marks counts for the phase in which it waits.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._marks: list[tuple[str, Any]] = []
-
-    def enter(self, phase: str) -> None:
-        """Begin a phase, which lasts until the next."""
-        mark: Any = time.perf_counter()
-        if self.device.type == "cuda":
-            mark = torch.cuda.Event(enable_timing=True)
-            mark.record()
-        self._marks.append((phase, mark))
-
-    def seconds(self) -> dict[str, float]:
-        """End the last phase, and say how long each has lasted since the last call, in the order of their beginnings."""
-        self.enter(END)
-        synchronise(self.device)
-        total: Counter[str] = Counter()
-        for (phase, start), (_, end) in pairwise(self._marks):
-            total[phase] += start.elapsed_time(end) / 1e3 if self.device.type == "cuda" else end - start
-        self._marks.clear()
-        return dict(total)
+from ..probes import seconds_of, synchronise
 
 
 def seconds_on(device: torch.device, action: Callable[[], Any]) -> float:

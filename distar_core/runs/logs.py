@@ -18,7 +18,8 @@ from .folders import replacing
 
 COLUMNS = ["step", "seconds", "reward", "gap_norm", "loss_assistant", "loss_regularizer", "loss_cfg", "loss_reward"]
 COLUMNS += ["pull_regularizer", "pull_cfg", "pull_reward", "gap_floor", "peak_gib"]
-COMPARABLE = [name for name in COLUMNS if name not in ("step", "seconds", "gap_floor")]
+COLUMNS += ["reward_spread", "lag"]
+COMPARABLE = [name for name in COLUMNS if name not in ("step", "seconds", "gap_floor", "reward_spread", "lag")]
 """Columns by which one checkpoint may be better than another."""
 
 Row = Mapping[str, float]
@@ -28,13 +29,20 @@ def row_of(record: Record, gap_floor: float | None = None, peak_gib: float | Non
     """A record as numbers by column: means over the batch; what it does not have is missing.
 
     Beside gap_norm stands gap_floor, where the roles compute with so few digits that a gap of this size is their rounding; and
-    peak_gib is the most memory so far, where somebody counts it.
+    peak_gib is the most memory so far, where somebody counts it. reward_spread is the standard deviation over the batch. lag
+    is how much longer the gap is, along the one that the assistant sees, than it sees it: 0 for an exact assistant up to
+    chance, 1 for one that sees half of it; missing where it sees none. See Record.gap_missed.
     """
     row: dict[str, float] = {"step": record.step, "seconds": record.seconds}
     row |= {f"loss_{term}": float(value.mean()) for term, value in record.losses.items()}
     row |= {f"pull_{term}": float(value.mean()) for term, value in record.pull_norms.items()}
     extras = {"reward": record.reward, "gap_norm": record.gap_norm}
     row |= {name: float(value.mean()) for name, value in extras.items() if value is not None}
+    if record.reward is not None and len(record.reward) > 1:
+        row["reward_spread"] = float(record.reward.std())
+    if record.gap_norm is not None and record.gap_missed is not None:
+        seen = float(record.gap_norm.square().mean())
+        row |= {"lag": float(record.gap_missed.mean()) / seen} if seen > 0 else {}
     if record.gap_norm is not None and gap_floor is not None:
         row["gap_floor"] = gap_floor
     if peak_gib is not None:

@@ -198,6 +198,7 @@ def _with_each(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
         t=maybe(record.t),
         assistant_t=maybe(record.assistant_t),
         gap_norm=maybe(record.gap_norm),
+        gap_missed=maybe(record.gap_missed),
     )
 
 

@@ -537,6 +537,7 @@ def run(
     keep: int = 1,
     best: str | None = None,
     also_log: Collection[str] = (),
+    onlooker: Callable[[int], None] | None = None,
     processes: Alone = ALONE,
     **options: Any,
 ) -> Iterator[Record]:
@@ -554,6 +555,8 @@ def run(
         peak_gib: tells the most memory so far, for the log; None where nobody counts it.
         keep, best: which checkpoints stay beside the newest, see Kept.
         also_log: what is written beside log.csv, names of logs.ALSO.
+        onlooker: called with the step that comes next, in all processes: before the first step of this call, and after each
+            step, when its row is in the log and the checkpoint that is due is saved.
         processes: those that share the run, see `launched`. Each takes its rows of the batch and yields the records of the
             whole batch; roles that they hold whole have to be Replicated. The first writes, in a folder that all can read.
         options: the keyword arguments of post_train; a resumed run may have another micro_batch and rows.
@@ -609,6 +612,8 @@ def run(
         def asked_to_stop() -> int:
             return processes.largest(int(stops[0]) if stops else 0)
 
+        if onlooker is not None:
+            onlooker(-options.get("warmup", LOOP_DEFAULTS["warmup"]) if state.step is None else state.step)
         asked = 0
         for record in post_train(state, method, conditions, **{"rows": rows, **options}):
             record = processes.joined(record)
@@ -623,6 +628,8 @@ def run(
                 processes.by_first(kept.make_room)
                 save_checkpoint(state, folder, config, processes, score)
                 processes.by_first(functools.partial(kept.saved, done, score))
+            if onlooker is not None:
+                onlooker(done)
             if asked:
                 break
             yield record

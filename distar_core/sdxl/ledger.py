@@ -8,7 +8,6 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -22,30 +21,14 @@ from ..errors import DoesNotFitError
 from ..rewards.base import PictureReward
 from ..roles import modules_of
 from ..training import State, post_train
-from .decoded import Decoded
 from .models import TextToImage
+from .phases import PHASES, phases_of
 from .post_training import conditions_of, make_state
 from .recipe import PictureRecipe
 
 GIB = 2**30
 GRAIN = 512
 """CUDA's allocator gives out multiples of so many bytes."""
-PHASES = (
-    "assistant: samples",
-    "assistant: score",
-    "assistant: backward",
-    "assistant: update",
-    "generator: samples",
-    "scores",
-    "decoder",
-    "reward",
-    "pulls",
-    "generator: backward",
-    "generator: update",
-)
-"""The parts of a step, in its order: samples without a graph, the assistant's step on them; samples with a graph, the scores
-at x_t, the pictures and their reward, the gradients at x_t and x_0, and the generator's step."""
-
 CONTEXT = GIB // 2
 """A reserve for what a process has on a card before its first tensor. An estimate, not measured here."""
 SCRATCH = 0.3
@@ -161,61 +144,6 @@ def _fused_attention(
 ) -> Tensor:
     """Attention that keeps no matrix of query by key, as a GPU computes it; on the meta device torch chooses the matrix."""
     return _FLASH(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
-
-
-@contextmanager
-def phases_of(state: State, enter: Callable[[str], None]) -> Iterator[None]:
-    """Say which of PHASES begins, while the loop runs this state: hooks on the roles, on what they give and on their
-    optimizers do, and the loop stays as it is.
-    """
-    roles, half = state.roles, "generator"
-
-    def gradient(value: Any, phase: str) -> None:
-        """Enter the phase when a gradient arrives at a value."""
-        if isinstance(value, Tensor) and value.requires_grad:
-            value.register_hook(lambda _: enter(phase))
-
-    def samples(*_: Any) -> None:
-        nonlocal half
-        half = "generator" if torch.is_grad_enabled() else "assistant"
-        enter(f"{half}: samples")
-
-    def score(*_: Any) -> None:
-        enter("assistant: score" if half == "assistant" else "scores")
-
-    def scored(_: Any, __: Any, value: Tensor) -> None:
-        gradient(value, "assistant: backward" if half == "assistant" else "pulls")
-
-    def rewarded(x0: Tensor, condition: Any) -> Tensor:
-        enter("decoder" if isinstance(reward, Decoded) else "reward")
-        value = reward(x0, condition)  # type: ignore[misc]
-        gradient(value, "pulls")
-        return value
-
-    reward = roles.reward
-    generator, assistant, reference = roles.generator, roles.assistant, roles.reference
-    with ExitStack() as hooks:
-
-        def add(handle: Any) -> None:
-            hooks.callback(handle.remove)
-
-        add(generator.module.register_forward_pre_hook(samples))
-        add(generator.module.register_forward_hook(lambda _, __, x0: gradient(x0, "generator: backward")))
-        for role in (assistant.module, reference):
-            if isinstance(role, nn.Module):
-                add(role.register_forward_pre_hook(score))
-                add(role.register_forward_hook(scored))
-        for name, learner in (("generator", generator), ("assistant", assistant)):
-            if learner.optimizer is not None:
-                add(learner.optimizer.register_step_pre_hook(lambda *_, name=name: enter(f"{name}: update")))
-        if isinstance(reward, Decoded):
-            add(reward.vae.decoder.register_forward_hook(lambda *_: enter("reward")))
-        if reward is not None:
-            state.roles = roles._replace(reward=rewarded)
-        try:
-            yield
-        finally:
-            state.roles = roles
 
 
 def with_reserves(peak: int, held: int) -> int:

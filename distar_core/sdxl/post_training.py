@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .export import fingerprint
 from .latents import checkpointed
 from .loading import quiet
 from .models import TextToImage
+from .panels import Panels
 from .processes import Sharded, shard
 from .prompts import Prompt, Prompts
 from .recipe import PictureRecipe
@@ -169,8 +171,8 @@ def run_recipe(
     processes: Alone = ALONE,
     **kept: Any,
 ) -> Iterator[Record]:
-    """`runs.run` of a fresh state in a folder, which also gets recipe.yaml with every key written out, and the prompts if
-    the recipe has them from a file.
+    """`runs.run` of a fresh state in a folder, which also gets recipe.yaml with every key written out, the prompts if the
+    recipe has them from a file, and panels if it asks for them.
 
     Args:
         processes: those that share the run; the same as in make_state.
@@ -188,27 +190,42 @@ def run_recipe(
         texts[PROMPTS] = "\n".join(prompts) + "\n"
     texts[RECIPE] = write_yaml(written)
     optional = {name: field.default for name, field in type(recipe).model_fields.items() if not field.is_required()}
-    yield from run(
-        state,
-        recipe.method,
-        conditions_of(recipe, model, prompts),
-        folder,
-        resume=resume,
-        save_every=save_every,
-        settings=identity,
-        defaults={
-            "recipe": {name: optional[name] for name in identity["recipe"] if name in optional},
-            "diffusion": identity["diffusion"],
-            "types": dict.fromkeys(identity["types"], "float32"),
-        },
-        texts=texts,
-        gap_floor=gap_floor(model),
-        peak_gib=peak_memory(model.device),
-        micro_batch=micro_batch,
-        processes=processes,
-        **kept,
-        **recipe.loop,
-    )
+    peak_gib = peak_memory(model.device)
+    with ExitStack() as open_panels:
+        if recipe.panels_every:
+            also_log = kept.get("also_log", ())
+            onlooker = Panels(
+                recipe,
+                model,
+                state,
+                prompts,
+                folder,
+                peak_gib=peak_gib,
+                processes=processes,
+                tensorboard="tensorboard" in also_log,
+            )
+            kept["onlooker"] = open_panels.enter_context(onlooker)
+        yield from run(
+            state,
+            recipe.method,
+            conditions_of(recipe, model, prompts),
+            folder,
+            resume=resume,
+            save_every=save_every,
+            settings=identity,
+            defaults={
+                "recipe": {name: optional[name] for name in identity["recipe"] if name in optional},
+                "diffusion": identity["diffusion"],
+                "types": dict.fromkeys(identity["types"], "float32"),
+            },
+            texts=texts,
+            gap_floor=gap_floor(model),
+            peak_gib=peak_gib,
+            micro_batch=micro_batch,
+            processes=processes,
+            **kept,
+            **recipe.loop,
+        )
 
 
 def load_run(recipe: PictureRecipe, model: TextToImage, reward: PictureReward | None, folder: Path) -> State:

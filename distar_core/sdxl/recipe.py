@@ -15,7 +15,7 @@ from ..methods import find_method
 from ..rewards.mix import RewardMix
 from ..runs.hub import named
 from ..runs.logs import ALSO, COMPARABLE
-from ..runs.settings import METHOD_KEYS, Count, Defaults, Problem, Recipe, RecipeError, read_yaml
+from ..runs.settings import METHOD_KEYS, Count, CountFrom0, Defaults, Problem, Recipe, RecipeError, read_yaml
 from ..schedule import TimeLaw
 from .adapters import LORA_TARGETS
 from .prompt_files import dataset_named
@@ -52,12 +52,13 @@ class PictureRecipe(Recipe):
             AdamWithoutMomentum.
         checkpoint_unets, checkpoint_decoder: keep no activations inside the blocks of the UNets, and of the decoder, through
             which the reward's gradient passes; for less memory and more time, with the same numbers.
+        panels_every: generator steps between panels, see sdxl.panels; 0 draws none.
     """
 
     FILES: ClassVar[tuple[str, ...]] = ("prompts", "prompt_cache")
     ON_THE_HUB: ClassVar[Mapping[str, Callable[[str], object]]] = {"prompts": dataset_named}
     """Those of FILES that may name something on the hub, and what finds that in the text."""
-    UNBOUND: ClassVar[frozenset[str]] = frozenset({"prompts", "prompt_cache"})
+    UNBOUND: ClassVar[frozenset[str]] = frozenset({"prompts", "prompt_cache", "panels_every"})
 
     roles: Literal["full", "lora"] = "full"
     rank: Count = 8
@@ -70,6 +71,7 @@ class PictureRecipe(Recipe):
     optimizer: Literal["adam", "rmsprop"] = "adam"
     checkpoint_unets: bool = False
     checkpoint_decoder: bool = False
+    panels_every: CountFrom0 = 0
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from ..runs.settings import Count, Defaults, Rate
+from ..runs.settings import Count, CountFrom0, Defaults, Rate
 from ..sdxl.prompt_files import read_prompts
 from ..sdxl.recipe import Decay, PictureRecipe
 from .scenes import training_scenes
@@ -37,6 +37,7 @@ class WorldRecipe(PictureRecipe):
     lr: Rate = 1e-4
     assistant_lr: Rate = 5e-4
     ema_decay: Decay = 0.95
+    panels_every: CountFrom0 = 50
 
 
 def training_prompts(recipe: PictureRecipe) -> list[str]:

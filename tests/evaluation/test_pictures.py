@@ -29,6 +29,20 @@ def test_power_above_half_of_the_highest_frequency():
     assert float(metrics.high_frequency_share(noise).mean()) == pytest.approx(1 - math.pi / 16, abs=0.02)
 
 
+def test_values_at_an_end_are_clipped_and_those_a_brightness_away_are_not():
+    values = torch.tensor([0.0, 0.001, 1.0, 0.9985, 1 / 255, 0.5, 254 / 255, 0.4])
+    found = metrics.clipped_share(values.view(1, 1, 2, 4).expand(1, 3, 2, 4))
+    assert found.tolist() == [0.5]
+
+
+def test_distance_in_pixels_is_over_pairs_and_values():
+    samples = torch.tensor([0.0, 0.3, 0.9]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 4, 4)
+    found = metrics.pixel_distance(torch.cat([samples, samples[:, :1].expand(1, 3, 3, 4, 4)]))
+    torch.testing.assert_close(found, torch.tensor([((0.09 + 0.81 + 0.36) / 3) ** 0.5, 0.0]))
+    with pytest.raises(ValueError, match="got 1"):
+        metrics.pixel_distance(samples[:, :1])
+
+
 def test_pairwise_distance_of_known_directions():
     alike = torch.ones(3, 5)
     apart = torch.eye(5)[:3]

@@ -16,6 +16,8 @@ from PIL import Image
 from distar_core import ring
 from distar_core.figures import charts, plane
 from distar_core.figures.picture import BLUE, CYCLE, GUIDE, ORANGE, STYLES, Style, image_grid
+from distar_core.figures.runs import POINTS as MOST
+from distar_core.figures.runs import picture_sheet, run_curves, stretches
 from distar_core.toy.ring import REWARDS
 
 ALT = "Eight clumps of dots on a ring, the right one in the shade of the reward."
@@ -33,6 +35,10 @@ def pictures(tmp_path):
     dots = [charts.Dot("reward-only", 0.3, {"modes": value}) for value in (1.0, 9.0, float("inf"))]
     yield charts.frontier([curve], dots, {"modes": charts.Axis("modes", limits=(0, 8), guides=[8.0])}, alt=ALT)
     yield image_grid(torch.rand(3, 3, 8, 8), ["a", "b", "c"], alt=ALT, columns=2)
+    yield picture_sheet({"now": torch.rand(2, 3, 8, 8), "then": torch.rand(2, 3, 8, 8)}, ["a", "b"], alt=ALT)
+    log = [{"step": n, "reward": 0.1 * n, "reward_spread": 1.0, "pull_reward": 1.0 + n, "lag": 0.1} for n in range(130)]
+    panels = [{"step": n, "reward": 0.1 * n, "gap": {"20": 0.1 + n}, "seconds": {"scores": 1.0}} for n in (0, 50, 100)]
+    yield run_curves(log, panels)
     yield plane.animate({"kl-one": [POINTS, POINTS + 0.1]}, ring(), tmp_path / "a.gif", alt=ALT, captions=["0", "1"])
     style = STYLES["kl-one"]
     yield charts.lines(
@@ -350,3 +356,12 @@ def test_a_logarithmic_axis_within_a_decade_has_plain_numbers():
 
     assert "10^" not in written(4.0)
     assert "10^" in written(400.0), "the control"
+
+
+def test_a_long_log_is_drawn_as_means_and_one_step_as_nothing():
+    rows = [{"step": n, "lag": float(n % 2)} for n in range(2 * MOST)] + [{"step": 2 * MOST}]
+    steps, values = stretches(rows, "lag")
+    assert steps == [2 * n + 0.5 for n in range(MOST)]
+    assert set(values) == {0.5}
+    assert stretches(rows[:3], "lag") == ([0, 1, 2], [0.0, 1.0, 0.0])
+    assert run_curves(rows[:1], []) is None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from distar_core import probes
 from distar_core.cli.main import app
 from distar_core.evaluation.tables import markdown_table
 from distar_core.lab import bench_sdxl, clock
@@ -22,7 +23,8 @@ from distar_core.lab.bench_sdxl import (
 )
 from distar_core.rewards.published import PUBLISHED
 from distar_core.rewards.shapes import reward_on_meta
-from distar_core.sdxl.ledger import PHASES, count_step
+from distar_core.sdxl.ledger import count_step
+from distar_core.sdxl.phases import PHASES
 from distar_core.sdxl.post_training import conditions_of, make_state
 from distar_core.training import make_batch, post_train
 from distar_core.world.judges import load_judges
@@ -109,8 +111,8 @@ def test_the_page_has_the_recorded_tables():
 
 def test_seconds_by_phase_run_from_mark_to_mark(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 6.0, 7.0, 9.0])
-    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(now))
-    watch = clock.Clock(torch.device("cpu"))
+    monkeypatch.setattr(probes.time, "perf_counter", lambda: next(now))
+    watch = probes.Clock(torch.device("cpu"))
     for phase in ("a", "b", "a"):
         watch.enter(phase)
     assert watch.seconds() == {"a": 1.0 + 3.0, "b": 2.0}
@@ -132,7 +134,7 @@ def test_on_a_cpu_a_call_is_made_and_has_no_peaks():
 @pytest.mark.gpu
 def test_on_a_gpu_the_allocator_and_its_events_are_read():
     device = torch.device("cuda")
-    watch, held = clock.Clock(device), torch.zeros(2**20, device=device)
+    watch, held = probes.Clock(device), torch.zeros(2**20, device=device)
     peaks = clock.peaks_of(device, lambda: torch.zeros(2**22, device=device))
     assert 4 * (2**20 + 2**22) <= peaks.allocated <= peaks.reserved
     watch.enter("sum")

@@ -11,9 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from distar_core.errors import DistarError, DoesNotFitError
 from distar_core.sdxl import ledger
-from distar_core.sdxl.ledger import PHASES, Ledger, Tally, count_step, require_fit
+from distar_core.sdxl.ledger import Ledger, Tally, count_step, require_fit
 from distar_core.sdxl.loading import find_pipeline
 from distar_core.sdxl.models import TextToImage
+from distar_core.sdxl.phases import PHASES, phases_of
 from distar_core.sdxl.post_training import conditions_of, make_state
 from distar_core.sdxl.shapes import described_on_meta
 from distar_core.training import post_train
@@ -274,7 +275,7 @@ def test_the_loop_is_as_it_was_when_counting_ends(world):
     state = make_state(recipe, world, Brightness())
     roles, entered = state.roles, []
     conditions = conditions_of(recipe, world, training_prompts(recipe))
-    with ledger.phases_of(state, entered.append):
+    with phases_of(state, entered.append):
         list(post_train(state, recipe.method, conditions, **recipe.loop))
     seen = len(entered)
     assert tuple(dict.fromkeys(entered)) == PHASES

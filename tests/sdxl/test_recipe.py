@@ -18,8 +18,9 @@ from distar_core.runs.settings import RecipeError
 from distar_core.schedule import TimeLaw
 from distar_core.sdxl import ledger
 from distar_core.sdxl.adapters import add_lora
-from distar_core.sdxl.ledger import GIB, PHASES, Ledger
+from distar_core.sdxl.ledger import GIB, Ledger
 from distar_core.sdxl.loading import describe_pipeline
+from distar_core.sdxl.phases import PHASES
 from distar_core.sdxl.plan import (
     checkpoint_bytes,
     flops_of_run,
