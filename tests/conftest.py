@@ -42,9 +42,9 @@ SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text("utf-8").splitli
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that slow.txt lists, before -m chooses among the marks."""
+    """Mark the tests that slow.txt lists, and long ones, as slow before -m chooses among the marks."""
     for item in items:
-        if item.nodeid.split("[")[0] in SLOW:
+        if item.nodeid.split("[")[0] in SLOW or item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
 
 

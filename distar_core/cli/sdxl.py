@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..sdxl.recipe import PictureRecipe, SdxlRecipe
 
 GIB = 2**30
+EXAMPLES = {"world": "a red circle", "sdxl": "a red fox in the snow"}
+"""A prompt by what a run trains."""
 COUNTING = "counting what a step takes; for SDXL that is a minute or two"
 
 
@@ -322,14 +324,27 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run of distar train world or sdxl.")],
     folder: Annotated[Path, typer.Argument(help="Where the pipeline or the LoRA goes.")],
     lora: Annotated[bool, typer.Option("--lora", help="Only the adapters, of a run with roles: lora.")] = False,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of distar evaluate with this model in it; its tables go into the card."
+        ),
+    ] = None,
 ) -> None:
-    """Write a run's averaged generator as a diffusers pipeline folder, or as LoRA safetensors."""
+    """Write a run's averaged generator as a diffusers pipeline folder, or as LoRA safetensors, with a model card beside it."""
     require("models")
+    import torch
+
     from ..runs.folders import claim
-    from ..sdxl.export import export_lora, export_pipeline, merged
+    from ..runs.weights import read_weights
+    from ..sdxl.card import CARD, drawing_line, evaluated, loading_lines, origins_of, write_card
+    from ..sdxl.export import LORA, export_lora, export_pipeline, fingerprint, fingerprint_of, merged
     from ..sdxl.post_training import load_run
+    from ..sdxl.recipe import SdxlRecipe
+    from ..world.models import ORIGINS
 
     replaced = folder.is_dir() and any(folder.iterdir())
+    scores = None if evaluation is None else evaluated(evaluation, [run, folder])
     recipe, model, command = opened(run)
     state = load_run(recipe, model, None, run)
     claim(folder, "export")
@@ -337,42 +352,36 @@ def export(
     unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
     if lora:
         export_lora(unet, folder)
+        identity = fingerprint_of(read_weights(folder / LORA), torch.float32)
     else:
-        export_pipeline(model.pipeline, merged(unet), folder)
-    if (state.step or 0) < recipe.steps:
-        done = f"{max(state.step or 0, 0)} of {recipe.steps} steps are done"
-        say(f"the run is not finished, {done}; continue with: {resume_command(command, run)}")
-    say(f"written to {folder}{' in place of the earlier export' if replaced else ''}; load and draw with:")
+        whole = merged(unet)
+        export_pipeline(model.pipeline, whole, folder)
+        identity = fingerprint(whole)
+    done = max(state.step or 0, 0)
+    prompt = EXAMPLES[command]
+    write_card(
+        folder,
+        run,
+        recipe,
+        origins_of(recipe) if isinstance(recipe, SdxlRecipe) else ORIGINS,
+        done=done,
+        lora=lora,
+        fingerprint=identity,
+        pixels=model.pixels,
+        prompt=prompt,
+        evaluation=scores,
+    )
+    if done < recipe.steps:
+        rest = f"{done} of {recipe.steps} steps are done"
+        say(f"the run is not finished, {rest}; continue with: {resume_command(command, run)}")
+    say(
+        f"written to {folder}{' in place of the earlier export' if replaced else ''}, with the model card {CARD}; load and draw with:"
+    )
+    enlarged = ".resize((256, 256))" if command == "world" else ""
     for line in [
-        *loading_lines(recipe, folder, lora=lora),
-        'picture = pipeline("a red circle", num_inference_steps=1, timesteps=[399], guidance_scale=0.0).images[0]',
-        *(
-            ['picture.resize((256, 256)).save("picture.png")']
-            if command == "world"
-            else ['picture.save("picture.png")']
-        ),
+        *loading_lines(recipe, str(folder), lora=lora),
+        drawing_line(prompt),
+        f'picture{enlarged}.save("picture.png")',
     ]:
         say(f"    {line}")
     say("diffusers warns that 399 is not where its schedule begins; it is where this generator draws")
-
-
-def loading_lines(recipe: PictureRecipe, folder: Path, *, lora: bool) -> list[str]:
-    """The Python lines that load an export."""
-    from ..sdxl.recipe import SdxlRecipe
-
-    if not lora:
-        return [
-            "from diffusers import StableDiffusionXLPipeline",
-            f"pipeline = StableDiffusionXLPipeline.from_pretrained({str(folder)!r})",
-        ]
-    where, start = "world.models import load_world", "load_world()"
-    if isinstance(recipe, SdxlRecipe):
-        where = "sdxl.models import load_text_to_image"
-        options = [f"generator={recipe.generator!r}"]
-        options += [f"{key}={value!r}" for key in ("vae", "variant") if (value := getattr(recipe, key)) is not None]
-        start = f"load_text_to_image({recipe.reference!r}, {', '.join(options)})"
-    return [
-        f"from distar_core.{where}",
-        "from distar_core.sdxl.export import load_lora",
-        f"pipeline = load_lora({start}.one_step_pipeline(), {str(folder)!r})",
-    ]

@@ -40,17 +40,23 @@ def p_words(p: float) -> str:
     return "≤ 0.0001" if p <= 1.5e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
-class _Writer:
-    """Words and numbers of an evaluation for its two documents."""
+class Writer:
+    """Words and numbers of an evaluation for its documents.
 
-    def __init__(self, plan: Plan) -> None:
-        self.factors: Mapping[str, float] = {one.name: one.factor for one in plan.scorers}
+    Args:
+        factors: what tables multiply the values of a reward by.
+    """
+
+    def __init__(self, factors: Mapping[str, float]) -> None:
+        self.factors = factors
 
     def head(self, scorer: str) -> str:
+        """What a column of this reward is called."""
         factor = self.factors[scorer]
         return scorer if factor == 1 else f"{factor:g} × {scorer}"
 
     def means(self, found: SetSummary) -> Table:
+        """Means by model and reward, with intervals."""
         rows = [["model", *map(self.head, found.scorers)]]
         for model in found.models:
             cells = [shown(found.means[model, scorer], self.factors[scorer]) for scorer in found.scorers]
@@ -58,6 +64,7 @@ class _Writer:
         return rows
 
     def gaps(self, found: SetSummary) -> Table:
+        """Differences to the first model, a row for each model and reward."""
         rows = [["model", "reward", f"difference to {found.models[0]}", "wins", "p", "p, Holm"]]
         for (model, scorer), gap in found.gaps.items():
             wins = "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * value for value in gap.wins))
@@ -66,6 +73,7 @@ class _Writer:
         return rows
 
     def categories(self, found: SetSummary, scorer: str) -> Table:
+        """Means and differences of a reward by category."""
         first, *others = found.models
         rows = [["category", "prompts", first, *(f"{model} − {first}" for model in others)]]
         for category, count in found.categories.items():
@@ -120,7 +128,7 @@ def write_report(
     Raises:
         OSError: as harness.write_whole.
     """
-    summaries, writer = summarise(rows), _Writer(plan)
+    summaries, writer = summarise(rows), Writer({one.name: one.factor for one in plan.scorers})
     sets = {one.name: one for one in plan.sets}
     facts: dict[str, Any] = {
         "models": [["model", "draws", "how"], *([one.name, *_how(one.settings)] for one in plan.models)],

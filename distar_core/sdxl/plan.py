@@ -113,7 +113,7 @@ def downloads(recipe: SdxlRecipe, model: TextToImage) -> Iterator[Download]:
     def from_hub(what: str, source: str, *networks: nn.Module, half: bool) -> Iterator[Download]:
         if (hub := named(source)) is not None:
             numbers = sum(p.numel() for network in networks for p in network.parameters())
-            licence = LICENCES.get(hub.name, f"see {hub.url}")
+            licence = str(LICENCES.get(hub.name, f"see {hub.url}"))
             yield Download(what, source, numbers * (2 if half else 4) / GB, licence)
 
     parts = model.pipeline

@@ -8,11 +8,19 @@ import torch
 
 from ..extras import require
 from ..sdxl.models import TextToImage, load_text_to_image
+from ..sdxl.published import MIT, Origin
 from .scenes import WORDS
 
 SHIPPED = Path(__file__).parent / "weights"
 STEPS, GUIDANCE_SCALE = 20, 2.0
 ROWS_AT_ONCE = 250
+_NAME = "distar_core's miniature world"
+ORIGINS = [
+    Origin("reference", _NAME, None, MIT),
+    Origin("one-step generator at the start", _NAME, None, MIT),
+    Origin("reward", _NAME, None, MIT, inside=False),
+]
+"""What a run in the world is made of: the weights that come with the package, under its own licence."""
 
 
 def load_world(

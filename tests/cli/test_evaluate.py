@@ -5,12 +5,14 @@ import re
 
 import pytest
 import torch
+from torchvision.io import read_image
 from typer.testing import CliRunner
 
 from distar_core.cli.evaluate import find_model, find_prompts, find_scorer
 from distar_core.cli.main import app
 from distar_core.evaluation.harness import read_table
 from distar_core.rewards.published import CLIP_EXAMPLE
+from distar_core.sdxl.card import CARD
 from distar_core.sdxl.published import MODELS
 
 CAPTIONS = ["a red circle", "a blue square on a dark background", "a green triangle above a red square"]
@@ -59,7 +61,18 @@ def test_the_worlds_models_are_drawn_scored_and_compared_in_one_process_or_two(c
     assert (whole / "rows" / "0-of-1.jsonl").read_bytes() == before, "nothing was missing"
 
 
-def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_path):
+def picture_of(card):
+    """The picture that the Python of a model card draws where the export is, its noise from a fixed seed."""
+    code = card.split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) <= 5
+    (load, draw), known = code.split("picture = "), {}
+    exec(load, known)
+    torch.manual_seed(0)  # loading draws, too
+    exec(f"picture = {draw}", known)
+    return read_image("picture.png").short()
+
+
+def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_path, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{steps: 3, warmup: 0, batch: 4, prompts: 8, roles: lora, lr: 0.02, ema_decay: 0.5}", "utf-8")
     run, lora, export = tmp_path / "run", tmp_path / "lora", tmp_path / "export"
@@ -86,6 +99,14 @@ def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_pat
     half = find_model(str(run), dtype="float16", device="cpu").load().draw.func.__self__.pipeline
     assert half.unet.dtype == torch.float16
     assert half.vae.dtype == torch.float32, "as its configuration says, since SDXL's own overflows in float16"
+    words = ["export", run, export, "--evaluation", tmp_path / "out"]
+    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
+    card = (export / CARD).read_text("utf-8")
+    assert "this model is run and export there" in card
+    monkeypatch.chdir(tmp_path)
+    drawn = [picture_of((folder / CARD).read_text("utf-8")) for folder in (export, lora)]
+    assert drawn[0].shape == (3, 32, 32)
+    assert (drawn[0] - drawn[1]).abs().max() <= 2
     result, said = distar(tmp_path / "two", "--model", lora, "--prompts", captions, "--rewards", "world:clip")
     assert result.exit_code == 1
     assert f"world,lora={lora}" in said
