@@ -12,7 +12,7 @@ from .errors import MissingPackagesError
 
 PURPOSES = {
     "notebooks": "for the notebooks",
-    "models": "for the miniature world",
+    "models": "for the miniature world and SDXL",
     "evaluation": "for Parquet and distances",
     "tensorboard": "to log for TensorBoard",
 }
@@ -50,15 +50,19 @@ def installed_version(name: str) -> str | None:
         return None
 
 
+def missing(extra: str) -> list[str]:
+    """The packages of an extra that are not here. Raises MissingPackagesError as `requirements`."""
+    return [one.name for one in requirements(extra) if installed_version(one.name) is None]
+
+
 def require(extra: str) -> None:
     """Nothing if the packages of an extra of this project ("models", say) are installed.
 
     Raises:
         MissingPackagesError: one sentence with the packages that are missing and the command that installs them.
     """
-    missing = [one.name for one in requirements(extra) if installed_version(one.name) is None]
-    if missing:
-        is_not = "is not installed" if len(missing) == 1 else "are not installed"
+    if absent := missing(extra):
+        is_not = "is not installed" if len(absent) == 1 else "are not installed"
         raise MissingPackagesError(
-            f"{', '.join(missing)} {is_not}, but needed {PURPOSES.get(extra, f'for the extra {extra}')}: {install(extra)}"
+            f"{', '.join(absent)} {is_not}, but needed {PURPOSES.get(extra, f'for the extra {extra}')}: {install(extra)}"
         )

@@ -44,14 +44,34 @@ app.add_typer(world_app, name="world")
 
 
 @app.command()
-def doctor() -> None:
-    """Versions, device and memory of this machine, and how to mend what is missing."""
-    from .doctor import examine
+def doctor(
+    sdxl: Annotated[
+        bool,
+        typer.Option("--sdxl", help="What post-training SDXL needs: models, memory, disk, and hours on common cards."),
+    ] = False,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Of an hour of one card, in any currency, for an estimate of the cost.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Which part of a card's peak the estimates suppose.")
+    ] = 0.5,
+) -> None:
+    """Versions, device and memory of this machine, and how to mend what is missing; with --sdxl what post-training SDXL takes."""
+    from .doctor import estimates, examine, examine_sdxl
 
-    findings = examine()
+    if price is not None and not sdxl:
+        raise ValueError(f"--price {price:g} is for the estimates of --sdxl; add that, or leave it out")
+    findings = examine_sdxl() if sdxl else examine()
     print_table([["what", "found", "verdict"], *([f.what, f.found, f.verdict] for f in findings)], "distar doctor")
     for remedy in dict.fromkeys(finding.remedy for finding in findings if finding.remedy):
         say(remedy)
+    if sdxl:
+        print_table(estimates(share, price), "Estimates, from counted FLOPs and the makers' rates")
+        say(
+            f"At {share:.0%} of the peak they are the best case: launched kernel by kernel, one sample at a time, an H200 took 2.4 to "
+            "3.5 s a sample (notebooks/records/sdxl_true_size.md), a multiple of this. distar train sdxl RUN --recipe 24gb --dry-run "
+            "counts a run of your own."
+        )
     if any(finding.fatal for finding in findings):
         raise typer.Exit(1)
 

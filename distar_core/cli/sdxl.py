@@ -4,6 +4,7 @@ to load."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,6 +62,10 @@ def train_sdxl(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the folder's checkpoint with its own recipe.")
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="With --dry-run: count one of so many processes; a run has those of its launcher."),
+    ] = 1,
 ) -> None:
     """Post-train SDXL, or another model of its kind, held to its reference; stops and resumes.
 
@@ -78,15 +83,21 @@ def train_sdxl(
     On several GPUs: torchrun --standalone --nproc-per-node 8 --no-python distar train sdxl RUN ...; see docs/processes.md.
     """
     require("models")
+    from ..runs.folders import nothing_left
     from ..runs.processes import launched
     from ..sdxl.recipe import SdxlRecipe, find_recipe
 
     if recipe is None and not resume:
         raise ValueError("a new run needs a recipe; add --recipe 24gb, 80gb or a YAML file, or --resume")
+    if processes > 1 and not dry_run:
+        raise ValueError(
+            f"--processes {processes} is for --dry-run; to start so many: torchrun --standalone --nproc-per-node {processes} "
+            "--no-python distar train sdxl ..."
+        )
     source = None if recipe is None else find_recipe(recipe)
     own = chosen_recipe(SdxlRecipe, folder, source, resume, **settings_in(settings or ()))
     if dry_run:
-        tell_plan(own)
+        tell_plan(own, processes)
         return
     require_device(own)
     if own.prompts is None:
@@ -96,14 +107,15 @@ def train_sdxl(
     if "tensorboard" in own.also_log:
         require("tensorboard")
     with (
-        launched(own.device) as processes,
-        silent_unless(processes.first),
+        launched(own.device) as others,
+        silent_unless(others.first),
         run_hints(
             "choose a lower lr or reward_scale in a new folder",
             lambda: resume_command("sdxl", folder, set=settings or [] if resume else []),
         ),
+        nothing_left(folder) if others.first else nullcontext(),
     ):
-        train_by_recipe(own, own.prompts, folder, processes, resume=resume)
+        train_by_recipe(own, own.prompts, folder, others, resume=resume)
 
 
 def train_by_recipe(own: SdxlRecipe, source: str, folder: Path, processes: Alone, *, resume: bool) -> None:
@@ -141,13 +153,12 @@ def train_by_recipe(own: SdxlRecipe, source: str, folder: Path, processes: Alone
         counted_prompts(len(prompts)),
         memory=memory,
         micro_batch=own.micro_batch,
+        processes=processes.count,
     )
-    require_disk(folder, ledger, own.checkpoints)
+    require_disk(folder, ledger, own.checkpoints, own.parts(processes.count))
     say(
         f"counted at the peak: {ledger.peak / GIB:.3g} GiB, {ledger.need / GIB:.3g} with reserves, of {memory / GIB:.3g}"
     )
-    if processes.count > 1 and own.roles == "full":
-        say(f"that is for a process that holds everything; of full copies each of the {processes.count} holds a part")
     del sketch
 
     reward = own.reward.load(device=own.device, dtype=own.types["dtype"]) if own.rewarded else None
@@ -219,8 +230,12 @@ def loaded(recipe: SdxlRecipe, device: str) -> TextToImage:
     )
 
 
-def tell_plan(recipe: SdxlRecipe) -> None:
-    """Say what a run takes, from shapes alone: it needs no GPU, and for SDXL itself no network."""
+def tell_plan(recipe: SdxlRecipe, processes: int = 1) -> None:
+    """Say what a run takes, from shapes alone: it needs no GPU, and for SDXL itself no network.
+
+    Args:
+        processes: how many will share the run; memory is that of each.
+    """
     from ..sdxl.ledger import count_step
     from ..sdxl.plan import (
         OF_PEAK,
@@ -231,28 +246,35 @@ def tell_plan(recipe: SdxlRecipe) -> None:
         model_on_meta,
         rewards_on_meta,
     )
+    from ..sdxl.processes import Share
     from ..sdxl.prompt_files import dataset_named, read_prompts
 
+    share = share_of(recipe, Share(processes))
     fetched = recipe.prompts is None or dataset_named(recipe.prompts) is not None
     prompts = counted_prompts(2**31 if fetched else len(read_prompts(recipe.prompts or "")))
     sketch = model_on_meta(recipe, offline=True)
     recipe = recipe.for_model(sketch)
     say(f"{summary(recipe)}, {recipe.batch} samples each")
     say(COUNTING)
-    ledger = count_step(recipe, sketch, rewards_on_meta(recipe), prompts, micro_batch=recipe.micro_batch)
+    ledger = count_step(
+        recipe.replace(batch=share),
+        sketch,
+        rewards_on_meta(recipe),
+        prompts,
+        micro_batch=recipe.micro_batch,
+        processes=processes,
+    )
     print_table(table_of(ledger), "GiB by phase of a step, and what is computed")
     say(
-        f"memory: {ledger.peak / GIB:.1f} GiB counted at the peak, {ledger.static / GIB:.1f} of them held between steps; "
+        f"memory{f', in each of {processes} processes' if processes > 1 else ''}: {ledger.peak / GIB:.1f} GiB counted at the peak, {ledger.static / GIB:.1f} of them held between steps; "
         f"{ledger.need / GIB:.1f} with reserves for what kernels need besides"
     )
     hours = hours_of_run(recipe, ledger)
     time = "tell peak_tflops of your card for an estimate"
     if hours is not None:
-        time = (
-            f"{hours:.1f} h, an estimate at {OF_PEAK:.0%} of {recipe.peak_tflops:g} TFLOP/s; small batches reach less"
-        )
+        time = f"{hours / processes:.1f} h, an estimate at {OF_PEAK:.0%} of {recipe.peak_tflops:g} TFLOP/s; small batches reach less"
     say(f"time: {time}")
-    checkpoint = checkpoint_bytes(ledger) / 1e9
+    checkpoint = checkpoint_bytes(ledger, recipe.parts(processes)) / 1e9
     say(
         f"disk: {(recipe.checkpoints + 1) * checkpoint:.3g} GB, for checkpoints of {checkpoint:.3g}, of which "
         f"{recipe.checkpoints} stay while the next is written; as much main memory as one meanwhile"

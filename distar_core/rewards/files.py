@@ -50,6 +50,15 @@ class File(NamedTuple):
         """Source, name and revision; what the record knows the file by."""
         return f"{self.source}/{self.name}@{self.revision}"
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether it is in the cache already, without asking anybody."""
+        if self.source.startswith("https:"):
+            return (cache() / self.name).is_file()
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(self.source, self.name, revision=self.revision), str)
+
     def find(self, folder: Path | None) -> Path:
         """The path of the file, checked as by `verify`: in the folder if there is one, else in a cache, to which it is fetched.
 

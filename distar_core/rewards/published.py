@@ -66,6 +66,7 @@ class Published:
         family: which network looks at the picture: rewards of one family share its blind spots.
         factor: what tables multiply its values by.
         has_logit: whether it is a CLIP's cosine, which its model itself multiplies by a learnt temperature.
+        file: its weights, where they are one file.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Published:
     family: str
     factor: float = 1.0
     has_logit: bool = False
+    file: File | None = None
 
     @property
     def identity(self) -> str:
@@ -204,6 +206,7 @@ PUBLISHED = {
             _imagereward,
             IMAGEREWARD.identity,
             "BLIP's ViT-L",
+            file=IMAGEREWARD,
         ),
         Published(
             "hpsv2.1",
@@ -218,6 +221,7 @@ PUBLISHED = {
             CLIP_H,
             100.0,
             has_logit=True,
+            file=HPSV2,
         ),
         Published(
             "pickscore",
@@ -231,6 +235,7 @@ PUBLISHED = {
             PICKSCORE.identity,
             CLIP_H,
             has_logit=True,
+            file=PICKSCORE,
         ),
         Published(
             "laion-aesthetic",

@@ -61,6 +61,21 @@ def at_work(folder: Path, what: str = "") -> Iterator[None]:
 
 
 @contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """If what happens in here fails before anything is written to a new folder but our own marks, the folder goes again."""
+    new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        left = list(folder.iterdir()) if new and folder.is_dir() else []
+        if left and all(path.name.startswith(MARK) for path in left):
+            for path in left:
+                path.unlink()
+            folder.rmdir()
+        raise
+
+
+@contextmanager
 def replacing(path: Path, part: Path | None = None) -> Iterator[Path]:
     """Where the new contents of a file go: when the block ends they take its place in one step, so that whoever reads it, and
     whatever kill comes, finds the old file or the new one. After an exception the old one stays, and nothing beside it.

@@ -20,15 +20,18 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from ..errors import DoesNotFitError
 from ..rewards.base import PictureReward
 from ..roles import modules_of
+from ..runs.processes import ALONE
 from ..training import State, post_train
 from .models import TextToImage
 from .phases import PHASES, phases_of
 from .post_training import conditions_of, make_state
+from .processes import Share, in_transit
 from .recipe import PictureRecipe
 
 GIB = 2**30
 GRAIN = 512
 """CUDA's allocator gives out multiples of so many bytes."""
+TRANSIT = "weights and gradients on their way between processes"
 CONTEXT = GIB // 2
 """A reserve for what a process has on a card before its first tensor. An estimate, not measured here."""
 SCRATCH = 0.3
@@ -88,6 +91,11 @@ class Tally(TorchDispatchMode):
         for tensor in tensors:
             if isinstance(tensor, Tensor):
                 self._see(tensor, name)
+
+    def add(self, name: str, size: int) -> None:
+        """Raise all peaks by something that no tensor stands for."""
+        self.peaks = {phase: peak + size for phase, peak in self.peaks.items()}
+        self.at_peak[name] = size
 
     def _compare(self) -> None:
         if self.now > max(self.peaks.values(), default=0):
@@ -222,6 +230,7 @@ def count_step(
     prompts: Sequence[str],
     *,
     micro_batch: int | None = None,
+    processes: int = 1,
     grain: int = GRAIN,
 ) -> Ledger:
     """One step of a recipe, run and counted where the model is; on the meta device it costs no memory and nothing is computed.
@@ -235,12 +244,22 @@ def count_step(
         reward: where the model is.
         prompts: all prompts of the run.
         micro_batch: as in post_train.
+        processes: how many share the run; what is counted is one of them, whose rows are the recipe's batch. Full copies are
+            spread, see `spread_on_meta` and `in_transit`, which is on the meta device alone; adapters are whole in each.
         grain: as in Tally.
+
+    Raises:
+        ValueError: if full copies of several processes are to be counted on another device than meta.
     """
     device = model.device.type
     size = recipe.batch if micro_batch is None else micro_batch
     batch = recipe.batch if size < 1 or recipe.batch % size else size * min(2, recipe.batch // size)
-    state = make_state(recipe, model, reward)
+    spread = processes > 1 and recipe.roles == "full"
+    if spread and device != "meta":
+        raise ValueError(
+            f"copies that {processes} processes share are counted on the meta device, not on {device}; use that"
+        )
+    state = make_state(recipe, model, reward, Share(processes) if spread else ALONE)
     tally = Tally(device, grain)
     for name, tensors in _held(model, state):
         tally.adopt(name, tensors)
@@ -258,6 +277,9 @@ def count_step(
         with phases_of(state, tally.enter):
             for _ in post_train(state, recipe.method, conditions, micro_batch=micro_batch, **loop):
                 pass
+    if spread:
+        networks = [learner.module for learner in (state.roles.generator, state.roles.assistant)]
+        tally.add(TRANSIT, max(in_transit(one, model.pipeline.unet.dtype, processes) for one in networks))
     seen = [phase for phase in PHASES if phase in tally.peaks]
     at_peak = {name: size for name, size in tally.at_peak.items() if size}
     return Ledger(held, {phase: tally.peaks[phase] for phase in seen}, at_peak, dict(tally.flops), batch)
@@ -290,6 +312,7 @@ def require_fit(
     *,
     memory: int,
     micro_batch: int | None = None,
+    processes: int = 1,
 ) -> Ledger:
     """`count_step`, if the step with its reserves fits into a memory of so many bytes.
 
@@ -297,13 +320,13 @@ def require_fit(
         DoesNotFitError: if it does not. What the text says would fit was counted, too.
     """
     size = recipe.batch if micro_batch is None else micro_batch
-    ledger = count_step(recipe, model, reward, prompts, micro_batch=size)
+    ledger = count_step(recipe, model, reward, prompts, micro_batch=size, processes=processes)
     if ledger.need <= memory:
         return ledger
     found: dict[str, object] | None = None
     remedy = "no setting of the recipe makes it fit: take fewer pixels, or a card with more"
     for other, own_size, changes in _thriftier(recipe, size):
-        needed = count_step(other, model, reward, prompts, micro_batch=own_size).need
+        needed = count_step(other, model, reward, prompts, micro_batch=own_size, processes=processes).need
         if needed <= memory:
             found = changes
             settings = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())

@@ -34,7 +34,7 @@ from .latents import checkpointed
 from .loading import quiet
 from .models import TextToImage
 from .panels import Panels
-from .processes import Sharded, shard
+from .processes import Sharded, Share, shard, spread_on_meta
 from .prompts import Prompt, Prompts
 from .recipe import PictureRecipe
 
@@ -65,7 +65,8 @@ def make_state(
         with quiet():  # else diffusers names the layers that it would keep in float32: none
             own = thrifty(copy.deepcopy(base).to(model.device, wide).requires_grad_(True))
         if processes.count > 1:
-            return shard(own, base.dtype)
+            counted = isinstance(processes, Share)
+            return spread_on_meta(own, base.dtype, processes.count) if counted else shard(own, base.dtype)
         return own if base.dtype == wide else compute_in(own, base.dtype)
 
     def learner(module: nn.Module, rate: float, ema_decay: float = 0.0) -> Trainable:

@@ -173,6 +173,9 @@ class SdxlRecipe(PictureRecipe):
     def _check_kept(self) -> Self:
         if self.best is not None and self.best not in COMPARABLE:
             raise self.refusal("best", self.best, f"should be a column of the log: {', '.join(COMPARABLE)}")
+        if self.best is not None and self.best not in self.logged:
+            why = f"which a run by {self.method_name} does not log; choose one of {', '.join(self.logged)}"
+            raise self.refusal("best", self.best, why)
         if not set(self.also_log) <= ALSO.keys():
             raise self.refusal("also_log", self.also_log, f"known are {', '.join(ALSO)}")
         return self
@@ -219,6 +222,26 @@ class SdxlRecipe(PictureRecipe):
     def checkpoints(self) -> int:
         """How many checkpoints the run leaves at most."""
         return self.keep + (self.best is not None)
+
+    @property
+    def logged(self) -> list[str]:
+        """The columns of COMPARABLE that a run of this recipe logs at every step of the generator."""
+        row = find_method(self.method_name)
+        there = {
+            "reward": row.reward_at == "sample" and bool(self.reward_scale),
+            "regularizer": row.regularizer is not None,
+            "cfg": row.guidance == "outside" and bool(self.cfg_scale),
+        }
+        there |= {
+            "assistant": there["regularizer"],
+            "gap_norm": there["regularizer"],
+            "peak_gib": self.device == "cuda",
+        }
+        return [name for name in COMPARABLE if there[name.removeprefix("loss_").removeprefix("pull_")]]
+
+    def parts(self, processes: int) -> int:
+        """In how many parts what learns lies in so many processes: full copies are spread over them, adapters whole in each."""
+        return processes if self.roles == "full" else 1
 
     @property
     def rewarded(self) -> bool:

@@ -242,6 +242,10 @@ def test_a_dry_run_says_what_a_run_takes_and_leaves_nothing(recipe, tmp_path, mo
     ):
         assert told in said
     assert "reference, about" not in said, "it is on the disk"
+    changes = ("--processes", 2, "--set", "roles=full", "--set", "optimizer=rmsprop")
+    result, said = distar("train", "sdxl", tmp_path / "run", "--recipe", recipe, "--dry-run", *changes)
+    assert result.exit_code == 0, said
+    assert "memory, in each of 2 processes:" in said
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -249,6 +253,8 @@ def test_a_dry_run_says_what_a_run_takes_and_leaves_nothing(recipe, tmp_path, mo
     ("words", "told"),
     [
         ([], "--recipe 24gb"),
+        (["--recipe", "SMALL", "--processes", "2"], "torchrun --standalone --nproc-per-node 2"),
+        (["--recipe", "SMALL", "--dry-run", "--processes", "3"], "batch 2 is not divisible by the 3 processes"),
         (["--recipe", "23gb"], "'23gb'; known are 24gb, 80gb"),
         (["--recipe", "SMALL", "--set", "steps"], "--set steps is no setting"),
         (["--recipe", "SMALL", "--set", "=3"], "--set =3 is no setting"),
@@ -261,6 +267,8 @@ def test_a_dry_run_says_what_a_run_takes_and_leaves_nothing(recipe, tmp_path, mo
         (["--recipe", "SMALL", "--set", "reward={imagereward: {weight: 1, unit: logit}}"], "unit 'logit'"),
         (["--recipe", "SMALL", "--set", "micro_batch=3"], "should divide the batch of 2"),
         (["--recipe", "SMALL", "--set", "best=beauty"], "'best' is 'beauty'"),
+        (["--recipe", "SMALL", "--set", "best=pull_cfg"], "which a run by diff-instruct* does not log"),
+        (["--recipe", "SMALL", "--set", "best=reward", "--set", "method=sim"], "which a run by sim does not log"),
         (["--recipe", "SMALL", "--set", "also_log=[csv]"], "known are jsonl, tensorboard"),
         (["--recipe", "SMALL", "--set", "keep=0"], "'keep' is 0"),
         (["--recipe", "SMALL", "--set", "times=[979, 20]"], "'times' is [979, 20]"),
@@ -321,7 +329,7 @@ def test_what_the_machine_or_the_hub_does_not_have_is_one_sentence(recipe, tmp_p
         assert str(tmp_path / "run") in said
         assert "a checkpoint of" in said
     assert doctor.memory_gib() > 0.25, "control"
-    assert not (tmp_path / "run" / CHECKPOINT).exists()
+    assert not (tmp_path / "run").exists(), "a refused run leaves nothing"
 
 
 def test_an_untrained_pipeline_of_another_size_is_a_legal_model(recipe, tmp_path):

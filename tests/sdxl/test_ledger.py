@@ -11,11 +11,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from distar_core.errors import DistarError, DoesNotFitError
 from distar_core.sdxl import ledger
-from distar_core.sdxl.ledger import Ledger, Tally, count_step, require_fit
+from distar_core.sdxl.ledger import TRANSIT, Ledger, Tally, count_step, require_fit
 from distar_core.sdxl.loading import find_pipeline
 from distar_core.sdxl.models import TextToImage
 from distar_core.sdxl.phases import PHASES, phases_of
 from distar_core.sdxl.post_training import conditions_of, make_state
+from distar_core.sdxl.processes import blocks_of, part_of
 from distar_core.sdxl.shapes import described_on_meta
 from distar_core.training import post_train
 from distar_core.world.models import load_world
@@ -284,6 +285,54 @@ def test_the_loop_is_as_it_was_when_counting_ends(world):
     assert len(entered) == seen
 
 
+# One of several processes.
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8, 9])
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_a_part_is_the_first_of_torchs_chunks(rows, count):
+    whole = torch.zeros(rows, 3)
+    assert part_of(whole.shape, count) == tuple(whole.chunk(count)[0].shape)
+
+
+def on_meta(world):
+    model = copy.deepcopy(world)
+    parts = model.pipeline
+    for part in (model.unet, parts.unet, parts.vae, parts.text_encoder, parts.text_encoder_2):
+        part.to("meta")
+    return model
+
+
+def test_what_is_spread_is_divided_and_the_rest_is_not(world):
+    recipe = WorldRecipe.read(KEYS | THRIFTY | {"roles": "full", "ema_decay": 0.9, "batch": 2})
+    prompts = ["a red circle"]
+
+    def counted(recipe, processes):
+        return count_step(recipe, on_meta(world), Brightness().to("meta"), prompts, processes=processes, grain=1)
+
+    alone, one = counted(recipe, 1), counted(recipe, 4)
+    unet = world.pipeline.unet
+    parts = 4 * sum(-(-len(p) // 4) * p[0].numel() for p in unet.parameters())
+    own = {"learning weights": 2 * parts, "averages": parts, "optimizer state": 2 * parts}
+    assert {name: one.held[name] for name in own} == own
+    shared = alone.held.keys() - own.keys()
+    assert {name: one.held[name] for name in shared} == {name: alone.held[name] for name in shared}
+    assert one.flops == alone.flops
+    blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(unet)]
+    rest = sum(p.numel() for p in unet.parameters()) - sum(blocks)
+    transit = 4 * rest + 12 * max(blocks)
+    assert transit <= one.at_peak[TRANSIT] < 1.1 * transit, "two weights and a gradient of a block, and padding"
+    assert one.peak < alone.peak, "control"
+    assert (
+        one.peaks["generator: update"] - one.static - one.at_peak[TRANSIT]
+        < alone.peaks["generator: update"] - alone.static
+    )
+    with pytest.raises(ValueError, match="4 processes"):
+        count_step(recipe, world, Brightness(), prompts, processes=4)
+    lora = recipe.replace(roles="lora")
+    assert counted(lora, 4) == counted(lora, 1)
+
+
 # Whether it fits.
 
 
@@ -321,7 +370,7 @@ def test_what_does_not_fit_is_refused_with_settings_that_would(world, tmp_path):
 def test_savings_are_tried_from_the_cheapest_on(memory, keys, changes, monkeypatch):
     """With round numbers in place of counted ones: each saving needs ten bytes less, LoRA twenty."""
 
-    def counted(recipe, *_, micro_batch):
+    def counted(recipe, *_, micro_batch, processes):
         done = [key for key, value in ALL.items() if (recipe.written | {"micro_batch": micro_batch})[key] == value]
         return Ledger({}, {"scores": 90 - 10 * len(done) - 10 * ("roles" in done)}, {}, {}, 1)
 

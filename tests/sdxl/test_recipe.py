@@ -23,15 +23,18 @@ from distar_core.sdxl.loading import describe_pipeline
 from distar_core.sdxl.phases import PHASES
 from distar_core.sdxl.plan import (
     checkpoint_bytes,
+    downloads,
     flops_of_run,
     hours_of_run,
     model_on_meta,
     require_disk,
     rewards_on_meta,
 )
+from distar_core.sdxl.plan import counted as counted_beforehand
 from distar_core.sdxl.published import SDXL_NAME
 from distar_core.sdxl.recipe import HUBER_C_OF_ONE, MIDDLE_TIMES, SdxlRecipe, find_recipe, is_sdxl
 from distar_core.sdxl.shapes import described_on_meta
+from tests.sdxl.test_true_size import by_hand, held_by_hand
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "notebooks" / "records" / "sdxl_true_size.jsonl"
@@ -249,10 +252,19 @@ def test_in_true_size_a_recipe_fits_its_card_and_is_counted_as_a_gpu_allocated(
     assert found.static == pytest.approx(narrow + 4 * learning * 5, rel=1e-3), (
         "prompts, buffers and rounding up are the rest"
     )
+    assert found.held == held_by_hand(recipe, model), "and to the byte"
     assert checkpoint_bytes(found) == pytest.approx(4 * learning * 5, rel=1e-3)
     assert found.flops_per_sample == pytest.approx(tflop * 1e12, rel=0.01)
+    assert found.flops_per_sample == pytest.approx(by_hand(recipe, model), rel=0.01)
     assert hours_of_run(recipe, found) == pytest.approx(hours, abs=0.1)
     assert found.need < card * GIB
+    beforehand = counted_beforehand()[name]
+    assert (beforehand.processes, beforehand.ledger) == (1, found._replace(at_peak={})), (
+        "run tools/count_recipes.py anew"
+    )
+    assert beforehand.gigabytes == {
+        one.what: one.gigabytes for one in downloads(recipe, model) if one.what in beforehand.gigabytes
+    }
 
     absent = found.held["text encoders"] + 2 * weights(pipeline.vae.encoder)
     absent += 2 * (weights(judge) - weights(judge.model.vision_model, judge.model.visual_projection))
@@ -294,4 +306,5 @@ def test_the_recipes_are_in_the_wheel(tmp_path):
     assert {name for name in names if "/recipes/" in name} == {
         "distar_core/sdxl/recipes/24gb.yaml",
         "distar_core/sdxl/recipes/80gb.yaml",
+        "distar_core/sdxl/recipes/counted.json",
     }
