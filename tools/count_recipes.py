@@ -14,7 +14,7 @@ from distar_core.sdxl.recipe import RECIPES, SdxlRecipe
 
 PROMPTS = 2**31
 """As many as need no memory, since they are embedded as they are drawn."""
-PROCESSES: dict[str, int] = {}
+PROCESSES = {"n-gpus": 8}
 """How many processes a recipe is counted for; one by default."""
 
 

@@ -50,7 +50,7 @@ def settings_in(words: Sequence[str]) -> dict[str, Any]:
 def train_sdxl(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
     recipe: Annotated[
-        str | None, typer.Option(help="24gb, 80gb, or a YAML file; a copy of one of these is a good start.")
+        str | None, typer.Option(help="24gb, 80gb, n-gpus, or a YAML file; a copy of one of these is a good start.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -88,7 +88,7 @@ def train_sdxl(
     from ..sdxl.recipe import SdxlRecipe, find_recipe
 
     if recipe is None and not resume:
-        raise ValueError("a new run needs a recipe; add --recipe 24gb, 80gb or a YAML file, or --resume")
+        raise ValueError("a new run needs a recipe; add --recipe 24gb, 80gb, n-gpus or a YAML file, or --resume")
     if processes > 1 and not dry_run:
         raise ValueError(
             f"--processes {processes} is for --dry-run; to start so many: torchrun --standalone --nproc-per-node {processes} "

@@ -23,8 +23,12 @@ from torch import Tensor
 from distar_core.runs.folders import claim
 from distar_core.runs.processes import ALONE, OtherProcessError, launched
 from distar_core.runs.run import CHECKPOINT, run
+from distar_core.sdxl.ledger import count_step
+from distar_core.world.models import load_world
+from distar_core.world.recipe import training_prompts
 from tests.runs import two_processes as scenes
 from tests.runs.test_run import METHOD, STEPS, WARMUP, contents, log_rows, no_conditions
+from tests.sdxl.test_ledger import Brightness
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = f"""
@@ -222,6 +226,26 @@ def test_full_copies_spread_over_two_processes_are_those_of_one(folder: Path, tm
     assert [found["first"] for found in told(folder, "full by one")] == [1, 1]
     for resumed in (folder_by_one, folder / "full by one"):
         assert farthest(saved(resumed / CHECKPOINT), saved(tmp_path / "one" / CHECKPOINT)) < 1e-12
+
+
+def test_the_ledger_counts_the_parts_of_the_first_process_to_the_byte(folder: Path) -> None:
+    """On the meta device, where there are no processes; against what the two have held."""
+    world = load_world()
+    pipeline = world.pipeline
+    for part in (world.unet, pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        part.double().to("meta")
+    recipe = scenes.recipe_of("full")
+
+    def held(processes: int) -> dict[str, int]:
+        found = count_step(
+            recipe, world, Brightness().to("meta"), training_prompts(recipe), processes=processes, grain=1
+        )
+        return {name: found.held[name] for name in ("learning weights", "averages", "optimizer state")}
+
+    first, second = (one["held"] for one in told(folder, "full"))
+    assert held(2) == first
+    assert first["learning weights"] == second["learning weights"], "padding is held, too"
+    assert all(size < 0.6 * held(1)[name] for name, size in first.items())
 
 
 def test_weights_that_are_spread_and_cast_have_the_gradients_of_compute_in(folder: Path) -> None:

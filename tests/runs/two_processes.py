@@ -47,6 +47,14 @@ def toy(processes: Alone, *, seed: int = 0, averaging: bool = True, steps: int =
     return State(roles._replace(generator=again(roles.generator), assistant=again(roles.assistant)), state.schedule)
 
 
+def recipe_of(roles: str, **keys: Any) -> Any:
+    """The recipe of a short run on the miniature world."""
+    from distar_core.world.recipe import WorldRecipe
+
+    full = {"optimizer": "rmsprop", "checkpoint_unets": True} if roles == "full" else {}
+    return WorldRecipe.read(SHORT | full | {"roles": roles} | keys)
+
+
 class Miniature:
     """A short run on the miniature world: adapters in float32, or full copies in float64, whose blocks are recomputed."""
 
@@ -54,10 +62,9 @@ class Miniature:
         from distar_core.sdxl.post_training import conditions_of, make_state
         from distar_core.world.judges import load_judges
         from distar_core.world.models import load_world
-        from distar_core.world.recipe import WorldRecipe, training_prompts
+        from distar_core.world.recipe import training_prompts
 
-        full = {"optimizer": "rmsprop", "checkpoint_unets": True} if roles == "full" else {}
-        self.recipe = WorldRecipe.read(SHORT | full | {"roles": roles} | keys)
+        self.recipe = recipe_of(roles, **keys)
         world, judges = load_world(), load_judges()
         if roles == "full":
             parts = (world.unet, world.pipeline.unet, world.pipeline.vae, world.pipeline.text_encoder)
@@ -103,6 +110,21 @@ def narrow_gradients(processes: Alone, *, wide: bool = False) -> dict[str, Tenso
         value = network(x[part], torch.tensor([50, 700])[part], prompts.rows(torch.tensor([row])))
         (value.double().square().sum() / len(rows)).backward()
     return {name: whole(p.grad) for name, p in unet.named_parameters() if p.grad is not None}
+
+
+def held_of(state: State) -> dict[str, int]:
+    """Bytes of what learns, its averages and its optimizers in this process, padding included."""
+    learners = (state.roles.generator, state.roles.assistant)
+
+    def size(values: Any) -> int:
+        return sum(value.to_local().untyped_storage().nbytes() for value in values)
+
+    slots = [slot for one in learners for slot in one.optimizer.state.values()]  # type: ignore[union-attr]
+    return {
+        "learning weights": sum(size(one.parameters().values()) for one in learners),
+        "averages": sum(size(one.ema.values()) for one in learners),
+        "optimizer state": size(value for slot in slots for value in slot.values() if value.dim()),
+    }
 
 
 def outcome(records: Iterator[Any], state: State) -> dict[str, Any]:
@@ -176,7 +198,7 @@ def miniature_scenes(processes: Alone, folder: Path) -> Iterator[tuple[str, Call
         after = [p.to_local() for p in one.state.roles.generator.parameters().values()]  # type: ignore[attr-defined]
         own = sum(len(part.flatten()) for part in after)
         same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        return found | {"kinds": kinds, "own": own, "as before": same}
+        return found | {"kinds": kinds, "own": own, "as before": same, "held": held_of(one.state)}
 
     def resumed() -> dict[str, Any]:
         one = Miniature("full", processes)

@@ -150,6 +150,50 @@ def test_the_peak_of_a_step_is_the_allocators(keys, world, count):
     assert most < 0.8 * (count(roles="lora").peak - count(roles="lora").static) or keys != THRIFTY, "control"
 
 
+MARK = 54_321
+"""Bytes that nothing else is as large as."""
+
+
+class Marked(Tally):
+    """Notes what is live after each operation, and leaves a mark among the allocator's events."""
+
+    def __init__(self, device, grain):
+        super().__init__(device, grain)
+        self.after = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        self.after.append(self.now)
+        torch.empty(MARK, dtype=torch.uint8)
+        return result
+
+
+def test_after_every_operation_what_is_live_is_what_the_allocator_has_given_out(world):
+    """Of a step with adapters and everything recomputed: a few thousand operations."""
+    recipe = WorldRecipe.read(KEYS | THRIFTY | {"batch": 2})
+    state = make_state(recipe, world, Brightness())
+    for learner in (state.roles.generator, state.roles.assistant):
+        ledger._fill(learner.optimizer)
+    conditions = conditions_of(recipe, world, training_prompts(recipe))
+    tally = Marked("cpu", grain=1)
+    for name, tensors in ledger._held(world, state):
+        tally.adopt(name, tensors)
+    for learner in (state.roles.generator, state.roles.assistant):
+        tally.adopt("optimizer state", [tensor for kept in learner.optimizer.state.values() for tensor in kept.values()])
+    before = tally.now
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen, tally:
+        list(post_train(state, recipe.method, conditions, **recipe.loop))
+    now, given_out = 0, []
+    for event in seen.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            given_out += [now] if event.nbytes() == MARK else []
+            now += event.nbytes()
+    assert len(given_out) == len(tally.after) > 3000
+    off = [abs(ours - before - theirs) for ours, theirs in zip(tally.after, given_out, strict=True)]
+    assert max(off) <= 4096, "but for numbers that autograd keeps, eight bytes each"
+    assert max(given_out) > 1000 * 4096, "control: there is something to be right about"
+
+
 def test_what_a_forward_pass_leaves_is_what_the_allocator_has_given_out(unets):
     unet = unets.PromptedNetwork(unets.tiny(torch.float32))
     x, t, prompts = torch.zeros(2, *unets.latent_shape), torch.tensor([50, 700]), unets.prompts(2, torch.float32)

@@ -307,4 +307,5 @@ def test_the_recipes_are_in_the_wheel(tmp_path):
         "distar_core/sdxl/recipes/24gb.yaml",
         "distar_core/sdxl/recipes/80gb.yaml",
         "distar_core/sdxl/recipes/counted.json",
+        "distar_core/sdxl/recipes/n-gpus.yaml",
     }

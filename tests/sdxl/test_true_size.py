@@ -12,8 +12,9 @@ from torch import nn
 
 from distar_core.methods import METHODS
 from distar_core.sdxl.ledger import GRAIN, count_step
-from distar_core.sdxl.plan import counted_prompts, model_on_meta, rewards_on_meta
+from distar_core.sdxl.plan import counted, counted_prompts, model_on_meta, rewards_on_meta
 from distar_core.sdxl.recipe import SdxlRecipe, find_recipe
+from tools import count_recipes
 
 ADAPTED = re.compile(r"\.to_(q|k|v|out\.0)$")
 FROM_TEXT = re.compile(r"attn2\.to_(k|v)$")
@@ -177,3 +178,11 @@ def held_to_hand(name, method):
 def test_a_step_takes_what_a_sum_over_shapes_says(name, method):
     found = held_to_hand(name, method)
     assert found.need < {"24gb": 23, "80gb": 78}[name] * 2**30
+
+
+@pytest.mark.long
+def test_the_share_of_a_process_is_counted_beforehand():
+    found = count_recipes.count("n-gpus")
+    beforehand = counted()["n-gpus"]
+    assert found["processes"] == beforehand.processes == 8
+    assert found["ledger"] == {key: value for key, value in beforehand.ledger._asdict().items() if key != "at_peak"}
