@@ -56,7 +56,7 @@ constraints: .venv/dev
 wheel: .venv/dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-# For developers of the playground: docs/web/leash.js from its sources, by Node.js and npm.
+# For developers of the playgrounds: docs/web/leash.js, theorem.js and painters.js from their sources, by Node.js and npm.
 web:
 	cd docs/web && npm ci --no-audit --no-fund && npm run check && npm run build
 

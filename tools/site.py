@@ -25,6 +25,7 @@ import yaml
 
 import distar_core
 from distar_core.templates import fill
+from tools import painters_data
 from tools.build import EDITIONS, INSTRUCTOR, build
 from tools.claims_map import Claim, claims
 from tools.notebook_pages import kept, page, run
@@ -54,7 +55,7 @@ PAGES = {
 }
 """Page by document, from the repository's root and from the site's."""
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/")
-PLAYGROUNDS = ("leash.html", "leash.js", "theorem.html", "theorem.js", "play.css")
+PLAYGROUNDS = ("leash.html", "leash.js", "theorem.html", "theorem.js", "painters.html", "painters.js", "play.css")
 """Files of docs/web that are pages of their own, in the site's folder play; built by `make web`."""
 UNWANTED = (".buildinfo", "objects.inv", "_sources", "_static/webpack-macros.html", "_static/**/*.map")
 EXPERIMENTS = """
@@ -261,6 +262,7 @@ class Site:
         """The playgrounds as they are, and the page that leads to them."""
         for name in PLAYGROUNDS:
             self.copy(f"docs/web/{name}", f"extra/play/{name}")
+        self.write("extra/play/weights.js", painters_data.script())
         self.page("play.md", "play")
 
     def map(self) -> None:

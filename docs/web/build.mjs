@@ -1,4 +1,5 @@
-// Builds leash.js, the worker's bundle as a function of its scope and then the page's, and theorem.js. Run by `make web`.
+// Builds leash.js and painters.js, the worker's bundle as a function of its scope and then the page's, and theorem.js. Run by
+// `make web`.
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -35,4 +36,11 @@ await build({
   globalName: "theorem",
   banner: { js: note.trim() },
   outfile: here("theorem.js"),
+});
+const painter = await build({ ...shared, entryPoints: [here("src/painters/engine.ts")], write: false });
+await build({
+  ...shared,
+  entryPoints: [here("src/painters/page.ts")],
+  banner: { js: `${note}var paintersEngine=function(self){${painter.outputFiles[0].text.trim()}};` },
+  outfile: here("painters.js"),
 });

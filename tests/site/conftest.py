@@ -25,6 +25,7 @@ KINDS = (
     "map",
     "play",
     "play/leash",
+    "play/painters",
     "play/theorem",
     "glossary",
     "teaching",

@@ -1,27 +1,31 @@
-/** The page's end of the worker. */
+/** The page's end of a worker that computes. */
 
-import type { Reply, Request, Scope } from "./protocol.ts";
-
-/** The worker's bundle as a function of its scope; build.mjs puts it before the page's bundle. */
-declare const leashEngine: (self: Scope) => void;
-
-export interface Engine {
-  send(request: Request): void;
-  /** Where it computes: beside the page, or in it where the browser allows no worker. */
-  place: "worker" | "page";
+/** A worker's global scope, or what stands in for it. */
+export interface Scope<Request, Reply> {
+  onmessage: ((event: { data: Request }) => void) | null;
+  postMessage(reply: Reply): void;
+  /** For the tests, which ask the very bytes that the page runs. */
+  library?: unknown;
 }
 
-/** A worker made of the script itself, since a page from file:// may load no other file as one. */
-export function startEngine(receive: (reply: Reply) => void, failed: (message: string) => void): Engine {
+/** A worker made of the script itself, since a page from file:// may load no other file as one; in the page where the browser
+ * allows none.
+ *
+ * @param engine the worker's bundle as a function of its scope; build.mjs puts it before the page's bundle.
+ * @returns sends a request.
+ */
+export function startEngine<Request, Reply>(
+  engine: (self: Scope<Request, Reply>) => void, receive: (reply: Reply) => void, failed: (message: string) => void,
+): (request: Request) => void {
   try {
-    const source = new Blob([`(${leashEngine.toString()})(self)`], { type: "text/javascript" });
+    const source = new Blob([`(${engine.toString()})(self)`], { type: "text/javascript" });
     const worker = new Worker(URL.createObjectURL(source));
     worker.onmessage = (event: MessageEvent<Reply>) => receive(event.data);
     worker.onerror = (event) => failed(event.message);
-    return { send: (request) => worker.postMessage(request), place: "worker" };
+    return (request) => worker.postMessage(request);
   } catch {
-    const scope: Scope = { onmessage: null, postMessage: (reply) => setTimeout(() => receive(reply)) };
-    leashEngine(scope);
-    return { send: (request) => scope.onmessage!({ data: request }), place: "page" };
+    const scope: Scope<Request, Reply> = { onmessage: null, postMessage: (reply) => setTimeout(() => receive(reply)) };
+    engine(scope);
+    return (request) => scope.onmessage!({ data: request });
   }
 }

@@ -1,9 +1,10 @@
 /** The worker: it computes what the page draws. build.mjs wraps this bundle into a function of its scope `self`. */
 
+import type { Scope } from "./client.ts";
 import { Adam, Generator } from "./generator.ts";
 import { METHODS, knownLine, weightGradientKnown } from "./method.ts";
 import { LEVELS, NoisedMixture, ring } from "./mixture.ts";
-import type { Request, Scope } from "./protocol.ts";
+import type { Reply, Request } from "./protocol.ts";
 import { Random } from "./random.ts";
 import { REWARDS, rewardAt } from "./reward.ts";
 import { decay, Run } from "./run.ts";
@@ -12,7 +13,7 @@ import { DEFAULT_LOOK, DEFAULT_SETTINGS, HORIZON, readAddress, writeAddress } fr
 import { klBetween, summarise, summariseSamples } from "./summary.ts";
 import { STORIES } from "./stories.ts";
 
-declare const self: Scope;
+declare const self: Scope<Request, Reply>;
 
 let session: Session;
 

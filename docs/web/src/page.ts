@@ -1,11 +1,12 @@
 /** The page: what is set, when a frame is asked for, and who draws it. The worker computes; see engine.ts. */
 
-import { startEngine, type Engine } from "./client.ts";
+import { startEngine, type Scope } from "./client.ts";
 import { byId, make, slider } from "./dom.ts";
 import { drawFrontier, LINES } from "./frontier.ts";
 import { lineOf } from "./known.ts";
 import { PanelView } from "./panel.ts";
 import type { Bump } from "./reward.ts";
+import type { Reply, Request } from "./protocol.ts";
 import { HALF, type Frame, type Probe } from "./session.ts";
 import {
   AddressError, BUMP_WIDTH, DEFAULT_LOOK, HORIZON, MOST_BUMPS, readAddress, rewardOf, writeAddress, type Axis, type Look,
@@ -13,6 +14,8 @@ import {
 } from "./state.ts";
 import { STORIES } from "./stories.ts";
 import { colorOf, legendEntry, STYLES, TILT } from "./styles.ts";
+
+declare const leashEngine: (self: Scope<Request, Reply>) => void;
 
 /** Steps between two frames: slow enough to watch, and to leave time for drawing. */
 const PACE = 4;
@@ -23,7 +26,7 @@ const SLOW = 14;
 const UNWATCHED = { steps: 1e9, budget: 90 };
 
 class Page {
-  private readonly engine: Engine;
+  private readonly send: (request: Request) => void;
   private readonly views: readonly [PanelView, PanelView];
   private readonly still = matchMedia("(prefers-reduced-motion: reduce)");
   private settings!: Settings;
@@ -44,7 +47,8 @@ class Page {
   private brush = false;
 
   constructor() {
-    this.engine = startEngine(
+    this.send = startEngine(
+      leashEngine,
       (frame) => this.receive(frame),
       (message) => this.notice(`The computation stopped: ${message}. Reload the page.`),
     );
@@ -85,7 +89,7 @@ class Page {
     this.prediction = null;
     this.running = false;
     this.frame = null;
-    this.engine.send({ kind: "start", plan, session: ++this.session });
+    this.send({ kind: "start", plan, session: ++this.session });
     this.showControls();
     this.refresh();
   }
@@ -113,7 +117,7 @@ class Page {
     if (otherStart || !this.frame || this.frame.step === 0) return this.restart(settings, this.running);
     // what had come to its end goes on from there, as somebody who moves a slider wants to see it act
     if (this.frame.over && !this.still.matches) this.running = true;
-    this.engine.send({ kind: "change", settings, paused: !this.running });
+    this.send({ kind: "change", settings, paused: !this.running });
     this.showControls();
     this.refresh();
   }
@@ -131,7 +135,7 @@ class Page {
 
   private play(): void {
     byId("said").textContent = "";
-    if (this.frame?.over) this.engine.send({ kind: "change", settings: this.settings, paused: true });
+    if (this.frame?.over) this.send({ kind: "change", settings: this.settings, paused: true });
     this.running = true;
     this.showControls();
     this.refresh();
@@ -168,7 +172,7 @@ class Page {
     const steps = this.running || behind ? pace.steps : 0;
     // the first frame of a run that is at its step shows that step
     const first = this.frame === null;
-    this.engine.send({
+    this.send({
       kind: "frame", ...pace, steps: first ? 0 : steps, look: this.look, probe: this.probe, eased: this.animated,
     });
   }

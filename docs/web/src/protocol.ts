@@ -10,10 +10,3 @@ export type Request =
   | { kind: "frame"; steps: number; budget: number; look: Look; probe: Probe | null; eased: boolean };
 
 export type Reply = Frame;
-
-/** A worker's global scope, or what stands in for it. */
-export interface Scope {
-  onmessage: ((event: { data: Request }) => void) | null;
-  postMessage(reply: Reply): void;
-  library?: unknown;
-}

@@ -1,0 +1,68 @@
+/** Questions to answer before the pictures do. Each answer is checked in tests/docs/test_painters.py. */
+
+export interface Question {
+  title: string;
+  sentence: string;
+  question: string;
+  answers: readonly string[];
+  right: number;
+  tell: string;
+  /** Where the sliders go once a prediction is made. */
+  stop: number;
+  strength: number;
+}
+
+export const QUESTIONS: readonly Question[] = [
+  {
+    title: "Reward and truth",
+    sentence: "a yellow square right of a blue triangle",
+    question:
+      "Two painters now climb the same learnt reward for 200 steps; one of them is held to the reference. Who is ahead at the end?",
+    answers: [
+      "Reward alone: more reward, truly better", "Diff-Instruct*, in both",
+      "Reward alone in the reward, Diff-Instruct* in the true preference",
+    ],
+    right: 2,
+    tell:
+      "The reward rates reward alone at 6.2 and Diff-Instruct* at 5.0, from 4.4; the true preference is 0.43 and 0.70, " +
+      "from 0.56. Of reward alone’s pictures 35 in a hundred are no longer what the sentence says.",
+    stop: 200,
+    strength: 1,
+  },
+  {
+    title: "When to stop",
+    sentence: "a blue square above a yellow circle on a dark background",
+    question: "Reward alone, once more: where along the training are its pictures truly best?",
+    answers: ["at the end", "after about a quarter", "before it begins"],
+    right: 1,
+    tell:
+      "Near step 40, at 0.65. From there the reward still rises, while the true preference falls below where it began. " +
+      "Who trains does not see that curve: only the reward is known then.",
+    stop: 200,
+    strength: 1,
+  },
+  {
+    title: "What is left open",
+    sentence: "a blue circle",
+    question: "“A blue circle” leaves size and background open. Which trained painter still varies them after 200 steps?",
+    answers: ["both", "Diff-Instruct*, less than before", "neither"],
+    right: 1,
+    tell:
+      "Diff-Instruct*, less than before. In nats, of at most 1.39: 0.53 for one step, 0.30 for Diff-Instruct*, and 0.00 " +
+      "for reward alone, which draws one size on one background. The leash slows this loss; it does not end it.",
+    stop: 200,
+    strength: 1,
+  },
+  {
+    title: "Too much of it",
+    sentence: "a green square right of a red circle",
+    question: "Multiply by 2.5 what training has changed in both networks. No run ends there, but it shows the way they went. Whose pictures survive?",
+    answers: ["reward alone’s", "Diff-Instruct*’s", "both", "neither"],
+    right: 1,
+    tell:
+      "Diff-Instruct*’s: 88 in a hundred of its pictures are still what the sentence says, of reward alone’s 0. Already " +
+      "at × 1.5 only 20 of reward alone’s are.",
+    stop: 200,
+    strength: 2.5,
+  },
+];

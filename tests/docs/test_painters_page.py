@@ -1,0 +1,144 @@
+"""The page "One sentence, four painters" in a browser, opened from its file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.site.test_browser import PHONE, violations
+from tools import painters_data
+from tools.painters import STOPS
+
+WEB = Path(__file__).parents[2] / "docs" / "web"
+FILES = ("painters.html", "painters.js", "play.css", "leash.html")
+TRAINED = "[...document.querySelectorAll('#star .picture, #greedy .picture')]"
+READY = f"{TRAINED}.every(one => !one.disabled && !one.classList.contains('stale'))"
+DRAWN = f"{TRAINED}.map(one => one.firstChild.toDataURL())"
+SENTENCE = "#sentence=a+small+red+circle"
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page as `make site` lays it out."""
+    found = tmp_path_factory.mktemp("play")
+    for name in FILES:
+        shutil.copyfile(WEB / name, found / name)
+    (found / "weights.js").write_text(painters_data.script(), "utf-8")
+    return found
+
+
+@pytest.fixture
+def page_at(browser: Any, folder: Path) -> Iterator[Open]:
+    """Opens the page; at the end nothing was asked of any other place, and nothing went wrong."""
+    contexts, wrong = [], []
+    own = (folder.as_uri(), "blob:", "data:")
+
+    def open_at(hash_: str = "", *, before: str = "", **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+        if before:
+            page.add_init_script(before)
+        page.goto((folder / "painters.html").as_uri() + hash_)
+        page.wait_for_function(READY)
+        return page
+
+    yield open_at
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def test_a_prediction_moves_the_sliders_and_their_end_answers(page_at: Open) -> None:
+    """At once where motion is not wanted; the charts show no more than has been seen."""
+    page = page_at(reduced_motion="reduce")
+    assert page.locator("#verdict").is_hidden()
+    charts = "['preference', 'gold'].map(id => document.getElementById(id).toDataURL())"
+    hidden = page.evaluate(charts)
+    page.get_by_role("button", name="Reward alone in the reward").click()
+    page.wait_for_function("!document.getElementById('verdict').hidden")
+    assert page.locator("#verdict").text_content().startswith("As you said.")
+    assert "step=200" in page.url
+    assert all(one != other for one, other in zip(page.evaluate(charts), hidden, strict=True))
+    page.get_by_role("button", name="Diff-Instruct*, in both").click()
+    assert page.locator("#verdict").text_content().startswith("Not as you said.")
+    assert page.locator("#story").get_by_role("button", pressed=True).count() == 1
+
+
+def test_a_walk_goes_through_the_training(page_at: Open) -> None:
+    page = page_at()
+    page.get_by_role("button", name="4 Too much of it").click()
+    page.wait_for_function("document.getElementById('stop-value').textContent === 'not yet'")
+    page.evaluate(
+        "window.steps = []; new MutationObserver(() => window.steps.push(document.getElementById('stop-value').textContent))"
+        ".observe(document.getElementById('stop-value'), { childList: true })"
+    )
+    page.locator("#answers button").first.click()
+    page.wait_for_function("!document.getElementById('verdict').hidden")
+    steps = page.evaluate("[...new Set(window.steps)]")
+    assert steps[-len(STOPS) :] == [f"step {stop} of {STOPS[-1]}" for stop in STOPS]
+    assert "times=2.5" in page.url
+    assert "no run" in page.locator("#strength-value").text_content()
+
+
+def test_a_link_shows_what_its_sender_saw(page_at: Open) -> None:
+    """Control: the same link with another noise."""
+    hash_ = f"{SENTENCE}&noise=3&step=60&times=1.5"
+    sender, receiver, other = page_at(hash_), page_at(hash_), page_at(hash_.replace("noise=3", "noise=4"))
+    assert sender.evaluate(DRAWN) == receiver.evaluate(DRAWN)
+    assert not set(sender.evaluate(DRAWN)) & set(other.evaluate(DRAWN))
+    wrong = page_at(f"{SENTENCE}&step=55&colour=red")
+    said = wrong.get_by_role("alert").text_content()
+    assert "step=55" in said
+    assert "colour" in said
+
+
+def test_the_keyboard_writes_and_moves_the_sliders(page_at: Open) -> None:
+    page = page_at(SENTENCE)
+    page.locator("#sentence").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("A small dragon!")
+    page.wait_for_function("document.getElementById('remark').textContent.includes('dragon')")
+    page.wait_for_function(f"{TRAINED}.every(one => one.ariaLabel.includes('not judged'))")
+    page.locator("#stop").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("location.hash.includes('step=10')")
+    assert page.locator("#strength").is_enabled()
+    page.locator("#words").get_by_role("button", name="large").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#sentence").input_value() == "A small dragon! large"
+    page.locator("#greedy .picture").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('detail').textContent === 'Reward alone, noise 1: not judged.'")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_axe_finds_nothing(page_at: Open, scheme: str) -> None:
+    page = page_at(f"{SENTENCE}&step=200", viewport=PHONE, color_scheme=scheme)
+    page.locator("#greedy .picture").last.click()
+    assert "true preference" in page.locator("#detail").text_content()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in violations(page, scheme)] == []
+
+
+def test_a_browser_without_workers_computes_in_the_page(page_at: Open) -> None:
+    assert page_at(SENTENCE).evaluate(DRAWN) == page_at(SENTENCE, before="delete window.Worker").evaluate(DRAWN)
+
+
+def test_without_weights_the_page_says_how_to_make_them(browser: Any, folder: Path, tmp_path: Path) -> None:
+    for name in FILES:
+        shutil.copyfile(folder / name, tmp_path / name)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto((tmp_path / "painters.html").as_uri())
+    assert "tools.painters_data" in page.get_by_role("alert").text_content()
+    context.close()
