@@ -18,7 +18,7 @@ POINTS = 60
 """A log of more steps is drawn as means over so many stretches of it."""
 
 TERMS = {"pull_regularizer": "regularizer", "pull_reward": "reward", "pull_cfg": "guidance"}
-PICTURE_NUMBERS = {"saturation": "saturation", "high_frequency": "high frequencies", "clipped": "clipped values"}
+PICTURE_NUMBERS = {"saturation": "saturation", "high_frequency": "high frequencies", "clipped": "clipped pixels"}
 
 Rows = Sequence[Mapping[str, Any]]
 

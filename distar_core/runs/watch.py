@@ -304,8 +304,8 @@ SIGNS: tuple[Judge, ...] = (
     _change(
         "clipped",
         "clipped",
-        "rise of the share of values at black or white since the first panel",
-        (0.05, 0.15),
+        "rise of the share of pixels with a channel at 0 or 255 since the first panel",
+        (0.05, 0.08),
         PAINTED,
     ),
 )

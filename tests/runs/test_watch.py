@@ -1,8 +1,7 @@
 """What is said of a run from its files, on logs of real runs: healthy ones are fine, and each failure is an alarm.
 
-The recorded runs in the plane are of 200 steps after 100 of warm-up, from a generator that `ring.distilled(reference(), steps=600)`
-made: ToyRecipe.read({"steps": 200, "warmup": 100, **KEYS}), with KEYS as in TOY. Those on pictures are of the world:
-WorldRecipe.read({"steps": 40, "batch": 8, "panels_every": 20, **KEYS}) with the preference reward, with KEYS as in WORLD.
+The recorded runs are in the plane, of 200 steps after 100 of warm-up, from a generator that `ring.distilled(reference(), steps=600)`
+made: ToyRecipe.read({"steps": 200, "warmup": 100, "assistant_updates": 2, **KEYS}), with KEYS as in TOY.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ TOY = {
     "slow": {"assistant_lr": 1e-5},
     "frozen": {"assistant_lr": 1e-9},
 }
-WORLD = {"world-healthy": {"warmup": 10}, "world-hacked": {"warmup": 0, "method": "reward-only", "lr": 1e-3}}
 STALE, RUNAWAY, ALIKE, COLLAPSE = "stale assistant", "runaway reward", "all rewards alike", "collapse"
 SATURATION, CLIPPED = "saturation", "clipped"
 
@@ -38,11 +36,11 @@ def states(folder):
     return {sign.name: sign.state for sign in look_at(folder).signs}
 
 
-@pytest.mark.parametrize("name", [*TOY, *WORLD])
+@pytest.mark.parametrize("name", TOY)
 def test_a_recorded_run_is_whole(name):
     report = look_at(RECORDED / name)
     assert report.finished
-    assert report.steps == (200 if name in TOY else 40)
+    assert report.steps == 200
     assert report.left == 0
     assert report.seconds > 0
 
@@ -52,7 +50,6 @@ def test_a_healthy_run_is_fine():
     assert {found[name] for name in (STALE, RUNAWAY, ALIKE)} == {"fine"}
     assert {found[name] for name in (COLLAPSE, SATURATION, CLIPPED)} == {"not known yet"}, "the plane has no panels"
     assert look_at(RECORDED / "healthy").worst == "fine"
-    assert set(states(RECORDED / "world-healthy").values()) == {"fine"}
 
 
 @pytest.mark.parametrize(
@@ -135,21 +132,24 @@ def test_before_there_are_steps_enough_nothing_is_known(changed):
     assert report.values == ()
 
 
-def test_numbers_of_panels_are_compared_with_the_first(tmp_path):
-    shutil.copytree(RECORDED / "world-healthy", tmp_path / "run")
-    path = tmp_path / "run" / "panels" / "panels.jsonl"
-    first, *_, last = read_panels(tmp_path / "run")
-    last |= {
-        "diversity": 0.4 * first["diversity"],
-        "saturation": first["saturation"] + 0.1,
-        "clipped": first["clipped"] + 0.2,
-    }
-    path.write_text(json.dumps(first) + "\n" + json.dumps(last) + "\n")
-    found = {sign.name: sign for sign in look_at(tmp_path / "run").signs}
-    assert found[COLLAPSE].measured == pytest.approx(0.6)
-    assert [found[name].state for name in (COLLAPSE, SATURATION, CLIPPED)] == ["alarm", "look", "alarm"]
-    path.write_text(json.dumps(first) + "\n")
-    assert {states(tmp_path / "run")[name] for name in (COLLAPSE, SATURATION, CLIPPED)} == {"not known yet"}
+def test_numbers_of_panels_are_compared_with_the_first(changed):
+    folder = changed()
+    (folder / "panels").mkdir()
+    first = {"step": 0, "diversity": 0.2, "saturation": 0.2, "clipped": 0.01, "gap": {"140": 0.1}, "seconds": {}}
+    cases = [
+        ({"diversity": 0.19, "saturation": 0.19, "clipped": 0.02}, ["fine", "fine", "fine"]),
+        ({"diversity": 0.09, "saturation": 0.25, "clipped": 0.08}, ["look", "look", "look"]),
+        ({"diversity": 0.03, "saturation": 0.31, "clipped": 0.31}, ["alarm", "alarm", "alarm"]),
+    ]
+    for last, wanted in cases:
+        rows = [first, first | {"step": 100, "diversity": 1.0}, first | {"step": 200} | last]
+        (folder / "panels" / "panels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = {sign.name: sign for sign in look_at(folder).signs}
+        assert found[COLLAPSE].measured == pytest.approx(1 - last["diversity"] / 0.2)
+        assert found[CLIPPED].measured == pytest.approx(last["clipped"] - 0.01)
+        assert [found[name].state for name in (COLLAPSE, SATURATION, CLIPPED)] == wanted
+    (folder / "panels" / "panels.jsonl").write_text(json.dumps(first) + "\n")
+    assert {states(folder)[name] for name in (COLLAPSE, SATURATION, CLIPPED)} == {"not known yet"}
 
 
 # While a run is at work, and where there is none.

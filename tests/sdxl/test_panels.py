@@ -36,7 +36,7 @@ def world():
 
 
 def start(world, folder, *, resume=False, **keys):
-    recipe = WorldRecipe.read(KEYS | keys)
+    recipe = WorldRecipe.read(KEYS | {"panels_every": 0} | keys)
     state = make_state(recipe, world, Redness())
     options = {"resume": resume, "save_every": 100}
     return state, run_recipe(recipe, world, state, training_prompts(recipe), folder, **options)
