@@ -179,7 +179,9 @@ def test_after_every_operation_what_is_live_is_what_the_allocator_has_given_out(
     for name, tensors in ledger._held(world, state):
         tally.adopt(name, tensors)
     for learner in (state.roles.generator, state.roles.assistant):
-        tally.adopt("optimizer state", [tensor for kept in learner.optimizer.state.values() for tensor in kept.values()])
+        tally.adopt(
+            "optimizer state", [tensor for kept in learner.optimizer.state.values() for tensor in kept.values()]
+        )
     before = tally.now
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen, tally:
         list(post_train(state, recipe.method, conditions, **recipe.loop))
