@@ -76,8 +76,7 @@ def test_a_prediction_moves_the_sliders_and_their_end_answers(page_at: Open) -> 
 
 def test_a_walk_goes_through_the_training(page_at: Open) -> None:
     page = page_at()
-    page.get_by_role("button", name="4 Too much of it").click()
-    page.wait_for_function("document.getElementById('stop-value').textContent === 'not yet'")
+    page.set_default_timeout(300_000)
     page.evaluate(
         "window.steps = []; new MutationObserver(() => window.steps.push(document.getElementById('stop-value').textContent))"
         ".observe(document.getElementById('stop-value'), { childList: true })"
@@ -86,14 +85,13 @@ def test_a_walk_goes_through_the_training(page_at: Open) -> None:
     page.wait_for_function("!document.getElementById('verdict').hidden")
     steps = page.evaluate("[...new Set(window.steps)]")
     assert steps[-len(STOPS) :] == [f"step {stop} of {STOPS[-1]}" for stop in STOPS]
-    assert "times=2.5" in page.url
-    assert "no run" in page.locator("#strength-value").text_content()
 
 
 def test_a_link_shows_what_its_sender_saw(page_at: Open) -> None:
     """Control: the same link with another noise."""
     hash_ = f"{SENTENCE}&noise=3&step=60&times=1.5"
     sender, receiver, other = page_at(hash_), page_at(hash_), page_at(hash_.replace("noise=3", "noise=4"))
+    assert "no run" in receiver.locator("#strength-value").text_content()
     assert sender.evaluate(DRAWN) == receiver.evaluate(DRAWN)
     assert not set(sender.evaluate(DRAWN)) & set(other.evaluate(DRAWN))
     wrong = page_at(f"{SENTENCE}&step=55&colour=red")

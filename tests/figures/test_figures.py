@@ -15,7 +15,7 @@ from PIL import Image
 
 from distar_core import ring
 from distar_core.figures import charts, plane
-from distar_core.figures.picture import BLUE, CYCLE, GUIDE, ORANGE, STYLES, Style, image_grid
+from distar_core.figures.picture import BLUE, CYCLE, GUIDE, ORANGE, STYLES, Picture, Style, image_grid
 from distar_core.figures.runs import POINTS as MOST
 from distar_core.figures.runs import picture_sheet, run_curves, stretches
 from distar_core.toy.ring import REWARDS
@@ -38,7 +38,9 @@ def pictures(tmp_path):
     yield picture_sheet({"now": torch.rand(2, 3, 8, 8), "then": torch.rand(2, 3, 8, 8)}, ["a", "b"], alt=ALT)
     log = [{"step": n, "reward": 0.1 * n, "reward_spread": 1.0, "pull_reward": 1.0 + n, "lag": 0.1} for n in range(130)]
     panels = [{"step": n, "reward": 0.1 * n, "gap": {"20": 0.1 + n}, "seconds": {"scores": 1.0}} for n in (0, 50, 100)]
-    yield run_curves(log, panels)
+    curves = run_curves(log, panels)
+    assert curves is not None
+    yield Picture(curves.figure, ALT)
     yield plane.animate({"kl-one": [POINTS, POINTS + 0.1]}, ring(), tmp_path / "a.gif", alt=ALT, captions=["0", "1"])
     style = STYLES["kl-one"]
     yield charts.lines(

@@ -189,12 +189,13 @@ class Studio {
   }
 
   private walk(): void {
-    clearTimeout(this.walking);
     const { aim } = this;
-    if (!aim || !this.complete) return;
+    // pictures that come meanwhile must not put a step off
+    if (!aim || !this.complete || this.walking) return;
     if (this.stop === aim.stop && this.strength === aim.strength) return this.showStory();
     this.walking = window.setTimeout(() => {
-      if (this.aim !== aim) return;
+      this.walking = 0;
+      if (this.aim !== aim) return this.walk();
       const next = this.stops[this.stops.indexOf(this.stop) + 1];
       const further = this.stop < aim.stop && next !== undefined;
       const strength = Math.min(aim.strength, this.strength + 0.5);
