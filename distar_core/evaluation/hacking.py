@@ -8,6 +8,7 @@ and of path lengths.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from ..rewards.base import PictureReward
 from ..runs.folders import at_work
 from ..runs.progress import Progress, Tell, silent
@@ -216,6 +218,7 @@ def measure_paths(
 
     Raises:
         FileExistsError, OSError: as harness.draw.
+        NonFiniteError: if one is not finite.
     """
     with at_work(folder, str(shard)), Journal(folder / JOURNALS / f"{shard}.jsonl") as journal:
         rows = read_rows(folder)
@@ -248,7 +251,12 @@ def _path(noise: Any, draw_from: Any, reward: Any, device: str, prompt: str, key
     def seen(z: Tensor) -> Tensor:
         return reward.features(draw_from([prompt], z).to(device)).cpu()
 
-    return float(path_length(seen, first, second, u, epsilon=STEP))
+    value = float(path_length(seen, first, second, u, epsilon=STEP))
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"the path length of {key.model} at {prompt!r} is {value}; see to its weights and its type"
+        )
+    return value
 
 
 def paths_of(rows: Rows, plan: Plan, eyes: Scorer) -> dict[tuple[str, str], Tensor]:
@@ -360,12 +368,13 @@ def kind_of(gain: Interval, evidence: int) -> Kind:
 
 @dataclass(frozen=True)
 class Panel:
-    """A model against its start on one set."""
+    """A model against its start on one set; `eyes` is whose features tell pictures apart."""
 
     proxy: str
     set: str
     start: str
     model: str
+    eyes: str
     lines: Sequence[Line]
 
     def __getitem__(self, id: str) -> Line:
@@ -444,7 +453,7 @@ def panel_of(
         ),
         *_diversity_lines(features, paths),
     ]
-    return Panel(judges.proxy.name, set, start, model, lines)
+    return Panel(judges.proxy.name, set, start, model, judges.eyes.name, lines)
 
 
 def _reward_lines(judges: Judged, values: Mapping[str, Values]) -> list[Line]:

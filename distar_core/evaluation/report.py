@@ -204,6 +204,7 @@ def _panel_facts(plan: Plan, panel: Panel) -> dict[str, Any]:
         "doubtful": panel.kind == "doubtful",
         "prompts": next(len(one.entries) for one in plan.sets if one.name == panel.set),
         "seeds": plan.seeds,
+        "eyes": panel.eyes,
         "without": ""
         if any(line.id == PATH for line in panel.lines)
         else "Without a path length, which needs two models that draw in one step.",

@@ -4,6 +4,7 @@ whether it is right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -11,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from ..evaluation.hacking import ALARMS, EVIDENCE, Kind, kind_of
+from ..evaluation.hacking import ALARMS, CHANGES, EVIDENCE, Kind, kind_of
 from ..evaluation.statistics import Interval
-from ..figures.charts import Mark, dot_plot
-from ..figures.picture import BLUE, ORANGE, PURPLE, RED, Picture, Style
+from ..figures.charts import Mark, draw_marks, reference_line, set_axis
+from ..figures.picture import BLUE, ORANGE, PURPLE, RED, Picture, Style, new_panels, shared_legend
 from . import world as trained
 from .study import Row, Study, fact, facts_of, values_of, where
 
@@ -146,30 +147,33 @@ def is_hacked(row: Row) -> bool:
 def picture(rows: Sequence[Row]) -> Picture:
     """The change of gold of every run with its interval, a panel for each seed, coloured by the panel's verdict."""
     seeds = values_of(rows, "seed")
-    arms = trained.by_arm(rows)
-    panels = [
-        (
-            f"seed {seed:g}",
-            [
-                Mark(arm.label, change(row, GOLD).mean, verdict(row), change(row, GOLD).low, change(row, GOLD).high)
-                for arm, own in arms.items()
-                for row in where(own, seed=seed)
-            ],
-        )
-        for seed in seeds
-    ]
+    arms = list(trained.by_arm(rows).items())
+    figure, grid = new_panels([f"seed {seed:g}" for seed in seeds], len(seeds), width=2.4, height=0.3 * len(arms) + 1.2)
+    figure.set_figwidth(figure.get_figwidth() + 2.2)
+    for axes, seed in zip(grid, seeds, strict=True):
+        places = [(place, row) for place, (_, own) in enumerate(arms) for row in where(own, seed=seed)]
+        for kind, style in STYLES.items():
+            of_kind = [(place, change(row, GOLD)) for place, row in places if verdict(row) == kind]
+            marks = [Mark(kind, gold.mean, kind, gold.low, gold.high) for _, gold in of_kind]
+            draw_marks(axes, [place for place, _ in of_kind], marks, style).set_label(kind)
+        reference_line(axes, 0, "x")
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.set_yticks(range(len(arms)), [arm.label if axes is grid[0] else "" for arm, _ in arms])
+        set_axis(axes, "x", "change of gold")
+    shared_legend(figure)
     alt = (
         f"Change of the gold preference since the start with its interval over captions, {len(arms)} arms, a panel for each of "
-        f"{len(seeds)} seeds; the colour says what the panel of hacking, which does not see gold, says about the run: hacked, "
+        f"{len(seeds)} seeds; colour and marker say what the panel of hacking, which does not see gold, says about the run: hacked, "
         "worse, doubtful, or no sign."
     )
-    return dot_plot(panels, [arm.label for arm in arms], STYLES, alt=alt, columns=len(seeds), width=2.2)
+    return Picture(figure, alt)
 
 
 def facts(rows: Sequence[Row]) -> dict[str, float]:
     """How many runs there are by what gold says and what the panel says: `right_alarms`, `wrong_alarms`, `missed`,
-    `right_silence`, `doubtful` (among the last two), and the same with each piece of evidence alone as the alarm (`right_falls`,
-    `wrong_falls`, ...). By arm: `hacked_ARM` and `alarms_ARM` count runs, and lines have their mean, smallest and largest seed."""
+    `right_silence`, `doubtful` and `doubtful_hacked` (among the last two), and the same with each piece of evidence alone as the alarm (`right_falls`,
+    `wrong_falls`, ...); `kept_least`, the smallest share of a gain that a slight change of the pictures leaves. By arm: `hacked_ARM`,
+    `alarms_ARM` and `worse_ARM` count runs, and lines have their mean, smallest and largest seed."""
     found: dict[str, float] = {"runs": len(rows)}
 
     def count(right: str, wrong: str, alarm: Callable[[Row], bool]) -> None:
@@ -180,12 +184,16 @@ def facts(rows: Sequence[Row]) -> dict[str, float]:
     found["hacked"] = sum(map(is_hacked, rows))
     found["missed"] = found["hacked"] - found["right_alarms"]
     found["right_silence"] = found["runs"] - found["hacked"] - found["wrong_alarms"]
-    found["doubtful"] = sum(verdict(row) == "doubtful" for row in rows)
+    doubtful = [row for row in rows if verdict(row) == "doubtful"]
+    found["doubtful"], found["doubtful_hacked"] = len(doubtful), sum(map(is_hacked, doubtful))
+    gaining = [row for row in rows if change(row, "proxy").low > 0]
+    found["kept_least"] = min((row[one] / row["proxy"] for row in gaining for one in CHANGES), default=math.nan)
     for one in EVIDENCE:
         count(f"right_{one}", f"wrong_{one}", lambda row, one=one: row[f"evidence_{one}"] == 1)  # type: ignore[misc]
     for arm, own in trained.by_arm(rows).items():
         found[fact("hacked", arm.id)] = sum(map(is_hacked, own))
         found[fact("alarms", arm.id)] = sum(map(is_alarm, own))
+        found[fact("worse", arm.id)] = sum(verdict(row) == "worse" for row in own)
         for one in EVIDENCE:
             found[fact(one, arm.id)] = sum(row[f"evidence_{one}"] for row in own)
         for line, name in SHOWN.items():
@@ -198,12 +206,13 @@ STUDY = Study(
     question="Is it a hack? The panel of `distar evaluate --hacking`, which never sees gold, on every arm of the study `world`: how "
     "often is its alarm right?",
     prediction="The rule was fixed before the runs, after three pilots with seeds of 100 and more: reward only, hacked and called so; "
-    "Diff-Instruct* at scale 0.5, neither; Diff-Instruct++ with w = σ²/α² at scale 30, called hacked, with gold undecided. Now: Without a regularizer every run is hacked and the alarm is right, by CLIP and because the own prompt matters less. "
-    "The two other preferences rise there, too: networks of one kind share blind spots, so the share of prompts where two fall "
-    "stays small. Nothing hangs on details of pixels: most of the gain outlives JPEG, shift and blur. DIDR with a one-step proxy is "
-    "called worse, rightly. Diff-Instruct* at scale 3 gives the alarm although its gold is back at its start only, and "
-    "so do some runs of Diff-Instruct++ at the larger scales, whose gold rises by taste while pictures lose what captions state: the wrong "
-    "alarms. No other arm gives one.",
+    "Diff-Instruct* at scale 0.5, neither; Diff-Instruct++ with w = σ²/α² at scale 30, called hacked, with gold undecided. "
+    "Now: Without a regularizer every run is hacked and the alarm is right, by CLIP and because the own prompt matters "
+    "less. The two other preferences rise there, too: networks of one kind share blind spots, so the share of prompts where"
+    " two fall stays small. Nothing hangs on details of pixels: most of the gain outlives JPEG, shift and blur. DIDR with a"
+    " one-step proxy is called worse, rightly. Diff-Instruct* at scale 3 gives the alarm although its gold is back at its "
+    "start only, and so do some runs of Diff-Instruct++ at the larger scales, whose gold rises by taste while pictures lose"
+    " what captions state: the wrong alarms. No other arm gives one.",
     settings=settings,
     measure=measure,
     picture=picture,

@@ -18,8 +18,8 @@ def run(
     """A run with a change of proxy and gold, ± 0.1, and some evidence."""
     row: dict[str, Any] = {"method": method, "weight": "", "reward_scale": scale, "seed": seed}
     row |= {f"evidence_{one}": float(one in evidence) for one in EVIDENCE}
-    for line in study.SHOWN:
-        mean = {"proxy": gain, study.GOLD: gold}.get(line, 0.0)
+    for line in (*study.SHOWN, *CHANGES):
+        mean = {"proxy": gain, study.GOLD: gold, "shift": 0.8 * gain, "jpeg": gain, "blur": gain}.get(line, 0.0)
         row |= {line: mean, f"{line}_low": mean - 0.1, f"{line}_high": mean + 0.1}
     return row
 
@@ -48,7 +48,8 @@ def test_alarms_are_right_where_gold_fell_with_its_interval() -> None:
     found = study.facts(ROWS)
     assert (found["runs"], found["hacked"]) == (6, 4)
     assert (found["right_alarms"], found["wrong_alarms"], found["missed"], found["right_silence"]) == (3, 1, 1, 1)
-    assert found["doubtful"] == 1
+    assert (found["doubtful"], found["doubtful_hacked"], found["worse_sim"]) == (1, 1, 1)
+    assert found["kept_least"] == pytest.approx(0.8)
     assert (found["right_falls"], found["wrong_falls"]) == (4, 1)
     assert (found["right_detail"], found["wrong_detail"]) == (0, 1)
     assert (found["hacked_star_3"], found["alarms_star_3"], found["style_star_3"]) == (1, 1, 1)
