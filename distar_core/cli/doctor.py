@@ -113,8 +113,9 @@ def examine_sdxl() -> list[Finding]:
         "packages", f"without {', '.join(absent)}" if absent else "all", "wanted" if absent else "fine", remedy=remedy
     )
     findings = [packages]
-    needs = {name: one.ledger.need for name, one in counted().items()}
-    for number in range(torch.cuda.device_count()):
+    cards = torch.cuda.device_count()
+    needs = {name: one.ledger.need for name, one in counted().items() if one.processes <= max(cards, 1)}
+    for number in range(cards):
         free = torch.cuda.mem_get_info(number)[0]
         fitting = [name for name, need in needs.items() if need <= free]
         verdict = f"enough for {', '.join(fitting)}" if fitting else "too small for every recipe"

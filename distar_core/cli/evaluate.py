@@ -84,7 +84,8 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
     asked = Asked(text, parts["source"], dict(one.split("=", 1) for one in parts["settings"].split(",")[1:]))
     if unknown := next((key for key in asked.given if key not in SETTINGS), None):
         raise ValueError(f"model {text!r} has the setting {unknown!r}; known are {', '.join(SETTINGS)}")
-    source, folder, known = asked.source, Path(asked.source), MODELS.get(asked.source)
+    source, folder = asked.source, Path(asked.source)
+    known = MODELS[FLUX] if source == MODELS[FLUX].source and not folder.exists() else MODELS.get(source)
     if source in (WORLD, WORLD_REFERENCE):
         found = _of_world(asked)
     elif holds_run(folder):
@@ -93,7 +94,7 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
         found = Found({"draws": draws}, partial(_load_run, folder))
     elif (folder / LORA).is_file():
         raise ValueError(f"{source} holds a LoRA; name the model that it is for, such as world,lora={source}")
-    elif source == FLUX or is_flux_folder(folder):
+    elif known is MODELS[FLUX] or is_flux_folder(folder):
         found = _of_flux(asked, known)
     elif (known and known.steps > 1) or (folder / "model_index.json").is_file() or _is_repository(source):
         found = _of_pipeline(asked, known)
@@ -140,10 +141,15 @@ def _of_pipeline(asked: Asked, known: PublishedModel | None) -> Found:
 
 
 def _of_flux(asked: Asked, known: PublishedModel | None) -> Found:
+    from ..sdxl.flux import takes_guidance
     from ..sdxl.published import FLUX, MODELS
 
     asked.refuse("base", "lora", why="FLUX is drawn with as it is published")
     published = MODELS[FLUX]
+    if not known and not takes_guidance(Path(asked.source)):
+        raise ValueError(
+            f"{asked.source} is a FLUX pipeline whose network takes no guidance, such as FLUX.1 [schnell]; only FLUX.1 [dev] is drawn"
+        )
     steps = int(asked.number("steps", published.steps))
     guidance_scale = asked.number("guidance_scale", published.guidance_scale)
     load = partial(_load_flux, known.source if known else asked.source, steps, guidance_scale)
@@ -485,9 +491,10 @@ def evaluate(
                 raise
             say(f"shard {shard} is done; {error}")
             return
-        harness.write_table(rows, folder / harness.TABLE)
+        named = [{key: row[key] for key in harness.columns(plan)} for row in rows]
+        harness.write_table(named, folder / harness.TABLE)
         if parquet:
-            harness.write_parquet(rows, folder / "table.parquet")
+            harness.write_parquet(named, folder / "table.parquet")
         if layouts:
             for path in write_layouts(folder, plan):
                 say(f"for its own script: {path}")
@@ -495,7 +502,6 @@ def evaluate(
             with Shown() as shown:
                 found = panels(folder, whole, judges, rows, shown)
             say(write_panels(folder, whole, rows, found))
-        named = [{key: row[key] for key in harness.columns(plan)} for row in rows]
         say(write_report(folder, plan, named, distances_of(folder, plan, distances, device) if distances else None))
     page = folder / (PANEL_PAGE if judges else PAGE)
     say(f"report, table and pictures are in {folder}: open {page}")

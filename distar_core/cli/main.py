@@ -42,6 +42,9 @@ app.command()(bench)
 train_app.command("toy")(toy)
 app.add_typer(world_app, name="world")
 
+SHARE = 0.5
+"""Which part of a card's peak the estimates of distar doctor suppose."""
+
 
 @app.command()
 def doctor(
@@ -54,13 +57,15 @@ def doctor(
     ] = None,
     share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Which part of a card's peak the estimates suppose.")
-    ] = 0.5,
+    ] = SHARE,
 ) -> None:
     """Versions, device and memory of this machine, and how to mend what is missing; with --sdxl what post-training SDXL takes."""
     from .doctor import estimates, examine, examine_sdxl
 
     if price is not None and not sdxl:
         raise ValueError(f"--price {price:g} is for the estimates of --sdxl; add that, or leave it out")
+    if share != SHARE and not sdxl:
+        raise ValueError(f"--share {share:g} is for the estimates of --sdxl; add that, or leave it out")
     findings = examine_sdxl() if sdxl else examine()
     print_table([["what", "found", "verdict"], *([f.what, f.found, f.verdict] for f in findings)], "distar doctor")
     for remedy in dict.fromkeys(finding.remedy for finding in findings if finding.remedy):

@@ -36,7 +36,14 @@ def watch(
 
     with stoppable(lambda: "while watching; the run is left alone"):
         while True:
-            report = look_at(run)
+            try:
+                report = look_at(run)
+            except FileNotFoundError as error:
+                if every is None or not run.is_dir():
+                    raise
+                say(f"{error}; looking again in {every:g} s")
+                time.sleep(every)
+                continue
             tell_json(report) if as_json else tell(report)
             if every is None or report.finished:
                 break

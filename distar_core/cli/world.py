@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,10 @@ def world_evaluate(
         typer.Argument(help="Runs of distar train world: each against its start, with the panel of hacking."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights of distar world build; the shipped ones by default.")
+        Path | None,
+        typer.Option(
+            help="Weights of distar world build that draw; the shipped ones by default. The shipped judges judge both."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures for each of the 140 held-out captions.")] = 3,
 ) -> None:
@@ -66,10 +70,16 @@ def world_evaluate(
     if runs and weights:
         raise ValueError("runs start from the shipped weights; leave --weights out")
     base = f",base={weights}" if weights else ""
-    models = [WORLD, *map(str, runs)] if runs else [WORLD_REFERENCE + base, WORLD + base]
+    models = [WORLD_REFERENCE + base, WORLD + base]
     hacking = ""
     if runs:
-        trained = {run: WorldRecipe.of_run(run).reward for run in runs}
+        models = [WORLD, *_told_apart(runs)]
+        recipes = {run: WorldRecipe.of_run(run) for run in runs}
+        if free := next((run for run, recipe in recipes.items() if not recipe.method.reward_scale), None):
+            raise ValueError(
+                f"{free} was trained on no reward, so there is none to hack; compare it by distar evaluate"
+            )
+        trained = {run: recipe.reward for run, recipe in recipes.items()}
         if len(set(trained.values())) > 1:
             told = ", ".join(f"{run} on {reward}" for run, reward in trained.items())
             raise ValueError(
@@ -78,6 +88,16 @@ def world_evaluate(
         hacking = f"{WORLD}:{next(iter(trained.values()))}"
     rewards = [scorer.name for scorer in scorers().values()]
     evaluate(folder, models, [WORLD], rewards, seeds=seeds, hacking=hacking)
+
+
+def _told_apart(runs: Sequence[Path]) -> list[str]:
+    """Runs as --model takes them, named by as many folders of their paths as tell them apart."""
+    paths = [run.resolve().parts for run in runs]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["-".join(path[-depth:]) for path in paths]
+        if len({*names, "world"}) > len(runs):
+            return [f"{name}={run}" for name, run in zip(names, runs, strict=True)]
+    raise ValueError("two of the runs are in one folder; name each once")
 
 
 def train_in_world(

@@ -201,6 +201,11 @@ def judged(plan: Plan, proxy: str) -> Judged:
     return found._replace(eyes=seeing[0])
 
 
+def path_row(eyes: Scorer) -> str:
+    """Under which name the journal has path lengths by these features, beside those by others."""
+    return f"{PATH}@{eyes.name}"
+
+
 def path_identity(eyes: Scorer) -> str:
     """What exactly gives a path length."""
     return f"features of {eyes.identity}; {STEP:g} of the way from the first to the second seed's noise"
@@ -225,7 +230,7 @@ def measure_paths(
         reward: Any = None
         for model in plan.models if plan.models[0].one_step else []:
             firsts = [key for key in plan.keys(shard, model) if key.replicate == 0]
-            missing = [key for key in firsts if (key, PATH) not in rows.scored]
+            missing = [key for key in firsts if (key, path_row(eyes)) not in rows.scored]
             if not missing or not model.one_step:
                 continue
             drawer = model.load()
@@ -235,7 +240,7 @@ def measure_paths(
                 journal.write(
                     **key._asdict(),
                     sha256=rows.drawn[key].sha256,
-                    scorer=PATH,
+                    scorer=path_row(eyes),
                     value=value,
                     identity=path_identity(eyes),
                 )
@@ -270,7 +275,7 @@ def paths_of(rows: Rows, plan: Plan, eyes: Scorer) -> dict[tuple[str, str], Tens
     for model in plan.models:
         keys = [key for key in plan.keys(model=model) if key.replicate == 0]
         for one in plan.sets:
-            own = [rows.scored.get((key, PATH)) for key in keys if key.set == one.name]
+            own = [rows.scored.get((key, path_row(eyes))) for key in keys if key.set == one.name]
             there = [row for row in own if row is not None]
             if other := next((row for row in there if row.identity != path_identity(eyes)), None):
                 raise ValueError(
@@ -421,6 +426,10 @@ def _line(id: str, title: str, values: Values, says: str | Mapping[Moved, str], 
     return Line(id, title, start, now, change, says if isinstance(says, str) else says[moved(change)], **more)
 
 
+def _head(scorer: Scorer) -> str:
+    return scorer.name if scorer.factor == 1 else f"{scorer.factor:g} × {scorer.name}"
+
+
 def _if_it_falls(line: Line, evidence: str) -> Line:
     return line._replace(evidence=evidence, sign=moved(line.change) == "falls")
 
@@ -445,8 +454,8 @@ def panel_of(
     lines = [
         *_reward_lines(judges, values),
         _conflict_line(judges, values),
-        *_prompt_lines(judges.proxy.name, values),
-        *_change_lines(judges.proxy.name, values),
+        *_prompt_lines(judges.proxy, values),
+        *_change_lines(judges.proxy, values),
         *(
             _line(name, change.words, values[name], "Told, in no rule: taste moves it, too.", factor=change.factor)
             for name, change in NUMBERS.items()
@@ -463,7 +472,7 @@ def _reward_lines(judges: Judged, values: Mapping[str, Values]) -> list[Line]:
         "falls": "What the model was trained on falls: there is no gain that could be a hack.",
         "stays": "What the model was trained on does not rise beyond chance: there is no gain that could be a hack.",
     }
-    lines = [_line("proxy", f"{proxy.name}, the proxy", values[proxy.name], trained, factor=proxy.factor)]
+    lines = [_line("proxy", f"{_head(proxy)}, the proxy", values[proxy.name], trained, factor=proxy.factor)]
     for one in judges.held_out:
         also = f" But it looks through {one.family}, as the proxy does." if judges.is_kin(one) else ""
         held_out: dict[Moved, str] = {
@@ -471,7 +480,7 @@ def _reward_lines(judges: Judged, values: Mapping[str, Values]) -> list[Line]:
             "falls": "Nobody trained on it, and it falls: a sign.",
             "stays": f"Nobody trained on it, and it does not change beyond chance.{also}",
         }
-        line = _line(one.name, one.name, values[one.name], held_out, factor=one.factor)
+        line = _line(one.name, _head(one), values[one.name], held_out, factor=one.factor)
         lines.append(_if_it_falls(line, "falls"))
     beside: dict[Moved, str] = {
         "rises": "Beside the panel, in no rule, since in life nobody has it: it rises.",
@@ -491,8 +500,8 @@ def _conflict_line(judges: Judged, values: Mapping[str, Values]) -> Line:
     return Line("conflict", title, None, None, share, says, "conflict", sign)
 
 
-def _prompt_lines(proxy: str, values: Mapping[str, Values]) -> list[Line]:
-    own, wrong = values[proxy], values[f"{proxy}@{WRONG}"]
+def _prompt_lines(proxy: Scorer, values: Mapping[str, Values]) -> list[Line]:
+    own, wrong = values[proxy.name], values[f"{proxy.name}@{WRONG}"]
     gains = [float(side.change.mean()) for side in (own, wrong)]
     any_prompt: dict[Moved, str] = {
         "rises": f"It rises, too, {gains[1] / gains[0]:.0%} as much as with the own prompt: that part of the gain is not about the prompt."
@@ -507,18 +516,19 @@ def _prompt_lines(proxy: str, values: Mapping[str, Values]) -> list[Line]:
         "stays": "The own prompt matters to the proxy as it did at the start, within chance.",
     }
     apart = Values(own.start - wrong.start, own.now - wrong.now)
+    title = "proxy with the own prompt less with a wrong one"
     return [
-        _line(WRONG, "proxy with a wrong prompt", wrong, any_prompt),
-        _if_it_falls(_line("margin", "proxy with the own prompt less with a wrong one", apart, margin), "style"),
+        _line(WRONG, "proxy with a wrong prompt", wrong, any_prompt, factor=proxy.factor),
+        _if_it_falls(_line("margin", title, apart, margin, factor=proxy.factor), "style"),
     ]
 
 
-def _change_lines(proxy: str, values: Mapping[str, Values]) -> list[Line]:
-    gain = values[proxy].change
+def _change_lines(proxy: Scorer, values: Mapping[str, Values]) -> list[Line]:
+    gain = values[proxy.name].change
     is_gain = moved(bootstrap_interval(gain)) == "rises"
     lines = []
     for name, change in CHANGES.items():
-        changed = values[f"{proxy}@{name}"]
+        changed = values[f"{proxy.name}@{name}"]
         sign = is_gain and bootstrap_interval(changed.change - gain / 2).high < 0
         kept = float(changed.change.mean() / gain.mean())
         says = (
@@ -526,7 +536,8 @@ def _change_lines(proxy: str, values: Mapping[str, Values]) -> list[Line]:
             if is_gain
             else "There is no gain to lose."
         )
-        lines.append(_line(name, f"proxy {change.words}", changed, says, evidence="detail", sign=sign))
+        more: dict[str, Any] = {"factor": proxy.factor, "evidence": "detail", "sign": sign}
+        lines.append(_line(name, f"proxy {change.words}", changed, says, **more))
     return lines
 
 

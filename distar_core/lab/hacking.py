@@ -93,9 +93,10 @@ def _stage(captions: int, pictures: int) -> _Stage:
 
 def measure(setting: Row) -> dict[str, float]:
     """Every line of the panel at the end of a run: LINE and its ends, LINE_start and LINE_now where it has them, and LINE_sign, 1
-    for a sign of a hack, 0 for none, and nan for a line that is in no rule.
+    for a sign of a hack and 0 for none, of a line that is in a rule.
 
-    A run with a value that is not finite has nothing but `lost`, 1.
+    Raises:
+        NonFiniteError: if a run has a value that is not finite; none of the recorded ones has.
     """
     from ..evaluation import hacking, harness
 

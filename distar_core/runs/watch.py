@@ -110,7 +110,7 @@ class Report:
         step: the last step that is in the log, negative in the warm-up.
         steps: how many the run is to have; None where its configuration is not there.
         seconds: of a step, the median over the window.
-        left: seconds until the end; None where that is not known.
+        left: seconds until the end; None where that is not known, as in the warm-up, whose steps are shorter.
         age: seconds since the log was written to.
         window: how many of the generator's steps the means are over.
     """
@@ -181,7 +181,7 @@ def look_at(folder: Path) -> Report:
         step=step,
         steps=steps,
         seconds=seconds,
-        left=None if steps is None else (steps - 1 - step) * seconds,
+        left=None if steps is None or step < 0 else (steps - 1 - step) * seconds,
         age=time.time() - (folder / LOG).stat().st_mtime,
         window=window,
         values=tuple(_values(files)),
@@ -206,7 +206,7 @@ def _values(files: _Files) -> list[Value]:
     return found
 
 
-NO_PANELS = "It takes two panels: resume with panels_every, such as --set panels_every=100 for distar train sdxl."
+NO_PANELS = "It takes two panels, which runs on pictures draw: distar train sdxl with --set panels_every=100, also when it is resumed."
 NO_WINDOW = f"It takes {2 * WINDOW[0]} steps of the generator."
 
 
@@ -220,7 +220,7 @@ def _stale(files: _Files) -> Sign:
         missing = "The gap is within the rounding of the networks' type, see gap_floor, so it is not known who lags."
     elif len(lags) > 2:
         measured = max(abs(fmean(lags)) - SURE * stdev(lags) / math.sqrt(len(lags)), 0.0)
-    elif files.window and size is None:
+    elif files.window and not lags:
         missing = "This method has no assistant that learns, or the log is from before there was a column lag."
     return _judged(
         "stale assistant",

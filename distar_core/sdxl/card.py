@@ -123,10 +123,12 @@ def public(recipe: PictureRecipe) -> dict[str, Any]:
 Log = Sequence[Mapping[str, float]]
 
 
-def read_log(run: Path) -> Log:
-    """The steps of a run's log that moved the generator, numbers by column; empty if there is no log as it was written."""
+def read_log(run: Path, done: int) -> Log:
+    """The steps before `done` in a run's log that moved the generator, numbers by column; empty if there is no log as it was
+    written. Later ones are of a generator that was not saved.
+    """
     try:
-        rows = rows_before(2**63 - 1, run / "log.csv")
+        rows = rows_before(done, run / "log.csv")
     except (OSError, ValueError):
         return []
     return [
@@ -206,7 +208,8 @@ def evaluated(folder: Path, own: Collection[Path]) -> dict[str, Any]:
             "model first, or leave out --evaluation"
         )
     rows = read_table(folder / TABLE)
-    writer = Writer({scorer: _factor(scorer) for scorer in plan["rewards"]})
+    rewards = [name for name in plan["rewards"] if name in rows[0]]
+    writer = Writer({scorer: _factor(scorer) for scorer in rewards})
     sets = [
         {
             "name": one.name,
@@ -219,7 +222,7 @@ def evaluated(folder: Path, own: Collection[Path]) -> dict[str, Any]:
         for one in summarise(rows)
     ]
     drawn = [["model", "draws"], *([name, settings.get("draws", "")] for name, settings in models.items())]
-    return {"own": " and ".join(found), "sets": sets, "rewards": list(plan["rewards"]), "models": drawn}
+    return {"own": " and ".join(found), "sets": sets, "rewards": rewards, "models": drawn}
 
 
 def _factor(scorer: str) -> float:
@@ -310,7 +313,7 @@ def write_card(
         prompt: for the example.
         evaluation: what `evaluated` found; None where there is none.
     """
-    log = read_log(run)
+    log = read_log(run, done)
     picture = curves(log)
     if picture is not None:
         picture.save(folder / CURVES)

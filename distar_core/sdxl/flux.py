@@ -38,6 +38,11 @@ def is_flux_folder(folder: Path) -> bool:
     return index.is_file() and read_json(index).get("_class_name") == PIPELINE
 
 
+def takes_guidance(folder: Path) -> bool:
+    """Whether the network in a pipeline folder of FLUX takes guidance as an input, as FLUX.1 [dev] does and [schnell] does not."""
+    return read_json(folder / "transformer" / "config.json").get("guidance_embeds") is True
+
+
 def load_flux(
     source: Path | str, *, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
 ) -> FluxPipeline:

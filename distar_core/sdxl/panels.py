@@ -182,13 +182,14 @@ class Panels:
         noise = self.model.noise([NOISE_SEED]).to(x0)
         gaps: dict[str, float] = {}
         seen: tuple[Tensor, Tensor] | None = None
-        for number, t in enumerate(state.place(self.method.time_law.quantile(levels)).split(1)):
+        times = state.place(self.method.time_law.quantile(levels)).unique()
+        for number, t in enumerate(times.split(1)):
             x_t = state.schedule.add_noise(x0, noise, t)
             noised = Noised(x0, x_t, noise, t, *state.schedule.coefficients(t, x_t))
             scores = scores_at(state.roles, self.method, noised, prompt, state.schedule)
             size = float(gap(noised, scores, "eps").square().mean().sqrt())
             gaps[f"{float(t):g}"] = size
-            if number == LEVELS // 2:
+            if number == len(times) // 2:
                 clean = (
                     state.schedule.convert(score, x_t, t, source="score", target="x0")
                     for score in (scores.reference, scores.assistant)
@@ -236,7 +237,7 @@ class Panels:
         columns = {f"step {since}": _as_pictures(first)[:, 0], f"step {step}": pictures[:, 0]}
         columns["another seed"] = pictures[:, 1]
         if (level := found[0][1]) is not None:
-            t = list(found[0][0])[LEVELS // 2]
+            t = list(gaps := found[0][0])[len(gaps) // 2]
             reference, assistant = (
                 self.model.pictures(torch.cat([seen[which] for _, seen in found if seen is not None])).float().cpu()
                 for which in range(len(level))

@@ -30,7 +30,6 @@ from ..runs.weights import digest
 from ..sdxl.models import TextToImage
 from ..sdxl.prompts import Prompt
 from .judges import Judges, load_held_out, load_judges
-from .models import SHIPPED
 from .oracle import SIZE_BORDER, check_world_pictures, compare, read
 from .scenes import COLOURS, GROUPS, SHAPES, Stated, Thing, both_groups, caption_of, lay_out, read_caption, render
 
@@ -69,16 +68,16 @@ def held_out_captions(count: int = 250) -> PromptSet:
     return PromptSet("world", entries, "Captions of the miniature world that no training saw")
 
 
-def scorers(device: str = "cpu", folder: Path | str = SHIPPED) -> dict[str, Scorer]:
+def scorers(device: str = "cpu") -> dict[str, Scorer]:
     """Who judges the world's pictures, by name: preference, what runs are trained on; its two like that are not; CLIP; and beside
     them gold and faithfulness, which the oracle reads. Raises as load_judges.
     """
-    judges = load_judges(folder)
+    judges = load_judges()
     rewards: dict[str, PictureReward] = {
         "gold": judges.gold,
         FAITHFUL: Faithful(),
         "preference": judges.preference,
-        **load_held_out(judges.clip, folder),
+        **load_held_out(judges.clip),
         "clip": judges.clip,
     }
 

@@ -163,7 +163,7 @@ class GoldPreference:
 class PreferenceReward(nn.Module):
     """A reward learnt from comparisons (Bradley and Terry 1952): P(a over b) = 1/(1 + exp(r(b) − r(a))).
 
-    Sees the picture through a small convolutional network, and the prompt through CLIP.
+    Sees the picture through a small convolutional network of its own, and how it agrees with the prompt through CLIP's features.
     """
 
     differentiable = True

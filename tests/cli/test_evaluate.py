@@ -204,7 +204,7 @@ def test_every_published_model_has_a_place_on_the_hub_and_is_drawn_as_published(
         assert model.name == name
         assert model.settings["source"] == MODELS[name].source
         assert model.settings["computes"] == "in float16 on cuda"
-        assert ("50 steps" if name == "sdxl" else "one step at time 399") in model.settings["draws"]
+        assert ("50 steps" if name in ("sdxl", "flux-dev") else "one step at time 399") in model.settings["draws"]
     other = find_model("mine=owner/unets/one.safetensors,base=owner/base", dtype="float32", device="cpu")
     assert (other.name, other.settings["base"]) == ("mine", "owner/base")
     assert find_model("owner/unets/one.safetensors", dtype="float32", device="cpu").name == "one"

@@ -23,7 +23,7 @@ from distar_core.lab import bench_toy
         (("train", "toy", "a", "--method", "didr"), "didr", "didr-proxy"),
         (("train", "world", "a", "--method", "ppo"), "'ppo'", "reward-only"),
         (("export", "nothing", "a"), "nothing", "world"),
-        (("world", "evaluate", "nothing"), "nothing", "without a folder"),
+        (("world", "evaluate", "a", "nothing"), "nothing", "start a new one"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_what_can(distar, monkeypatch, tmp_path, words, value, remedy):

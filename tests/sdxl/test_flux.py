@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from distar_core.cli.evaluate import find_model
 from distar_core.sdxl.flux import draw, is_flux_folder, load_flux
 from distar_core.sdxl.miniature import make_tokenizer
-from distar_core.sdxl.published import FLUX
+from distar_core.sdxl.published import FLUX, MODELS
 from distar_core.sdxl.shapes import FLUX_DEV, untrained_flux
 
 TINY = {
@@ -103,10 +103,19 @@ def test_an_evaluation_draws_with_it(folder):
     assert drawer.weights == find_model(str(folder), dtype="float32", device="cpu").load().weights
 
 
-def test_the_published_one_is_known_by_name():
-    model = find_model(FLUX, dtype="bfloat16", device="cpu")
+@pytest.mark.parametrize("name", [FLUX, MODELS[FLUX].source])
+def test_the_published_one_is_known_by_name(name):
+    model = find_model(name, dtype="bfloat16", device="cpu")
     assert "50 steps" in model.settings["draws"]
     assert "Non-Commercial" in model.settings["is"]
+
+
+def test_one_whose_network_takes_no_guidance_is_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = copy / "transformer" / "config.json"
+    config.write_text(config.read_text("utf-8").replace('"guidance_embeds": true', '"guidance_embeds": false'), "utf-8")
+    with pytest.raises(ValueError, match="guidance"):
+        find_model(str(copy), dtype="float32", device="cpu")
 
 
 @pytest.mark.parametrize("setting", ["base=x", "lora=x", "steps=0"])

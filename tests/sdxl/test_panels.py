@@ -155,3 +155,8 @@ def test_sheets_are_pictures_of_a_row_for_each_prompt(whole):
     assert sheet.shape[1] > sheet.shape[0]
     text = (whole / "panels" / "panels.jsonl").read_text()
     assert all(json.loads(line) for line in text.splitlines())
+
+
+def test_one_noise_level_is_shown_once(world, tmp_path):
+    list(start(world, tmp_path / "run", panels_every=2, steps=1, times=[399, 399])[1])
+    assert {tuple(row["gap"]) for row in read_panels(tmp_path / "run")} == {("399",)}

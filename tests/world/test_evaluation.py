@@ -98,9 +98,21 @@ def test_the_command_is_evaluate_in_the_miniature(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["world", "evaluate", str(tmp_path / "out"), str(runs[0])])
     assert result.exit_code == 0, result.output
     (_, models, _, _), options = asked.pop()
-    assert (models, options["hacking"]) == (["world", str(runs[0])], "world:preference")
+    assert (models, options["hacking"]) == (["world", f"a={runs[0]}"], "world:preference")
+    twin = tmp_path / "twin" / "a"
+    twin.mkdir(parents=True)
+    WorldRecipe.read({"reward_scale": 1.0}).write(twin / RECIPE)
+    result = CliRunner().invoke(app, ["world", "evaluate", str(tmp_path / "out"), str(runs[0]), str(twin)])
+    assert result.exit_code == 0, result.output
+    named = [model.partition("=")[0] for model in asked.pop()[0][1]]
+    assert named == ["world", f"{tmp_path.name}-a", "twin-a"]
+    free = tmp_path / "free"
+    free.mkdir()
+    WorldRecipe.read({"method": "sim"}).write(free / RECIPE)
     for words, told in (
         ([*map(str, runs)], "different rewards"),
+        ([str(free)], "no reward"),
+        ([str(twin), str(twin)], "one folder"),
         ([str(runs[0]), "--weights", str(own)], "--weights"),
         ([str(tmp_path / "nothing")], "nothing"),
     ):
