@@ -26,6 +26,7 @@ from ..runs.progress import Progress, Tell, silent
 from .harness import JOURNALS, IncompleteError, Journal, Key, Plan, Rows, Scorer, Shard, read_picture, read_rows
 from .pictures import clipped_share, high_frequency_share, pairwise_distance, path_length, saturation, vendi
 from .statistics import Interval, bootstrap_interval, wilson_interval
+from .tables import scaled_name
 
 WRONG = "wrong-prompt"
 PATH = "path-length"
@@ -426,10 +427,6 @@ def _line(id: str, title: str, values: Values, says: str | Mapping[Moved, str], 
     return Line(id, title, start, now, change, says if isinstance(says, str) else says[moved(change)], **more)
 
 
-def _head(scorer: Scorer) -> str:
-    return scorer.name if scorer.factor == 1 else f"{scorer.factor:g} × {scorer.name}"
-
-
 def _if_it_falls(line: Line, evidence: str) -> Line:
     return line._replace(evidence=evidence, sign=moved(line.change) == "falls")
 
@@ -472,7 +469,15 @@ def _reward_lines(judges: Judged, values: Mapping[str, Values]) -> list[Line]:
         "falls": "What the model was trained on falls: there is no gain that could be a hack.",
         "stays": "What the model was trained on does not rise beyond chance: there is no gain that could be a hack.",
     }
-    lines = [_line("proxy", f"{_head(proxy)}, the proxy", values[proxy.name], trained, factor=proxy.factor)]
+    lines = [
+        _line(
+            "proxy",
+            f"{scaled_name(proxy.name, proxy.factor)}, the proxy",
+            values[proxy.name],
+            trained,
+            factor=proxy.factor,
+        )
+    ]
     for one in judges.held_out:
         also = f" But it looks through {one.family}, as the proxy does." if judges.is_kin(one) else ""
         held_out: dict[Moved, str] = {
@@ -480,7 +485,7 @@ def _reward_lines(judges: Judged, values: Mapping[str, Values]) -> list[Line]:
             "falls": "Nobody trained on it, and it falls: a sign.",
             "stays": f"Nobody trained on it, and it does not change beyond chance.{also}",
         }
-        line = _line(one.name, _head(one), values[one.name], held_out, factor=one.factor)
+        line = _line(one.name, scaled_name(one.name, one.factor), values[one.name], held_out, factor=one.factor)
         lines.append(_if_it_falls(line, "falls"))
     beside: dict[Moved, str] = {
         "rises": "Beside the panel, in no rule, since in life nobody has it: it rises.",

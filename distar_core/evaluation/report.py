@@ -17,7 +17,7 @@ from .hacking import ALARM, EVIDENCE, PATH, Line, Panel
 from .harness import Plan, write_table, write_whole
 from .statistics import Interval
 from .summary import Rows, SetSummary, sheets, summarise
-from .tables import Table, markdown_table
+from .tables import Table, markdown_table, scaled_name
 
 PAGE, PAPER, THUMBNAILS = "report.html", "report.md", "thumbnails"
 PANEL_PAGE, PANEL_PAPER = "hacking.html", "hacking.md"
@@ -52,8 +52,7 @@ class Writer:
 
     def head(self, scorer: str) -> str:
         """What a column of this reward is called."""
-        factor = self.factors[scorer]
-        return scorer if factor == 1 else f"{factor:g} × {scorer}"
+        return scaled_name(scorer, self.factors[scorer])
 
     def means(self, found: SetSummary) -> Table:
         """Means by model and reward, with intervals."""

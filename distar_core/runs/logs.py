@@ -85,6 +85,11 @@ class CsvLog:
         self._file.close()
 
 
+def numbers_in(row: Mapping[str, str | None]) -> dict[str, float]:
+    """A row of a log's file as numbers by column, those that it has. Raises ValueError for a cell that is no number."""
+    return {name: float(cell) for name, cell in row.items() if cell not in ("", None)}
+
+
 def rows_before(next_step: int, path: Path) -> list[dict[str, str]]:
     """The rows of a log up to a step. From that step on a crash may have torn them, so they are not looked at.
 

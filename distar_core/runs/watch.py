@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Literal, NamedTuple
 
-from .logs import COLUMNS
+from .logs import COLUMNS, numbers_in
 
 LOG = "log.csv"
 PANELS = "panels"
@@ -49,7 +49,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
         strange = ", ".join(name for name in columns if name not in COLUMNS)
         raise ValueError(f"{path} has columns that no run writes ({strange or 'no step'}); name the folder of a run")
     try:
-        return [{name: float(cell) for name, cell in row.items() if cell not in ("", None)} for row in reader]
+        return [numbers_in(row) for row in reader]
     except (TypeError, ValueError):
         raise ValueError(f"line {reader.line_num} of {path} is no row of a run's log; restore it from a copy") from None
 

@@ -18,11 +18,12 @@ from ..evaluation.tables import Table, markdown_table
 from ..extras import installed_version
 from ..figures.charts import Axis, Line, lines
 from ..figures.picture import Picture
+from ..figures.runs import TERMS
 from ..losses import PseudoHuber, integral_kl, score_divergence, weight_dmd, weight_one, weight_x0
 from ..methods import Method
 from ..rewards.published import find_reward
 from ..runs.hub import named
-from ..runs.logs import rows_before
+from ..runs.logs import COLUMNS, numbers_in, rows_before
 from ..runs.settings import write_yaml
 from ..templates import fill
 from . import T_STAR
@@ -35,7 +36,6 @@ CALL = f"num_inference_steps=1, timesteps=[{T_STAR}], guidance_scale=0.0"
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 PART_OF_RUN = 10
 """The run's numbers at its start and end are means over so many parts of its steps: a tenth each."""
-TERMS = {"regularizer": "regularizer", "cfg": "guidance", "reward": "reward"}
 WEIGHTS: dict[Callable[..., Any], str] = {
     weight_one: "",
     weight_x0: r"\tfrac{\sigma_t^2}{\alpha_t^2}",
@@ -131,17 +131,13 @@ def read_log(run: Path, done: int) -> Log:
         rows = rows_before(done, run / "log.csv")
     except (OSError, ValueError):
         return []
-    return [
-        {name: float(cell) for name, cell in row.items() if cell not in ("", None)}
-        for row in rows
-        if int(row["step"]) >= 0
-    ]
+    return [numbers_in(row) for row in rows if int(row["step"]) >= 0]
 
 
 def columns_of(log: Log) -> dict[str, str]:
     """The columns that tell how a run went, and what to call them: reward, gap and pulls, those that it has."""
     known = {"reward": "reward", "gap_norm": "gap, ‖σ (s_ψ − s_ref)‖"}
-    known |= {f"pull_{term}": f"pull of the {word}" for term, word in TERMS.items()}
+    known |= {name: f"pull of the {TERMS[name]}" for name in COLUMNS if name in TERMS}
     return {name: words for name, words in known.items() if log and name in log[0]}
 
 

@@ -172,29 +172,30 @@ class Panels:
         return self.model.pictures(latents).float().cpu().unflatten(0, (len(self.texts), SEEDS))
 
     @torch.no_grad()
-    def _scores(self, x0: Tensor, prompt: Prompt) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
-        """For one sample: by noise level the gap's root mean square in units of eps, and the x̂_0 of reference and assistant at
-        the level in the middle. Empty for a method without a regularizer, whose assistant learns nothing.
+    def _scores(self, x0: Tensor, prompt: Prompt) -> tuple[dict[str, float], tuple[str, Tensor, Tensor] | None]:
+        """For one sample: by noise level the gap's root mean square in units of eps, and the level in the middle with
+        the x̂_0 of reference and assistant there. Empty for a method without a regularizer, whose assistant learns nothing.
         """
         if self.method.regularizer is None:
             return {}, None
         state, levels = self.state, (torch.arange(LEVELS) + 0.5) / LEVELS
         noise = self.model.noise([NOISE_SEED]).to(x0)
         gaps: dict[str, float] = {}
-        seen: tuple[Tensor, Tensor] | None = None
+        seen: tuple[str, Tensor, Tensor] | None = None
         times = state.place(self.method.time_law.quantile(levels)).unique()
         for number, t in enumerate(times.split(1)):
             x_t = state.schedule.add_noise(x0, noise, t)
             noised = Noised(x0, x_t, noise, t, *state.schedule.coefficients(t, x_t))
             scores = scores_at(state.roles, self.method, noised, prompt, state.schedule)
             size = float(gap(noised, scores, "eps").square().mean().sqrt())
-            gaps[f"{float(t):g}"] = size
+            name = f"{float(t):g}"
+            gaps[name] = size
             if number == len(times) // 2:
-                clean = (
+                reference, assistant = (
                     state.schedule.convert(score, x_t, t, source="score", target="x0")
                     for score in (scores.reference, scores.assistant)
                 )
-                seen = next(clean), next(clean)
+                seen = name, reference, assistant
         return gaps, seen
 
     @torch.no_grad()
@@ -236,12 +237,9 @@ class Panels:
             row["peak_gib"] = round(self.peak_gib(), 3)
         columns = {f"step {since}": _as_pictures(first)[:, 0], f"step {step}": pictures[:, 0]}
         columns["another seed"] = pictures[:, 1]
-        if (level := found[0][1]) is not None:
-            t = list(gaps := found[0][0])[len(gaps) // 2]
-            reference, assistant = (
-                self.model.pictures(torch.cat([seen[which] for _, seen in found if seen is not None])).float().cpu()
-                for which in range(len(level))
-            )
+        if levels := [seen for _, seen in found if seen is not None]:
+            (t, *_), *clean = zip(*levels, strict=True)
+            reference, assistant = (self.model.pictures(torch.cat(seen)).float().cpu() for seen in clean)
             columns |= {f"reference's x̂_0, t = {t}": reference, "assistant's x̂_0": assistant}
             columns[f"difference × {GAIN}"] = 0.5 + GAIN * (assistant - reference)
         alt = (
