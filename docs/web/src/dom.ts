@@ -58,3 +58,29 @@ export function choiceRow(
   const select = choice(id, options, chosen);
   return { row: make("label", { className: "row", htmlFor: id }, label, select), select };
 }
+
+/** A sentence in the page's notice, which is hidden until there is one. */
+export function notice(text: string): void {
+  const place = byId("notice");
+  place.hidden = false;
+  place.textContent = text;
+}
+
+/** A question, by its number from 1, and its answers as buttons, made anew where it is another one; the answer given is pressed. */
+export function showQuestion(
+  number: number, story: { question: string; answers: readonly string[] } | undefined, given: number | null,
+  answer: (choice: number) => void,
+): void {
+  const press = (button: Node, pressed: boolean) => (button as HTMLElement).setAttribute("aria-pressed", String(pressed));
+  byId("stories").childNodes.forEach((button, i) => press(button, i + 1 === number));
+  byId("story").hidden = !story;
+  if (!story) return;
+  byId("question").textContent = story.question;
+  const answers = byId("answers");
+  if (answers.dataset.story !== String(number)) {
+    answers.dataset.story = String(number);
+    answers.replaceChildren(
+      ...story.answers.map((textContent, i) => make("button", { type: "button", textContent, onclick: () => answer(i) })));
+  }
+  answers.childNodes.forEach((button, i) => press(button, i === given));
+}

@@ -1,7 +1,7 @@
 /** The page: what is set, when a frame is asked for, and who draws it. The worker computes; see engine.ts. */
 
 import { startEngine, type Scope } from "./client.ts";
-import { byId, make, slider } from "./dom.ts";
+import { byId, make, notice, showQuestion, slider } from "./dom.ts";
 import { drawFrontier, LINES } from "./frontier.ts";
 import { lineOf } from "./known.ts";
 import { PanelView } from "./panel.ts";
@@ -50,7 +50,7 @@ class Page {
     this.send = startEngine(
       leashEngine,
       (frame) => this.receive(frame),
-      (message) => this.notice(`The computation stopped: ${message}. Reload the page.`),
+      (message) => notice(`The computation stopped: ${message}. Reload the page.`),
     );
     const view = (index: 0 | 1, name: "left" | "right") =>
       new PanelView(byId(name), name, (side) => this.setSide(index, side));
@@ -78,7 +78,7 @@ class Page {
       this.begin(plan, story);
     } catch (error) {
       if (!(error instanceof AddressError)) throw error;
-      this.notice(`${error.message}. The first question is shown instead.`);
+      notice(`${error.message}. The first question is shown instead.`);
       this.tellStory(1);
     }
   }
@@ -268,30 +268,14 @@ class Page {
   }
 
   private showStory(): void {
-    byId("stories").childNodes.forEach((button, i) =>
-      (button as HTMLElement).setAttribute("aria-pressed", String(i + 1 === this.story)));
     const story = STORIES[this.story - 1];
-    byId("story").hidden = !story;
+    showQuestion(this.story, story, this.prediction, (i) => {
+      this.prediction = i;
+      this.showControls();
+      if (!this.frame?.over) this.play();
+      else this.showVerdict(this.frame);
+    });
     if (!story) return;
-    byId("question").textContent = story.question;
-    const answers = byId("answers");
-    if (answers.dataset.story !== String(this.story)) {
-      answers.dataset.story = String(this.story);
-      answers.replaceChildren(
-        ...story.answers.map((text, i) =>
-          make("button", {
-            type: "button", textContent: text,
-            onclick: () => {
-              this.prediction = i;
-              this.showControls();
-              if (!this.frame?.over) this.play();
-              else this.showVerdict(this.frame);
-            },
-          })),
-      );
-    }
-    answers.childNodes.forEach((button, i) =>
-      (button as HTMLElement).setAttribute("aria-pressed", String(i === this.prediction)));
     if (!this.frame?.over) byId("verdict").hidden = true;
   }
 
@@ -303,12 +287,6 @@ class Page {
     const said = this.prediction === null ? "" : this.prediction === story.right ? "As you said. " : "Not as you said. ";
     const text = said + story.tell;
     if (verdict.textContent !== text) verdict.textContent = text;
-  }
-
-  private notice(text: string): void {
-    const notice = byId("notice");
-    notice.hidden = false;
-    notice.textContent = text;
   }
 
   private sliders: { show(value: number): void; value(): number }[] = [];

@@ -1,7 +1,7 @@
 /** The page: what is wished for, and what has been painted. The worker computes; see engine.ts. */
 
 import { startEngine, type Scope } from "../client.ts";
-import { byId, make } from "../dom.ts";
+import { byId, make, notice, showQuestion } from "../dom.ts";
 import { colorOf, css, legendEntry, STYLES } from "../styles.ts";
 import { drawChart, type Line } from "./chart.ts";
 import { BACKGROUNDS, COLOURS, readCaption, RELATIONS, SHAPES, SIZES, tidied, WORDS } from "./language.ts";
@@ -67,7 +67,7 @@ class Studio {
 
   constructor() {
     this.build();
-    this.send = startEngine(paintersEngine, (reply) => this.receive(reply), (message) => this.notice(`The painters stopped: ${message}. Reload the page.`));
+    this.send = startEngine(paintersEngine, (reply) => this.receive(reply), (message) => notice(`The painters stopped: ${message}. Reload the page.`));
     this.send({ kind: "load", data: PAINTERS });
   }
 
@@ -136,7 +136,7 @@ class Studio {
       stop: number("step", step, 0, (v) => this.stops.includes(v)),
       strength: number("times", times, 1, (v) => v >= 0 && v <= 3),
     });
-    if (problems.length) this.notice(`The link says ${listed(problems)}, which this page does not know; the rest of it is shown.`);
+    if (problems.length) notice(`The link says ${listed(problems)}, which this page does not know; the rest of it is shown.`);
   }
 
   private ask(number: number): void {
@@ -213,7 +213,7 @@ class Studio {
       byId<HTMLInputElement>("stop").max = String(reply.stops.length - 1);
       byId("status").textContent = "";
       this.open();
-    } else if (reply.kind === "failed") this.notice(`The painters stopped: ${reply.message}.`);
+    } else if (reply.kind === "failed") notice(`The painters stopped: ${reply.message}.`);
     else if (reply.kind === "remark") {
       if (reply.sentence === this.sentence) byId("remark").textContent = reply.text;
     } else if (reply.sentence === this.sentence && reply.seed === this.seed) {
@@ -360,32 +360,15 @@ class Studio {
   }
 
   private showStory(): void {
-    byId("stories").childNodes.forEach((button, i) =>
-      (button as HTMLElement).setAttribute("aria-pressed", String(i + 1 === this.story)));
     const story = QUESTIONS[this.story - 1];
-    byId("story").hidden = !story;
+    showQuestion(this.story, story, this.prediction, (i) => this.predict(i));
     if (!story) return;
-    byId("question").textContent = story.question;
-    const answers = byId("answers");
-    if (answers.dataset.story !== String(this.story)) {
-      answers.dataset.story = String(this.story);
-      answers.replaceChildren(...story.answers.map((text, i) =>
-        make("button", { type: "button", textContent: text, onclick: () => this.predict(i) })));
-    }
-    answers.childNodes.forEach((button, i) =>
-      (button as HTMLElement).setAttribute("aria-pressed", String(i === this.prediction)));
     const verdict = byId("verdict");
     const there = this.stop === story.stop && this.strength === story.strength;
     const over = this.prediction !== null && this.aim !== null && there && this.complete;
     if (!over && this.prediction !== null && !verdict.hidden) return;
     verdict.hidden = !over;
     if (over) verdict.textContent = `${this.prediction === story.right ? "As you said." : "Not as you said."} ${story.tell}`;
-  }
-
-  private notice(text: string): void {
-    const notice = byId("notice");
-    notice.hidden = false;
-    notice.textContent = text;
   }
 }
 
@@ -399,9 +382,7 @@ function randomCaption(): string {
 
 if (typeof document !== "undefined") {
   if (typeof PAINTERS === "undefined") {
-    const notice = byId("notice");
-    notice.hidden = false;
-    notice.textContent = "weights.js is not beside this page; `make site` writes it, as does `python -m tools.painters_data docs/web/weights.js`.";
+    notice("weights.js is not beside this page; `make site` writes it, as does `python -m tools.painters_data docs/web/weights.js`.");
     byId("status").textContent = "";
   } else new Studio();
 }
