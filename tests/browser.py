@@ -5,9 +5,12 @@ Where it is missing, or Node.js for the playgrounds' scripts, tests that need it
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -17,6 +20,46 @@ def absent(what: str) -> NoReturn:
     """Skip for want of something to look with, or fail where DISTAR_BROWSER says that it must be there."""
     reason = f"{what}, so nobody looks at the pages"
     pytest.fail(reason) if "DISTAR_BROWSER" in os.environ else pytest.skip(reason)
+
+
+def ask_node(*command: Path, task: str, **question: Any) -> Any:
+    """What a harness in Node.js answers; it reads a question as JSON and writes its answer as JSON."""
+    node = shutil.which("node")
+    if node is None:
+        absent("Node.js is not installed, and the playgrounds' scripts run in it")
+    done = subprocess.run(
+        [node, *command], input=json.dumps({"task": task} | question), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def opening(browser: Any, file: Path, ready: str, patience: int = 120_000) -> Iterator[Callable[..., Any]]:
+    """Yields what opens a page from its file and waits until it is ready; at the end nothing was asked of any other place, and
+    nothing went wrong.
+    """
+    contexts: list[Any] = []
+    wrong: list[str] = []
+    own = (file.parent.as_uri(), "blob:", "data:")
+
+    def open_at(hash_: str = "", *, before: str = "", **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(patience)
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+        if before:
+            page.add_init_script(before)
+        page.goto(file.as_uri() + hash_)
+        page.wait_for_function(ready)
+        return page
+
+    yield open_at
+    for context in contexts:
+        context.close()
+    assert wrong == []
 
 
 @pytest.fixture(scope="session")

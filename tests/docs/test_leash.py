@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +37,7 @@ from distar_core.training import Batch, State, generator_step, noised_samples, s
 from distar_core.truth import quadrature
 from distar_core.truth.grid import Grid, GridScore
 from distar_core.truth.quadrature import AffineGenerator, GeneratorScore
-from tests.browser import absent
+from tests.browser import ask_node
 from tools.build import EDITIONS
 
 ROOT = Path(__file__).parents[2]
@@ -52,18 +49,7 @@ MAPS, SAMPLES = 24, 400
 
 def ask(task: str, **question: Any) -> Any:
     """The answer of the built script; numbers that JSON does not know are words in it."""
-    node = shutil.which("node")
-    if node is None:
-        absent("Node.js is not installed, and the playgrounds' scripts run in it")
-    done = subprocess.run(
-        [node, HARNESS, WEB],
-        input=json.dumps({"task": task} | question),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return ask_node(HARNESS, WEB, task=task, **question)
 
 
 # ------------------------------------------------------------------------------------------------------ the mathematics

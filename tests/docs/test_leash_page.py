@@ -8,40 +8,18 @@ from typing import Any
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "web" / "leash.html").as_uri()
+from tests.browser import opening
+
+PAGE = Path(__file__).parents[2] / "docs" / "web" / "leash.html"
 OVER = "document.getElementById('status').textContent.includes('fallen')"
 READY = "document.getElementById('status').textContent.startsWith('step')"
 PLANES = "['left-plane', 'right-plane'].map(id => document.getElementById(id).toDataURL())"
-PATIENCE = 120_000
 
 
 @pytest.fixture
 def page_at(browser: Any) -> Iterator[Any]:
-    """Opens the page; at the end nothing was asked of any other place, and nothing went wrong."""
-    contexts, wrong = [], []
-
-    def open_at(hash_: str = "", *, before: str = "", **options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: wrong.append(request.url) if not own(request.url) else None)
-        if before:
-            page.add_init_script(before)
-        page.goto(PAGE + hash_)
-        page.wait_for_function(READY)
-        return page
-
-    yield open_at
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
-def own(url: str) -> bool:
-    return url.startswith((PAGE.rsplit("/", 1)[0], "blob:", "data:"))
+    """Opens the page; see tests.browser.opening."""
+    yield from opening(browser, PAGE, READY)
 
 
 def settled(page: Any) -> None:

@@ -7,8 +7,6 @@ import hashlib
 import json
 import random
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -38,7 +36,7 @@ from distar_core.world.scenes import (
     read_caption,
     render,
 )
-from tests.browser import absent
+from tests.browser import ask_node
 from tools import painters, painters_data
 
 ROOT = Path(__file__).parents[2]
@@ -58,22 +56,11 @@ def unpacked(text: str) -> Tensor:
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """Asks the built script, with weights.js as `make site` writes it."""
-    node = shutil.which("node")
-    if node is None:
-        absent("Node.js is not installed, and the playgrounds' scripts run in it")
     weights = tmp_path_factory.mktemp("painters") / "weights.js"
     weights.write_text(painters_data.script(), "utf-8")
 
     def asked(task: str, **question: Any) -> Any:
-        done = subprocess.run(
-            [node, HARNESS, WEB / "painters.js", weights],
-            input=json.dumps({"task": task} | question),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return ask_node(HARNESS, WEB / "painters.js", weights, task=task, **question)
 
     return asked
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import opening
 from tests.site.test_browser import PHONE, violations
 from tools import painters_data
 from tools.painters import STOPS
@@ -34,28 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page_at(browser: Any, folder: Path) -> Iterator[Open]:
-    """Opens the page; at the end nothing was asked of any other place, and nothing went wrong."""
-    contexts, wrong = [], []
-    own = (folder.as_uri(), "blob:", "data:")
-
-    def open_at(hash_: str = "", *, before: str = "", **options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
-        if before:
-            page.add_init_script(before)
-        page.goto((folder / "painters.html").as_uri() + hash_)
-        page.wait_for_function(READY)
-        return page
-
-    yield open_at
-    for context in contexts:
-        context.close()
-    assert wrong == []
+    """Opens the page; see tests.browser.opening."""
+    yield from opening(browser, folder / "painters.html", READY)
 
 
 def test_a_prediction_moves_the_sliders_and_their_end_answers(page_at: Open) -> None:
