@@ -42,9 +42,6 @@ app.command()(bench)
 train_app.command("toy")(toy)
 app.add_typer(world_app, name="world")
 
-SHARE = 0.5
-"""Which part of a card's peak the estimates of distar doctor suppose."""
-
 
 @app.command()
 def doctor(
@@ -56,21 +53,24 @@ def doctor(
         float | None, typer.Option(min=0, help="Of an hour of one card, in any currency, for an estimate of the cost.")
     ] = None,
     share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Which part of a card's peak the estimates suppose.")
-    ] = SHARE,
+        float | None,
+        typer.Option(min=0.01, max=1, help="Which part of a card's peak the estimates suppose; half of it by default."),
+    ] = None,
 ) -> None:
     """Versions, device and memory of this machine, and how to mend what is missing; with --sdxl what post-training SDXL takes."""
     from .doctor import estimates, examine, examine_sdxl
 
-    if price is not None and not sdxl:
-        raise ValueError(f"--price {price:g} is for the estimates of --sdxl; add that, or leave it out")
-    if share != SHARE and not sdxl:
-        raise ValueError(f"--share {share:g} is for the estimates of --sdxl; add that, or leave it out")
+    for name, given in (("price", price), ("share", share)):
+        if given is not None and not sdxl:
+            raise ValueError(f"--{name} {given:g} is for the estimates of --sdxl; add that, or leave it out")
     findings = examine_sdxl() if sdxl else examine()
     print_table([["what", "found", "verdict"], *([f.what, f.found, f.verdict] for f in findings)], "distar doctor")
     for remedy in dict.fromkeys(finding.remedy for finding in findings if finding.remedy):
         say(remedy)
     if sdxl:
+        from ..sdxl.plan import OF_PEAK
+
+        share = OF_PEAK if share is None else share
         print_table(estimates(share, price), "Estimates, from counted FLOPs and the makers' rates")
         say(
             f"At {share:.0%} of the peak they are the best case: launched kernel by kernel, one sample at a time, an H200 took 2.4 to "

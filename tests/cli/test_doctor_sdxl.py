@@ -72,10 +72,11 @@ def test_the_command_lists_models_licences_disk_and_estimates(told, hub):
     assert "cost" not in said
 
 
-def test_a_price_is_for_the_estimates(told):
-    result, _ = told("--price", 2)
+@pytest.mark.parametrize(("option", "value"), [("--price", 2), ("--share", 0.5)])
+def test_price_and_share_are_for_the_estimates(told, option, value):
+    result, _ = told(option, value)
     assert result.exit_code == 1
-    assert "--price 2" in result.stderr
+    assert f"{option} {value}" in result.stderr
 
 
 def test_without_the_packages_it_says_how_to_get_them(told, monkeypatch):
