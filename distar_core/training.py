@@ -34,6 +34,11 @@ from .schedule import NoiseSchedule, TimeLaw
 Conditions = Callable[[int, slice], Any]
 
 
+def call(half: Callable[..., Any], state: State, method: Method, batch: Batch, share: float) -> Any:
+    """A half step as it stands: half(state, method, batch, share)."""
+    return half(state, method, batch, share)
+
+
 @dataclass
 class State:
     """A run in memory: who takes part, the noise schedule, and how far it is.
@@ -42,12 +47,15 @@ class State:
         step: the next step; −warmup .. −1 update the assistant alone, 0, 1, … both.
         place: puts what the loop draws where the roles are; the identity on the CPU. It gets noise and times, and must
             leave integer times integers.
+        perform: computes assistant_step or generator_step, its first argument, for a batch; another way to do so has to give
+            the same results and gradients.
     """
 
     roles: Roles
     schedule: NoiseSchedule
     step: int | None = None
     place: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    perform: Callable[..., Any] = call
 
 
 class Batch(NamedTuple):
@@ -300,12 +308,12 @@ def post_train(
         for k in range(assistant_updates if assistant_learns else 0):
             assistant.zero_grad()
             drawn = batches(method.assistant_time_law, f"assistant/{k}", step)
-            learnt = [(assistant_step(state, method, one, share), one.t) for one in drawn]
+            learnt = [(state.perform(assistant_step, state, method, one, share), one.t) for one in drawn]
             assistant.update(step)
         if step >= 0:
             generator.zero_grad()
             drawn = batches(method.time_law, "generator", step)
-            moved = [generator_step(state, method, one, share) for one in drawn]
+            moved = [state.perform(generator_step, state, method, one, share) for one in drawn]
             generator.update(step)
         state.step += 1
         yield _record(step, learnt, moved, time.perf_counter() - started)

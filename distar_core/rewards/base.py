@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,17 @@ class PictureReward(Protocol):
     differentiable: bool
 
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor: ...
+
+
+@runtime_checkable
+class TwoPartReward(PictureReward, Protocol):
+    """A reward in two parts, judge(images, read(prompts)): what it makes of the words, tensors, and what pictures are worth
+    given that. The second has no words in it, so that it can be recorded once and replayed for others, see sdxl.replays.
+    """
+
+    def read(self, prompts: Sequence[str]) -> Any: ...
+
+    def judge(self, images: Tensor, read: Any) -> Tensor: ...
 
 
 class FrozenReward(nn.Module):
@@ -94,6 +105,16 @@ def values_of(reward: PictureReward, *, images: Tensor, prompts: Sequence[str]) 
     return one_per_sample(reward(images=images, prompts=prompts), images, f"reward {type(reward).__name__}")
 
 
+def in_two_parts(reward: PictureReward) -> TwoPartReward:
+    """The reward, if it is a TwoPartReward. Raises TypeError if it is not."""
+    if not isinstance(reward, TwoPartReward):
+        raise TypeError(
+            f"reward {type(reward).__name__} is not in two parts, read(prompts) and judge(images, read), so steps with it cannot "
+            "be recorded and replayed; give it these, or set cuda_graphs to false"
+        )
+    return reward
+
+
 class WeightedSum:
     """A sum of rewards with weights, by name.
 
@@ -117,8 +138,18 @@ class WeightedSum:
         return {name: values_of(reward, images=images, prompts=prompts) for name, (_, reward) in self.terms.items()}
 
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        values = self.each(images=images, prompts=prompts)
+        return self._sum(self.each(images=images, prompts=prompts))
+
+    def _sum(self, values: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self.terms[name][0] * value for name, value in values.items()]).sum(0)
+
+    def read(self, prompts: Sequence[str]) -> dict[str, Any]:
+        """What every term makes of the prompts, by name; for terms in two parts."""
+        return {name: in_two_parts(reward).read(prompts) for name, (_, reward) in self.terms.items()}
+
+    def judge(self, images: Tensor, read: Mapping[str, Any]) -> Tensor:
+        """The sum [B] for pictures [B, 3, H, W] and what `read` gave."""
+        return self._sum({name: in_two_parts(self.terms[name][1]).judge(images, one) for name, one in read.items()})
 
 
 class Normalised:
@@ -145,3 +176,11 @@ class Normalised:
 
     def __call__(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return (values_of(self.reward, images=images, prompts=prompts) - self.mean) / self.std
+
+    def read(self, prompts: Sequence[str]) -> Any:
+        """What the reward makes of the prompts, if it is in two parts."""
+        return in_two_parts(self.reward).read(prompts)
+
+    def judge(self, images: Tensor, read: Any) -> Tensor:
+        """(r − mean)/std, [B], for pictures [B, 3, H, W] and what `read` gave."""
+        return (in_two_parts(self.reward).judge(images, read) - self.mean) / self.std

@@ -333,7 +333,15 @@ class ClipScore(FrozenReward):
     def forward(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] and B prompts -> cosines [B]. Raises and warns as check_pictures and `words`."""
         check_pictures(images, prompts)
-        return (self.features(images) * self.words(prompts)).sum(-1)
+        return self.judge(images, self.read(prompts))
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """As `words`."""
+        return self.words(prompts)
+
+    def judge(self, images: Tensor, read: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] and unit embeddings of prompts [B, width] -> cosines [B]."""
+        return (self.features(images) * read).sum(-1)
 
 
 def _check_vocabulary(entries: int, expected: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,18 @@ class ImageReward(FrozenReward):
             UserWarning: once for each prompt over the token limit, which is cut.
         """
         check_pictures(images, prompts)
-        words = self._tokens(prompts).to(images.device)
+        return self.judge(images, self.read(prompts))
+
+    def judge(self, images: Tensor, read: Mapping[str, Tensor]) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] and what `read` gives of B prompts -> [B]."""
         seen = self.blip.visual_encoder.forward_features(self.preprocess(images).to(self.blip.text_encoder.dtype))
-        read = self.blip.text_encoder(
-            words.input_ids, words.attention_mask, encoder_hidden_states=seen, is_decoder=False
-        )
-        return (self.head(read.last_hidden_state[:, 0]) - MEAN) / STD
+        found = self.blip.text_encoder(**read, encoder_hidden_states=seen, is_decoder=False)
+        return (self.head(found.last_hidden_state[:, 0]) - MEAN) / STD
+
+    def read(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The tokens of prompts and which of them count, [B, tokens] each. Warns as `forward`."""
+        words = self._tokens(prompts).to(next(self.parameters()).device)
+        return {"input_ids": words.input_ids, "attention_mask": words.attention_mask}
 
     def _tokens(self, prompts: Sequence[str]) -> Any:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._read]

@@ -55,5 +55,12 @@ class LaionAesthetic(FrozenReward):
     def forward(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] and B prompts, which do not matter -> [B]. Raises as check_pictures."""
         check_pictures(images, prompts)
+        return self.judge(images, self.read(prompts))
+
+    def read(self, prompts: Sequence[str]) -> None:
+        """Nothing."""
+
+    def judge(self, images: Tensor, read: None) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> [B]."""
         seen = self.preprocess(images).to(next(self.visual.parameters()).dtype)
         return self.head(normalize(at_least_float32(self.visual(seen)), dim=-1))

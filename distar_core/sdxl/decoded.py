@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rewards.base import PictureReward, is_differentiable, values_of
+from ..rewards.base import PictureReward, in_two_parts, is_differentiable, values_of
 from .latents import decode
 from .prompts import Prompt
 
@@ -34,5 +34,16 @@ class Decoded:
 
     def __call__(self, x0: Tensor, condition: Prompt) -> Tensor:
         """Latents [B, C, h, w] and their embedded prompts, words included -> [B]."""
-        images = decode(self.vae, x0).clamp(0, 1)
-        return values_of(self.reward, images=images, prompts=condition.words)
+        return values_of(self.reward, images=self.pictures(x0), prompts=condition.words)
+
+    def read(self, condition: Prompt) -> Any:
+        """What the reward makes of the words of a condition, as tensors. Raises TypeError if it is not in two parts."""
+        return in_two_parts(self.reward).read(condition.words)
+
+    def judge(self, x0: Tensor, read: Any) -> Tensor:
+        """Latents [B, C, h, w] and what `read` gave -> [B]."""
+        return in_two_parts(self.reward).judge(self.pictures(x0), read)
+
+    def pictures(self, x0: Tensor) -> Tensor:
+        """What the reward sees of latents."""
+        return decode(self.vae, x0).clamp(0, 1)

@@ -16,9 +16,9 @@ def _mean_and_std(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     config = vae.config
 
     def by_channel(values: list[float] | None, otherwise: float) -> Tensor:
-        if values is None:  # made on the device: a copy from the host would make every step of a run wait
-            return like.new_full((1, config.latent_channels, 1, 1), otherwise)
-        return torch.as_tensor(values).to(like).view(1, -1, 1, 1)
+        # made on the device: a copy from the host would make every step of a run wait
+        each = [otherwise] * config.latent_channels if values is None else values
+        return torch.cat([like.new_full((1, 1, 1, 1), value) for value in each], 1)
 
     return by_channel(config.latents_mean, 0.0), by_channel(config.latents_std, 1.0) / config.scaling_factor
 

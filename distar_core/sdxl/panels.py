@@ -35,6 +35,7 @@ from .models import TextToImage
 from .phases import phases_of
 from .prompts import Prompt
 from .recipe import PictureRecipe
+from .replays import Replays
 
 PROMPTS, SEEDS, LEVELS = 4, 3, 4
 """How many prompts are drawn, how often each, and at how many noise levels the gap is taken."""
@@ -45,8 +46,10 @@ STARTS = {
     "decoder": "decoder and reward",
     "pulls": "pulls",
     "generator: backward": "backward, update",
+    "assistant: replayed": "assistant",
+    "generator: replayed": "generator",
 }
-"""The phases of a step that are told apart, by the finer phase with which each begins."""
+"""The phases of a step that are told apart, by the finer phase with which each begins; fewer where a step is replayed."""
 AFTERWARDS = "afterwards"
 NOISE_SEED = 2**20
 """Of the noise at which the scores are shown; the pictures have seeds from 0 on."""
@@ -216,6 +219,8 @@ class Panels:
         assert self._first is not None
         assert self._prompts is not None
         since, first = self._first
+        if isinstance(self.state.perform, Replays):
+            self.state.perform.release()  # what is drawn needs its room
         latents = self._samples()
         pictures = self._pictures(latents)
         flat = pictures.flatten(0, 1)

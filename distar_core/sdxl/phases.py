@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..training import State
+from ..training import State, generator_step
 from .decoded import Decoded
+from .replays import Replays
 
 PHASES = (
     "assistant: samples",
@@ -27,13 +28,19 @@ PHASES = (
 )
 """The parts of a step, in its order: samples without a graph, the assistant's step on them; samples with a graph, the scores
 at x_t, the pictures and their reward, the gradients at x_t and x_0, and the generator's step."""
+REPLAYED = ("assistant: replayed", "assistant: update", "generator: replayed", "generator: update")
+"""The parts of a step whose halves are replayed, which has no others to see."""
 
 
 @contextmanager
 def phases_of(state: State, enter: Callable[[str], None]) -> Iterator[None]:
     """Say which of PHASES begins, while the loop runs this state: hooks on the roles, on what they give and on their
-    optimizers do, and the loop stays as it is.
+    optimizers do, and the loop stays as it is. Of halves that are replayed it says REPLAYED.
     """
+    if isinstance(state.perform, Replays):
+        with _halves_of(state, enter):
+            yield
+        return
     roles, half = state.roles, "generator"
 
     def gradient(value: Any, phase: str) -> None:
@@ -71,9 +78,7 @@ def phases_of(state: State, enter: Callable[[str], None]) -> Iterator[None]:
             if isinstance(role, nn.Module):
                 add(role.register_forward_pre_hook(score))
                 add(role.register_forward_hook(scored))
-        for name, learner in (("generator", generator), ("assistant", assistant)):
-            if learner.optimizer is not None:
-                add(learner.optimizer.register_step_pre_hook(lambda *_, name=name: enter(f"{name}: update")))
+        hooks.enter_context(_updates_of(state, enter))
         if isinstance(reward, Decoded):
             add(reward.vae.decoder.register_forward_hook(lambda *_: enter("reward")))
         if reward is not None:
@@ -82,3 +87,29 @@ def phases_of(state: State, enter: Callable[[str], None]) -> Iterator[None]:
             yield
         finally:
             state.roles = roles
+
+
+@contextmanager
+def _updates_of(state: State, enter: Callable[[str], None]) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for name, learner in (("generator", state.roles.generator), ("assistant", state.roles.assistant)):
+            if learner.optimizer is not None:
+                handle = learner.optimizer.register_step_pre_hook(lambda *_, name=name: enter(f"{name}: update"))
+                hooks.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def _halves_of(state: State, enter: Callable[[str], None]) -> Iterator[None]:
+    perform = state.perform
+
+    def marked(half: Callable[..., Any], *rest: Any) -> Any:
+        enter(f"{'generator' if half is generator_step else 'assistant'}: replayed")
+        return perform(half, *rest)
+
+    state.perform = marked
+    try:
+        with _updates_of(state, enter):
+            yield
+    finally:
+        state.perform = perform

@@ -25,7 +25,7 @@ from ..roles import Roles, Trainable, modules_of
 from ..runs.processes import ALONE, Alone, Replicated
 from ..runs.run import load_checkpoint, run
 from ..runs.settings import RECIPE, write_yaml
-from ..training import Conditions, Record, State
+from ..training import Conditions, Record, State, call
 from .adapters import add_lora, tied_clone
 from .compute import compute_in, recompute_blocks
 from .decoded import Decoded
@@ -37,6 +37,7 @@ from .panels import Panels
 from .processes import Sharded, Share, shard, spread_on_meta
 from .prompts import Prompt, Prompts
 from .recipe import PictureRecipe
+from .replays import Replays
 
 PROMPTS = "prompts.txt"
 BETA_2 = 0.99
@@ -52,6 +53,11 @@ def make_state(
     The networks compute in the model's type. What learns is at least float32, as are its optimizer's state and its averages;
     the weights of full copies are cast to the model's type layer by layer.
     """
+    if recipe.cuda_graphs and recipe.roles == "full" and processes.count > 1:
+        raise ValueError(
+            "cuda_graphs is true, but full copies that several processes share are gathered layer by layer, which is not recorded; "
+            "set cuda_graphs to false, or roles to lora"
+        )
     vae = model.pipeline.vae
     decoder = checkpointed(vae) if recipe.checkpoint_decoder else vae
 
@@ -88,16 +94,29 @@ def make_state(
         learner(assistant, recipe.assistant_lr),
         None if reward is None else Decoded(decoder, reward),
     )
-    return State(roles, model.schedule, place=lambda tensor: tensor.to(model.device))
+    on_cuda = model.device.type == "cuda"
+    return State(
+        roles,
+        model.schedule,
+        place=lambda tensor: tensor.to(model.device),
+        perform=Replays() if recipe.cuda_graphs and on_cuda else call,
+    )
 
 
 def conditions_of(recipe: PictureRecipe, model: TextToImage, prompts: Sequence[str]) -> Conditions:
     """Embedded prompts by position, for the recipe's batch."""
     embedded = Prompts(model.encoder, prompts, recipe.prompt_cache)
+    latest: dict[tuple[int, int | None, int | None], Prompt] = {}
 
     def conditions(step: int, rows: slice) -> Prompt:
-        u = draw(recipe.seed, step, "prompt", (recipe.batch,), rows, uniform=True)
-        return embedded.rows((u * len(prompts)).long())
+        """Both half steps of a step ask for the same prompts: those of the latest step are kept."""
+        asked = (step, rows.start, rows.stop)
+        if asked not in latest:
+            if any(known != step for known, *_ in latest):
+                latest.clear()
+            u = draw(recipe.seed, step, "prompt", (recipe.batch,), rows, uniform=True)
+            latest[asked] = embedded.rows((u * len(prompts)).long())
+        return latest[asked]
 
     return conditions
 

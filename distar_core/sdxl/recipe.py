@@ -53,12 +53,13 @@ class PictureRecipe(Recipe):
         checkpoint_unets, checkpoint_decoder: keep no activations inside the blocks of the UNets, and of the decoder, through
             which the reward's gradient passes; for less memory and more time, with the same numbers.
         panels_every: generator steps between panels, see sdxl.panels; 0 draws none.
+        cuda_graphs: on a GPU, record a step once and replay it, see sdxl.replays; a CPU computes it call by call as ever.
     """
 
     FILES: ClassVar[tuple[str, ...]] = ("prompts", "prompt_cache")
     ON_THE_HUB: ClassVar[Mapping[str, Callable[[str], object]]] = {"prompts": dataset_named}
     """Those of FILES that may name something on the hub, and what finds that in the text."""
-    UNBOUND: ClassVar[frozenset[str]] = frozenset({"prompts", "prompt_cache", "panels_every"})
+    UNBOUND: ClassVar[frozenset[str]] = frozenset({"prompts", "prompt_cache", "panels_every", "cuda_graphs"})
 
     roles: Literal["full", "lora"] = "full"
     rank: Count = 8
@@ -72,6 +73,7 @@ class PictureRecipe(Recipe):
     checkpoint_unets: bool = False
     checkpoint_decoder: bool = False
     panels_every: CountFrom0 = 0
+    cuda_graphs: bool = False
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

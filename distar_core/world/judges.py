@@ -181,7 +181,15 @@ class PreferenceReward(nn.Module):
     def forward(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images [B, 3, 32, 32] in [0, 1] and B prompts -> [B]. Raises ValueError as check_world_pictures."""
         check_world_pictures(images, prompts)
-        agreement = 8 * self.clip.features(images) * self.clip.words(prompts)
+        return self.judge(images, self.read(prompts))
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """CLIP's unit embeddings of prompts, [B, width]."""
+        return self.clip.words(prompts)
+
+    def judge(self, images: Tensor, read: Tensor) -> Tensor:
+        """Images [B, 3, 32, 32] in [0, 1] and what `read` gives of B prompts -> [B]."""
+        agreement = 8 * self.clip.features(images) * read
         return self.head(torch.cat([self.eyes(2 * images - 1), agreement], 1))[:, 0]
 
 
