@@ -136,10 +136,10 @@ def test_a_recording_is_made_anew_for_other_shapes_and_after_a_release(world):
     assert made[-1].recorded == 2
     steps(1, 2)
     assert made[-1].recorded == 2, "what is known is replayed"
-    steps(2, 3)
+    steps(2, 4)
     assert made[-1].recorded == 4
     replays.release()
-    steps(1, 4)
+    steps(1, 5)
     assert made[-1].recorded == 2
     assert all(p.grad is None for p in state.roles.generator.parameters().values()), "gradients end with the update"
 
