@@ -125,6 +125,7 @@ def train_by_recipe(own: SdxlRecipe, source: str, folder: Path, processes: Alone
         source: of the prompts.
     """
     from ..runs.folders import at_work, claim
+    from ..sdxl.compute import products_in_tf32
     from ..sdxl.ledger import require_fit
     from ..sdxl.plan import counted_prompts, model_on_meta, require_disk, rewards_on_meta
     from ..sdxl.post_training import peak_memory
@@ -163,20 +164,21 @@ def train_by_recipe(own: SdxlRecipe, source: str, folder: Path, processes: Alone
 
     reward = own.reward.load(device=own.device, dtype=own.types["dtype"]) if own.rewarded else None
     model = loaded(own, own.device)
-    train_on_pictures(
-        own,
-        model,
-        reward,
-        prompts,
-        folder,
-        processes=processes,
-        resume=resume,
-        save_every=own.save_every,
-        micro_batch=own.micro_batch,
-        keep=own.keep,
-        best=own.best,
-        also_log=own.also_log,
-    )
+    with products_in_tf32(own.tf32):
+        train_on_pictures(
+            own,
+            model,
+            reward,
+            prompts,
+            folder,
+            processes=processes,
+            resume=resume,
+            save_every=own.save_every,
+            micro_batch=own.micro_batch,
+            keep=own.keep,
+            best=own.best,
+            also_log=own.also_log,
+        )
     if (peak := peak_memory(model.device)) is not None:
         say(f"memory at the peak: {ledger.peak / GIB:.3g} GiB counted, {peak():.3g} allocated")
     say(f"recipe, log and checkpoint are in {folder}")

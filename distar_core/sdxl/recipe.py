@@ -133,6 +133,7 @@ class SdxlRecipe(PictureRecipe):
         keep: how many of the latest checkpoints stay.
         best: a column of the log, by which the best checkpoint stays too, see Kept.
         also_log: what is written beside log.csv, names of logs.ALSO.
+        tf32: on a GPU, multiply what is float32 in TF32, see products_in_tf32; with base bf16 or fp16 that is the adapters.
         peak_tflops: of the device in `base`, for an estimate of the time and nothing else.
         prompts: None is for counting alone.
     """
@@ -157,6 +158,7 @@ class SdxlRecipe(PictureRecipe):
     vae_type: Literal["bf16", "fp16", "fp32"] | None = None
     device: Literal["cuda", "cpu"] = "cuda"
     reward: RewardMix
+    tf32: bool = False
     micro_batch: Count | None = None
     save_every: Count = 100
     keep: Count = 1
