@@ -35,3 +35,7 @@ class DoesNotFitError(DistarError, MemoryError):
     def __init__(self, text: str, *, need: int, memory: int, changes: dict[str, object] | None) -> None:
         super().__init__(text)
         self.need, self.memory, self.changes = need, memory, changes
+
+
+class CardFullError(DistarError, MemoryError):
+    """A GPU had no memory left in a step of a run; the last checkpoint is from before."""

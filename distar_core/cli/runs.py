@@ -55,11 +55,12 @@ def run_hints(remedy: str, resume: Callable[[], str]) -> Iterator[None]:
         remedy: what to choose lower, since a resumed run keeps its recipe.
         resume: the command, when it is needed.
     """
-    from ..errors import NonFiniteError
+    from ..errors import CardFullError, NonFiniteError
     from ..runs.signals import Interrupted
 
     with (
         hint(Interrupted, lambda: f"with: {resume()}"),
+        hint(CardFullError, lambda: f"(what is saved goes on with: {resume()})"),
         hint(NonFiniteError, lambda: f"(--resume keeps the recipe: {remedy})"),
     ):
         yield
@@ -80,7 +81,13 @@ def train_on_pictures(
     Args:
         processes: those that share the run; this one alone by default.
         options: further arguments of run_recipe.
+
+    Raises:
+        CardFullError: if a GPU has no memory left.
     """
+    import torch
+
+    from ..errors import CardFullError
     from ..runs.processes import ALONE
     from ..runs.progress import Progress
     from ..sdxl.post_training import make_state, run_recipe
@@ -88,11 +95,18 @@ def train_on_pictures(
     processes = processes or ALONE
     state = make_state(recipe, model, reward, processes)
     say(summary(recipe))
-    with Shown() as shown:
-        for record in run_recipe(recipe, model, state, prompts, folder, processes=processes, **options):
-            note = "" if record.reward is None else f"reward {float(record.reward.mean()):.3g}"
-            done = record.step + 1 + recipe.warmup
-            shown(Progress("post-train", done, recipe.warmup + recipe.steps, note))
+    try:
+        with Shown() as shown:
+            for record in run_recipe(recipe, model, state, prompts, folder, processes=processes, **options):
+                note = "" if record.reward is None else f"reward {float(record.reward.mean()):.3g}"
+                done = record.step + 1 + recipe.warmup
+                shown(Progress("post-train", done, recipe.warmup + recipe.steps, note))
+    except torch.OutOfMemoryError as error:
+        asked = str(error).partition(". GPU")[0].removeprefix("CUDA out of memory. ")
+        raise CardFullError(
+            f"the GPU has no memory left ({asked}); resume with {'--set cuda_graphs=false' if recipe.cuda_graphs else 'a smaller --set micro_batch'}, "
+            "with PYTORCH_ALLOC_CONF=expandable_segments:True in the environment, or begin anew with fewer pixels"
+        ) from error
     if shown.latest is None:
         say(f"the run in {folder} is finished: all {recipe.steps} steps are done; a longer one is a new run elsewhere")
     return state

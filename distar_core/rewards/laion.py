@@ -57,10 +57,11 @@ class LaionAesthetic(FrozenReward):
         check_pictures(images, prompts)
         return self.judge(images, self.read(prompts))
 
-    def read(self, prompts: Sequence[str]) -> None:
-        """Nothing."""
+    def read(self, prompts: Sequence[str]) -> tuple[()]:
+        """Nothing: prompts do not matter."""
+        return ()
 
-    def judge(self, images: Tensor, read: None) -> Tensor:
+    def judge(self, images: Tensor, read: tuple[()]) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> [B]."""
         seen = self.preprocess(images).to(next(self.visual.parameters()).dtype)
         return self.head(normalize(at_least_float32(self.visual(seen)), dim=-1))

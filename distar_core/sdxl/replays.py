@@ -105,10 +105,9 @@ def _compute(half: Callable[..., Any], state: State, method: Method, share: floa
 class _Half:
     """A half step with its inputs at fixed places: computed once as it stands, then recorded, then replayed."""
 
-    def __init__(self, compute: Callable[[Inputs], Any], inputs: Inputs, recorder: Recorder) -> None:
+    def __init__(self, compute: Callable[[Inputs], Any], inputs: Inputs) -> None:
         self._inputs: Inputs = tree_map_only(Tensor, torch.clone, inputs)
         self._run = partial(compute, self._inputs)
-        self._recorder = recorder
         self._replay: Callable[[], Any] | None = None
         self._rehearsed = False
 
@@ -120,15 +119,19 @@ class _Half:
         )
         return own == others
 
-    def __call__(self, inputs: Inputs) -> Any:
+    def forget(self) -> None:
+        """Let go of the recording; the next call records anew."""
+        self._replay = None
+
+    def __call__(self, inputs: Inputs, recorder: Recorder) -> Any:
         for place, value in zip(tree_leaves(self._inputs), tree_leaves(inputs), strict=True):
             if isinstance(place, Tensor):
                 place.copy_(value)
         if not self._rehearsed:
             self._rehearsed = True
-            result = self._recorder.rehearse(self._run)
+            result = recorder.rehearse(self._run)
         else:
-            self._replay = self._replay or self._recorder.record(self._run)
+            self._replay = self._replay or recorder.record(self._run)
             result = self._replay()
         return tree_map_only(Tensor, torch.clone, result)  # some of it are the inputs, which the next call overwrites
 
@@ -136,11 +139,12 @@ class _Half:
 class Replays:
     """For State.perform: each half step is computed as it stands the first time, recorded the second time, and replayed.
 
-    Gradients are added up where the recording has them: in tensors of its own that parameters get as their `grad`, and that the
-    roles share where they fit, since the loop never needs both roles' gradients at once.
+    What is computed as it stands, and what is recorded, never need their memory at the same time. Gradients are added up where the
+    recording has them: in tensors that parameters get as their `grad`, and that the roles share where they fit, since the loop
+    never needs both roles' gradients at once.
 
     Args:
-        recorder: of CUDA graphs by default.
+        recorder: makes what records, CUDA graphs by default.
 
     Raises:
         ValueError, TypeError: in a call, for a step that cannot be recorded, and a reward that is not in two parts.
@@ -148,12 +152,14 @@ class Replays:
 
     def __init__(self, recorder: Callable[[], Recorder] = CudaRecorder) -> None:
         self._make_recorder = recorder
+        self._halves: dict[Any, tuple[Method, float, _Half]] = {}
         self.release()
 
     def release(self) -> None:
-        """Forget what was recorded, and free its memory; what is asked for next is recorded anew."""
+        """Free the memory of what was recorded, for other work; it is recorded anew when it is asked for next."""
+        for *_, known in self._halves.values():
+            known.forget()
         self._recorder = self._make_recorder()
-        self._halves: dict[Any, tuple[Method, float, _Half]] = {}
         self._gradients: dict[Any, list[Tensor]] = {}
         gc.collect()  # networks refer to themselves in circles
         if torch.cuda.is_available():
@@ -165,12 +171,12 @@ class Replays:
         prompt = batch.condition
         read = reward.read(prompt) if moves and isinstance(reward, Decoded) else None
         inputs = Inputs(batch.z, batch.t, batch.noise(batch.z), prompt.text, prompt.pooled, read)
-        self._lend_gradients(state.roles.generator if moves else state.roles.assistant)
         known = self._halves.get(half)
         if known is None or known[:2] != (method, share) or not known[2].takes(inputs):
-            fresh = _Half(partial(_compute, half, state, method, share), inputs, self._recorder)
-            known = self._halves[half] = (method, share, fresh)
-        return known[2](inputs)
+            known = self._halves[half] = (method, share, _Half(partial(_compute, half, state, method, share), inputs))
+            self.release()
+        self._lend_gradients(state.roles.generator if moves else state.roles.assistant)
+        return known[2](inputs, self._recorder)
 
     def _lend_gradients(self, learner: Trainable) -> None:
         """Zeros at their fixed places to parameters that have no gradients."""
@@ -184,5 +190,3 @@ class Replays:
         torch._foreach_zero_(lent)
         for parameter, gradient in zip(parameters, lent, strict=True):
             parameter.grad = gradient
-
-

@@ -90,6 +90,23 @@ def recipe(tmp_path):
     return path
 
 
+def test_a_card_that_is_full_ends_a_run_with_one_sentence(recipe, tmp_path, monkeypatch):
+    def full(*inputs, **options):
+        yield next(run_recipe(*inputs, **options))
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 256.00 MiB. GPU 0 has a total capacity of 24 GiB"
+        )
+
+    monkeypatch.setattr(post_training, "run_recipe", full)
+    for graphs, remedy in (("true", "cuda_graphs=false"), ("false", "micro_batch")):
+        folder = tmp_path / graphs
+        result, said = distar("train", "sdxl", folder, "--recipe", recipe, "--set", f"cuda_graphs={graphs}")
+        assert result.exit_code == 1
+        for words in ("Tried to allocate 256.00 MiB", remedy, f"train sdxl {folder} --resume"):
+            assert words in said
+        assert "Traceback" not in said
+
+
 def test_a_run_that_was_stopped_equals_one_that_was_not_and_is_exported(recipe, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     result, said = distar("train", "sdxl", whole, "--recipe", recipe)
