@@ -34,11 +34,6 @@ from .schedule import NoiseSchedule, TimeLaw
 Conditions = Callable[[int, slice], Any]
 
 
-def call(half: Callable[..., Any], state: State, method: Method, batch: Batch, share: float) -> Any:
-    """A half step as it stands: half(state, method, batch, share)."""
-    return half(state, method, batch, share)
-
-
 @dataclass
 class State:
     """A run in memory: who takes part, the noise schedule, and how far it is.
@@ -55,7 +50,7 @@ class State:
     schedule: NoiseSchedule
     step: int | None = None
     place: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    perform: Callable[..., Any] = call
+    perform: Callable[..., Any] = lambda half, *inputs: half(*inputs)
 
 
 class Batch(NamedTuple):

@@ -25,7 +25,7 @@ from ..roles import Roles, Trainable, modules_of
 from ..runs.processes import ALONE, Alone, Replicated
 from ..runs.run import load_checkpoint, run
 from ..runs.settings import RECIPE, write_yaml
-from ..training import Conditions, Record, State, call
+from ..training import Conditions, Record, State
 from .adapters import add_lora, tied_clone
 from .compute import compute_in, recompute_blocks
 from .decoded import Decoded
@@ -94,13 +94,10 @@ def make_state(
         learner(assistant, recipe.assistant_lr),
         None if reward is None else Decoded(decoder, reward),
     )
-    on_cuda = model.device.type == "cuda"
-    return State(
-        roles,
-        model.schedule,
-        place=lambda tensor: tensor.to(model.device),
-        perform=Replays() if recipe.cuda_graphs and on_cuda else call,
-    )
+    state = State(roles, model.schedule, place=lambda tensor: tensor.to(model.device))
+    if recipe.cuda_graphs and model.device.type == "cuda":
+        state.perform = Replays()
+    return state
 
 
 def conditions_of(recipe: PictureRecipe, model: TextToImage, prompts: Sequence[str]) -> Conditions:
