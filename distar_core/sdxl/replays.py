@@ -161,8 +161,8 @@ class Replays:
             known.forget()
         self._recorder = self._make_recorder()
         self._gradients: dict[Any, list[Tensor]] = {}
-        gc.collect()  # networks refer to themselves in circles
         if torch.cuda.is_available():
+            gc.collect()  # networks refer to themselves in circles
             torch.cuda.empty_cache()
 
     def __call__(self, half: Callable[..., Any], state: State, method: Method, batch: Batch, share: float) -> Any:

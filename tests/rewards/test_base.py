@@ -42,6 +42,34 @@ def test_a_sum_weighs_its_terms():
         WeightedSum({})
 
 
+class Wordy:
+    """Redness in two parts, times the length of the words."""
+
+    differentiable = True
+
+    def read(self, prompts):
+        return torch.tensor([float(len(prompt)) for prompt in prompts])
+
+    def judge(self, images, read):
+        return read * Redness()(images=images, prompts=[])
+
+    def __call__(self, *, images, prompts):
+        return self.judge(images, self.read(prompts))
+
+
+def test_a_sum_of_rewards_in_two_parts_is_in_two_parts(vae):
+    total = WeightedSum({"wordy": (2.0, Wordy()), "usual": (-0.5, Normalised(Wordy(), 0.3, 0.5))})
+    words = ["a", "bb", "ccc", "dddd"]
+    read = total.read(words)
+    assert torch.equal(total.judge(IMAGES, read), total(images=IMAGES, prompts=words))
+    assert not torch.equal(total.judge(IMAGES, total.read(PROMPTS)), total(images=IMAGES, prompts=words)), "control"
+    reward, x0 = Decoded(vae, total), torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    prompt = Prompt(torch.zeros(4, 1, 1), torch.zeros(4, 1), tuple(words))
+    assert torch.equal(reward.judge(x0, reward.read(prompt)), reward(x0, prompt))
+    with pytest.raises(TypeError, match="Redness"):
+        WeightedSum({"wordy": (1.0, Wordy()), "red": (1.0, Normalised(Redness(), 0.0, 1.0))}).read(words)
+
+
 def test_normalised_rewards_have_mean_0_and_deviation_1_where_they_were_fitted():
     reward = Normalised.fit(Redness(), images=IMAGES, prompts=PROMPTS)
     values = reward(images=IMAGES, prompts=PROMPTS)
