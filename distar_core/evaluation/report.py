@@ -14,13 +14,14 @@ from ..templates import fill
 from .benchmarks import PUBLISHED
 from .distances import Distances
 from .hacking import ALARM, EVIDENCE, PATH, Line, Panel
-from .harness import Plan, write_table, write_whole
+from .harness import Plan, read_table, write_table, write_whole
 from .statistics import Interval
 from .summary import Rows, SetSummary, sheets, summarise
 from .tables import Table, markdown_table, scaled_name
 
 PAGE, PAPER, THUMBNAILS = "report.html", "report.md", "thumbnails"
-PANEL_PAGE, PANEL_PAPER = "hacking.html", "hacking.md"
+PANEL_PAGE, PANEL_PAPER, PANEL_TABLE = "hacking.html", "hacking.md", "hacking.csv"
+PANEL_HEAD = ["line", "at the start", "now", "change", "what it says"]
 THUMBNAIL = 256
 LEVEL = 0.05
 
@@ -172,26 +173,36 @@ def write_panels(folder: Path, plan: Plan, rows: Rows, found: Sequence[Panel]) -
     Raises:
         OSError: as harness.write_whole.
     """
-    head = ["line", "at the start", "now", "change", "what it says"]
     facts: dict[str, Any] = {
         "proxy": found[0].proxy,
         "start": found[0].start,
         "evidence": list(EVIDENCE.values()),
         "alarm": ALARM,
-        "head": head,
+        "head": PANEL_HEAD,
         "scorers": [["score", "exactly"], *([one.name, one.identity] for one in plan.scorers)],
         "panels": [_panel_facts(plan, panel) for panel in found],
     }
-    for one in facts["panels"]:
-        one["table"] = [head, *([line["title"], *line["cells"], line["says"]] for line in one["lines"])]
+    for one, panel in zip(facts["panels"], found, strict=True):
+        one["table"] = panel_table(panel)
     write_whole(
         folder / PANEL_PAPER, fill("distar_core.evaluation", "hacking.md.j2", markdown=markdown_table, **facts).encode()
     )
     for one, panel in zip(facts["panels"], found, strict=True):
         one["rows"] = _largest_gains(folder, rows, panel)
     write_whole(folder / PANEL_PAGE, fill("distar_core.evaluation", "hacking.html.j2", **facts).encode())
-    write_table([_flat(panel, line) for panel in found for line in panel.lines], folder / "hacking.csv")
+    write_table([_flat(panel, line) for panel in found for line in panel.lines], folder / PANEL_TABLE)
     return "\n".join(panel.verdict for panel in found)
+
+
+def cells_of(line: Line) -> list[str]:
+    """A line's values as text: at the start, now, and the change; empty where there is none."""
+    ends = ["" if one is None else shown(one, line.factor) for one in (line.start, line.now)]
+    return [*ends, shown(line.change, line.factor, "" if line.start is None else "+")]
+
+
+def panel_table(panel: Panel) -> Table:
+    """A panel as a table."""
+    return [PANEL_HEAD, *([line.title, *cells_of(line), line.says] for line in panel.lines)]
 
 
 def _panel_facts(plan: Plan, panel: Panel) -> dict[str, Any]:
@@ -210,11 +221,7 @@ def _panel_facts(plan: Plan, panel: Panel) -> dict[str, Any]:
         "lines": [
             {
                 "title": line.title,
-                "cells": [
-                    "" if line.start is None else shown(line.start, line.factor),
-                    "" if line.now is None else shown(line.now, line.factor),
-                    shown(line.change, line.factor, "" if line.start is None else "+"),
-                ],
+                "cells": cells_of(line),
                 "says": line.says,
                 "sign": line.sign,
             }
@@ -223,12 +230,47 @@ def _panel_facts(plan: Plan, panel: Panel) -> dict[str, Any]:
     }
 
 
+INTERVALS = ("start", "now", "change")
+
+
 def _flat(panel: Panel, line: Line) -> dict[str, str]:
-    row = {"model": panel.model, "set": panel.set, "verdict": panel.kind, "line": line.id}
-    for name, one in (("start", line.start), ("now", line.now), ("change", line.change)):
+    row = {"model": panel.model, "set": panel.set, "against": panel.start, "proxy": panel.proxy, "eyes": panel.eyes}
+    row |= {"verdict": panel.kind, "line": line.id, "title": line.title}
+    for name, one in zip(INTERVALS, (line.start, line.now, line.change), strict=True):
         ends = (math.nan,) * 3 if one is None else one
         row |= {key: repr(value) for key, value in zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)}
-    return row | {"sign": str(int(line.sign)) if line.evidence else "", "says": line.says}
+    row |= {"evidence": line.evidence, "sign": str(int(line.sign)) if line.evidence else ""}
+    return row | {"factor": repr(line.factor), "says": line.says}
+
+
+def read_panels(folder: Path) -> list[Panel]:
+    """The panels that write_panels wrote in a folder, in their order.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ValueError: if the file lacks a column, as one of an earlier version does, or a number in it is none.
+    """
+    path = folder / PANEL_TABLE
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; write it with distar evaluate {folder} ... --hacking REWARD")
+
+    def interval(row: Mapping[str, str], name: str) -> Interval:
+        return Interval(*(float(row[key]) for key in (name, f"{name}_low", f"{name}_high")))
+
+    found: dict[tuple[str, str, str, str, str], list[Line]] = {}
+    try:
+        for row in read_table(path):
+            *ends, change = (interval(row, name) for name in INTERVALS)
+            start, now = (None if math.isnan(end.mean) else end for end in ends)
+            about = row["says"], row["evidence"], row["sign"] == "1", float(row["factor"])
+            line = Line(row["line"], row["title"], start, now, change, *about)
+            names = row["proxy"], row["set"], row["against"], row["model"], row["eyes"]
+            found.setdefault(names, []).append(line)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no panel as it is written now ({error}); run the same distar evaluate again, which writes it anew"
+        ) from None
+    return [Panel(*names, lines) for names, lines in found.items()]
 
 
 def _largest_gains(folder: Path, rows: Rows, panel: Panel, count: int = 8) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from distar_core.evaluation.hacking import (
     wrong_prompts,
 )
 from distar_core.evaluation.harness import Drawer, IncompleteError, Plan, Shard
-from distar_core.evaluation.report import write_panels
+from distar_core.evaluation.report import read_panels, write_panels
 from distar_core.evaluation.statistics import Interval
 from tests.evaluation.fakes import SIDE, Brightness, model, picture, plan, prompt_set, scorer
 
@@ -263,10 +263,19 @@ def test_an_evaluation_has_its_panel_and_a_second_call_does_nothing(tmp_path):
     rows = harness.read_table(tmp_path / "hacking.csv")
     assert [row["line"] for row in rows] == [line.id for line in panel.lines]
     assert float(rows[0]["change_low"]) == panel["proxy"].change.low
+    assert read_panels(tmp_path) == [panel], "the table has all of it"
     for name in ("hacking.html", "hacking.md"):
         text = (tmp_path / name).read_text("utf-8")
         assert all(one in text for one in EVIDENCE.values())
         assert panel.verdict.split(":")[0] in text
+
+
+def test_panels_that_are_not_there_or_of_an_earlier_version_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--hacking"):
+        read_panels(tmp_path)
+    (tmp_path / "hacking.csv").write_text("model,set,line,change,change_low,change_high\na,b,proxy,1.0,0.5,1.5\n")
+    with pytest.raises(ValueError, match="start"):
+        read_panels(tmp_path)
 
 
 def test_two_processes_and_a_cut_journal_give_the_same_panel(tmp_path):
