@@ -241,7 +241,7 @@ def _load_world(
 
 def _load_run(folder: Path, dtype: str, device: str) -> Drawer:
     from ..sdxl.compute import compute_in
-    from ..sdxl.loading import type_of_vae
+    from ..sdxl.loading import quiet, type_of_vae
     from ..sdxl.post_training import load_run
 
     recipe, model, _ = opened(folder)
@@ -251,8 +251,9 @@ def _load_run(folder: Path, dtype: str, device: str) -> Drawer:
     generator.to(device=device, dtype=_dtype(dtype))
     if recipe.roles == "full":  # whose layers cast to the type that the run computed in
         compute_in(generator.network.unet, _dtype(dtype))
-    model.pipeline.to(device, _dtype(dtype))
-    model.pipeline.vae.to(type_of_vae(model.pipeline.vae.config, _dtype(dtype)))
+    with quiet():  # diffusers says of every network that it was cast
+        model.pipeline.to(device, _dtype(dtype))
+        model.pipeline.vae.to(type_of_vae(model.pipeline.vae.config, _dtype(dtype)))
     return _drawer(model, generator.network.unet, None, generator=generator)
 
 

@@ -40,7 +40,7 @@ STOP_CODE = "DISTAR_STOP_CODE"
 LINES_PER_STAGE = 10
 SECONDS_PER_LINE = 5.0
 
-console = Console()
+console = Console(force_jupyter=False)  # to the standard output, also where a notebook calls a command
 
 
 class Stopped(DistarError):
@@ -120,7 +120,9 @@ def sentence_of(error: Exception) -> str:
 
 def complain(sentence: str) -> None:
     """Print one sentence on the standard error."""
-    Console(stderr=True).print(f"distar: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True, force_jupyter=False).print(
+        f"distar: {sentence}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 @contextmanager
