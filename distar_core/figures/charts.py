@@ -317,6 +317,7 @@ def dot_plot(
     columns: int,
     width: float = 1.75,
     row_height: float = 0.27,
+    guides: Sequence[float] = (),
 ) -> Picture:
     """Rows by name from top to bottom, panels side by side: (title, marks) of each, with intervals as bars.
 
@@ -326,6 +327,7 @@ def dot_plot(
         kinds: kind -> colour and marker; a kind without a mark is not in the legend.
         columns: panels side by side; further ones go below.
         width, row_height: inches, of a panel and of a row.
+        guides: values to compare with, each a thin line down every panel.
     """
     titles = [title for title, _ in panels]
     figure, grid = new_panels(titles, columns, width=width, height=row_height * len(rows) + 1.0)
@@ -333,6 +335,8 @@ def dot_plot(
     for index, (axes, (_, marks)) in enumerate(zip(grid, panels, strict=True)):
         for place in range(len(rows)):
             axes.axhline(place, color="#e3e3e8", linewidth=0.8, zorder=0)
+        for guide in guides:
+            reference_line(axes, guide, "x")
         for order, (kind, style) in enumerate(kinds.items()):
             own = [mark for mark in marks if mark.kind == kind and np.isfinite(mark.value)]
             offset = 0.0 if style.marker == "|" else 0.16 * (order - len(kinds) / 2)

@@ -70,9 +70,39 @@ class Picture:
         return self
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        data = base64.b64encode(self.png()).decode()
-        page = f'<figure><img alt="{html.escape(self.alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}"></figure>'
-        return {"text/html": page, "image/png": data, "text/plain": self.alt}
+        return shown(self.png(), self.alt)
+
+
+class SavedPicture:
+    """A PNG that a Picture has written, with its alternative text; shows itself in a notebook.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it has no alternative text.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from PIL import Image
+
+        self._png = path.read_bytes()
+        with Image.open(io.BytesIO(self._png)) as image:
+            self.alt = str(image.info.get("Description", ""))
+        if not self.alt:
+            raise ValueError(f"{path} has no alternative text, so no Picture wrote it; name another file")
+
+    def png(self) -> bytes:
+        """The file's bytes."""
+        return self._png
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return shown(self._png, self.alt)
+
+
+def shown(png: bytes, alt: str) -> dict[str, Any]:
+    """A picture by media type, as a notebook takes it."""
+    data = base64.b64encode(png).decode()
+    page = f'<figure><img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}"></figure>'
+    return {"text/html": page, "image/png": data, "text/plain": alt}
 
 
 def new_panels(

@@ -1,5 +1,6 @@
 """Figures carry words, and their colours can be told apart."""
 
+import base64
 import io
 import itertools
 import math
@@ -15,7 +16,17 @@ from PIL import Image
 
 from distar_core import ring
 from distar_core.figures import charts, plane
-from distar_core.figures.picture import BLUE, CYCLE, GUIDE, ORANGE, STYLES, Picture, Style, image_grid
+from distar_core.figures.picture import (
+    BLUE,
+    CYCLE,
+    GUIDE,
+    ORANGE,
+    STYLES,
+    Picture,
+    SavedPicture,
+    Style,
+    image_grid,
+)
 from distar_core.figures.runs import POINTS as MOST
 from distar_core.figures.runs import picture_sheet, run_curves, stretches
 from distar_core.toy.ring import REWARDS
@@ -60,6 +71,19 @@ def test_every_kind_of_picture_opens_and_carries_its_words(tmp_path):
         assert f'alt="{ALT}"' in bundle["text/html"]
         assert bundle["text/plain"] == ALT
     assert (tmp_path / "a.gif").read_bytes().startswith(b"GIF89a")
+
+
+def test_a_saved_picture_is_shown_with_the_words_that_it_carries(tmp_path):
+    plane.clouds({"a": POINTS}, ring(), alt=ALT).save(tmp_path / "a.png")
+    bundle = SavedPicture(tmp_path / "a.png")._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]) == (tmp_path / "a.png").read_bytes()
+    assert f'alt="{ALT}"' in bundle["text/html"]
+    assert bundle["text/plain"] == ALT
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png"):
+        SavedPicture(tmp_path / "b.png")
+    with pytest.raises(FileNotFoundError):
+        SavedPicture(tmp_path / "c.png")
 
 
 def test_words_are_required_and_escaped():
@@ -269,6 +293,9 @@ def test_a_dot_plot_puts_every_mark_on_the_line_of_its_row():
     assert not spare.get_visible()
     assert first.get_ylim()[0] > first.get_ylim()[1], "the first row is on top"
     assert legend_of(picture) == ["known", "run"]
+    guided = charts.dot_plot([("one", marks)], ["a", "b"], kinds, alt=ALT, columns=1, guides=[0.5])
+    verticals = [line.get_xdata() for line in guided.figure.axes[0].lines if line.get_color() == GUIDE]
+    assert verticals == [[0.5, 0.5]]
 
 
 def test_lines_may_have_labels_and_scales_of_their_own_a_panel():
