@@ -205,19 +205,34 @@ def _drawer(
         draw: of several steps; without it the model draws in one, by `generator` or its own.
     """
     from ..evaluation.harness import Drawer
-    from ..runs.weights import digest
     from ..sdxl.export import load_lora
 
     if lora is not None:
         load_lora(model.one_step_pipeline(unet), lora)
-    others = (getattr(model.pipeline, part) for part in ("vae", "text_encoder", "text_encoder_2"))
-    weights = digest([unet, *others])
+    weights = weights_of(model, unet)
     if draw is not None:
         return Drawer(draw, weights)
     generator = generator or model.generator(unet)
     return Drawer(
         partial(model.draw, generator=generator), weights, model.noise, partial(model.draw_from, generator=generator)
     )
+
+
+def weights_of(model: TextToImage, unet: Any, dtype: str | None = None) -> str:
+    """Which weights a model draws with, through a UNet of its kind: what an evaluation writes beside each picture.
+
+    Args:
+        dtype: as if it had been loaded in this type; by default as it is.
+    """
+    from ..runs.weights import digest
+    from ..sdxl.loading import type_of_vae
+
+    pipeline = model.pipeline
+    types = None
+    if dtype is not None:
+        cast = _dtype(dtype)
+        types = [cast, type_of_vae(pipeline.vae.config, cast), cast, cast]
+    return digest([unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2], types)
 
 
 def _dtype(name: str) -> Any:
@@ -251,9 +266,11 @@ def _load_run(folder: Path, dtype: str, device: str) -> Drawer:
     generator.to(device=device, dtype=_dtype(dtype))
     if recipe.roles == "full":  # whose layers cast to the type that the run computed in
         compute_in(generator.network.unet, _dtype(dtype))
+    pipeline = model.pipeline
     with quiet():  # diffusers says of every network that it was cast
-        model.pipeline.to(device, _dtype(dtype))
-        model.pipeline.vae.to(type_of_vae(model.pipeline.vae.config, _dtype(dtype)))
+        for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
+            part.to(device, _dtype(dtype))
+        pipeline.vae.to(device, type_of_vae(pipeline.vae.config, _dtype(dtype)))
     return _drawer(model, generator.network.unet, None, generator=generator)
 
 

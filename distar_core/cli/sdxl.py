@@ -351,7 +351,8 @@ def export(
     evaluation: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder of distar evaluate with this model in it; its tables go into the card."
+            metavar="DIR",
+            help="Folder of distar evaluate with this model in it; its tables, and its panel of hacking, go into the card.",
         ),
     ] = None,
 ) -> None:
@@ -366,14 +367,18 @@ def export(
     from ..sdxl.post_training import load_run
     from ..sdxl.recipe import SdxlRecipe
     from ..world.models import ORIGINS
+    from .evaluate import weights_of
 
     replaced = folder.is_dir() and any(folder.iterdir())
-    scores = None if evaluation is None else evaluated(evaluation, [run, folder])
     recipe, model, command = opened(run)
     state = load_run(recipe, model, None, run)
-    claim(folder, "export")
     state.roles.generator.load_ema()
     unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
+    scores = None
+    if evaluation is not None:
+        forms = [unet, merged(unet)]  # of the run, and of what is exported of it
+        scores = evaluated(evaluation, [run, folder], lambda dtype: {weights_of(model, form, dtype) for form in forms})
+    claim(folder, "export")
     if lora:
         export_lora(unet, folder)
         identity = fingerprint_of(read_weights(folder / LORA), torch.float32)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,16 @@ def refuse_quantized(source: Path | str, found: Mapping[str, Tensor]) -> None:
         )
 
 
-def digest(networks: Iterable[torch.nn.Module]) -> str:
-    """Which weights networks hold, to the last bit and in their types, adapters included; sixteen hexadecimal digits."""
+def digest(networks: Iterable[torch.nn.Module], types: Sequence[torch.dtype] | None = None) -> str:
+    """Which weights networks hold, to the last bit and in their types, adapters included; sixteen hexadecimal digits.
+
+    Args:
+        types: as if each network had been cast to its type before.
+    """
     found = hashlib.sha256()
-    for network in networks:
-        for name, value in sorted(network.state_dict().items()):
+    for place, network in enumerate(networks):
+        for name, own in sorted(network.state_dict().items()):
+            value = own.to(types[place]) if types and own.is_floating_point() else own
             found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()[:16]

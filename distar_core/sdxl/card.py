@@ -6,13 +6,14 @@ Everything is read from the run's folder and its recipe; nothing is drawn or mea
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.harness import PLAN, TABLE, read_table
-from ..evaluation.report import Writer
+from ..evaluation.report import PANEL_TABLE, Writer, panel_table, read_panels
 from ..evaluation.summary import summarise
 from ..evaluation.tables import Table, markdown_table
 from ..extras import installed_version
@@ -177,33 +178,52 @@ def start_and_end(log: Log) -> Table:
     return rows
 
 
-def evaluated(folder: Path, own: Collection[Path]) -> dict[str, Any]:
-    """What the evaluation in a folder says, as facts for a card: tables of its summary, and what this model is called there.
+def evaluated(folder: Path, own: Collection[Path], weights: Callable[[str], Collection[str]]) -> dict[str, Any]:
+    """What the evaluation in a folder says, as facts for a card: tables of its summary, its panels of hacking if it has some,
+    and what this model is called there.
+
+    A model is this one if it drew with these weights, wherever they lay; one that is a LoRA, whose weights lie in its base as
+    well, or whose type is not told, if it lay where this one is.
 
     Args:
         own: where this model is: its run, and its export.
+        weights: by the type in which an evaluation computed, the digests that it has of these weights.
 
     Raises:
         FileNotFoundError: if there is no finished evaluation.
-        ValueError: if none of its models is this one.
+        ValueError: if none of its models is this one, also where one lay there and had other weights; or as read_panels.
     """
     if not (folder / TABLE).is_file() or not (folder / PLAN).is_file():
         raise FileNotFoundError(f"there is no {folder / TABLE}; name the folder of a finished distar evaluate")
     plan = json.loads((folder / PLAN).read_text("utf-8"))
+    rows = read_table(folder / TABLE)
     places = {path.resolve() for path in own}
     models = plan["models"]
-    found = [
+    there = {
         name
         for name, settings in models.items()
         if places & {Path(settings[key]).resolve() for key in ("source", "lora") if key in settings}
-    ]
+    }
+    drew = {row["model"]: row["weights"] for row in rows}
+    types = {name: re.match(r"in (\w+) on ", settings.get("computes", "")) for name, settings in models.items()}
+    known = {dtype: weights(dtype) for dtype in {match[1] for match in types.values() if match}}
+
+    def is_this(name: str) -> bool:
+        match = types[name]
+        return name in there if match is None or "lora" in models[name] else drew[name] in known[match[1]]
+
+    found = [name for name in models if is_this(name)]
+    if not found and there:
+        raise ValueError(
+            f"the evaluation in {folder} is of {' and '.join(sorted(there))} with other weights than are exported now; evaluate "
+            "this model again, in another folder, or leave out --evaluation"
+        )
     if not found:
         sources = ", ".join(f"{name} ({settings.get('source')})" for name, settings in models.items())
         raise ValueError(
             f"the evaluation in {folder} is of {sources}, and none of these is {' or '.join(map(str, own))}; evaluate this "
             "model first, or leave out --evaluation"
         )
-    rows = read_table(folder / TABLE)
     rewards = [name for name in plan["rewards"] if name in rows[0]]
     writer = Writer({scorer: _factor(scorer) for scorer in rewards})
     sets = [
@@ -218,7 +238,17 @@ def evaluated(folder: Path, own: Collection[Path]) -> dict[str, Any]:
         for one in summarise(rows)
     ]
     drawn = [["model", "draws"], *([name, settings.get("draws", "")] for name, settings in models.items())]
-    return {"own": " and ".join(found), "sets": sets, "rewards": rewards, "models": drawn}
+    panels = (
+        [panel for panel in read_panels(folder) if panel.model in found] if (folder / PANEL_TABLE).is_file() else []
+    )
+    return {
+        "own": " and ".join(found),
+        "sets": sets,
+        "rewards": rewards,
+        "models": drawn,
+        "panels": [{"verdict": panel.verdict, "table": panel_table(panel)} for panel in panels],
+        "alarm": any(panel.is_alarm for panel in panels),
+    }
 
 
 def _factor(scorer: str) -> float:

@@ -99,10 +99,13 @@ def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_pat
     half = find_model(str(run), dtype="float16", device="cpu").load().draw.func.__self__.pipeline
     assert half.unet.dtype == torch.float16
     assert half.vae.dtype == torch.float32, "as its configuration says, since SDXL's own overflows in float16"
-    words = ["export", run, export, "--evaluation", tmp_path / "out"]
-    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
-    card = (export / CARD).read_text("utf-8")
-    assert "this model is run and export there" in card
+    words = ("--model", run, "--model", export, "--prompts", captions, "--rewards", "world:clip", "--device", "cpu")
+    assert distar(tmp_path / "half", *words, "--dtype", "float16")[0].exit_code == 0
+    run = run.rename(tmp_path / "moved")  # what an evaluation has seen is known by its weights
+    for evaluation in ("half", "out"):
+        words = ["export", run, export, "--evaluation", tmp_path / evaluation]
+        assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
+        assert "this model is run and export there" in (export / CARD).read_text("utf-8")
     monkeypatch.chdir(tmp_path)
     drawn = [picture_of((folder / CARD).read_text("utf-8")) for folder in (export, lora)]
     assert drawn[0].shape == (3, 32, 32)

@@ -1,12 +1,13 @@
 """The model card of an export: facts from the run and its recipe, licences, and what an evaluation's folder says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
-from distar_core.evaluation.harness import read_table, table, write_table
-from distar_core.evaluation.report import Writer
+from distar_core.evaluation.harness import columns, read_table, table, write_table
+from distar_core.evaluation.report import Writer, panel_table, write_panels
 from distar_core.evaluation.summary import summarise
 from distar_core.methods import METHODS
 from distar_core.runs.settings import read_value
@@ -30,7 +31,7 @@ from distar_core.sdxl.published import BY_NC, MIT, OPEN_RAIL
 from distar_core.sdxl.recipe import SdxlRecipe, find_recipe
 from distar_core.world.models import ORIGINS
 from distar_core.world.recipe import WorldRecipe
-from tests.evaluation import fakes
+from tests.evaluation import fakes, test_hacking
 from tests.evaluation.test_harness import perform
 
 SHIPPED = SdxlRecipe.read(find_recipe("24gb"), huber_c=25.6, steps=20)
@@ -176,16 +177,20 @@ def test_a_card_has_the_run_in_it(run):
 # Evaluation.
 
 
+def no_weights(dtype):
+    raise AssertionError("no type is told, so a model is known by its place")
+
+
 def test_the_tables_of_an_evaluation_are_those_of_its_summary(run, tmp_path):
     own, out = run, tmp_path / "evaluation"
     plan = fakes.plan()
     models = [fakes.model("a"), fakes.model("b", source=str(own))]
     plan = type(plan)(models, plan.sets, plan.scorers, plan.seeds)
     with pytest.raises(FileNotFoundError, match=str(out)):
-        evaluated(out, [own])
+        evaluated(out, [own], no_weights)
     perform(out, plan)
     write_table(table(out, plan), out / "table.csv")
-    found = evaluated(out, [own, tmp_path / "exported"])
+    found = evaluated(out, [own, tmp_path / "exported"], no_weights)
     (summary,) = summarise(read_table(out / "table.csv"))
     writer = Writer({"bright": 1.0, "red": 1.0})
     assert found["own"] == "b"
@@ -197,5 +202,55 @@ def test_the_tables_of_an_evaluation_are_those_of_its_summary(run, tmp_path):
     assert "It was not evaluated" not in text
     for line in writer.means(summary):
         assert f"| {' | '.join(line)} |" in text
+    assert "Is it a hack?" not in text
+    assert "how much the pictures of one prompt differ" in text
     with pytest.raises(ValueError, match=r"a \(nowhere\).*another"):
-        evaluated(out, [tmp_path / "another"])
+        evaluated(out, [tmp_path / "another"], no_weights)
+
+
+def test_a_model_is_known_by_its_weights_wherever_they_lay(run, tmp_path):
+    out, asked = tmp_path / "evaluation", []
+
+    def weights(dtype):
+        asked.append(dtype)
+        return {"w7"}
+
+    def typed(name, found, source="nowhere", **more):
+        settings = {"source": source, "draws": "noise", "computes": "in bfloat16 on cuda"} | more
+        return replace(fakes.model(name, weights=found), settings=settings)
+
+    models = [
+        typed("start", "w0"),
+        typed("moved", "w7"),
+        typed("earlier", "w6", str(run)),
+        typed("lora", "w8", lora=str(tmp_path / "exported")),
+    ]
+    plan = replace(fakes.plan(), models=models)
+    perform(out, plan)
+    write_table(table(out, plan), out / "table.csv")
+    assert evaluated(out, [run], weights)["own"] == "moved"
+    assert asked == ["bfloat16"]
+    assert evaluated(out, [run, tmp_path / "exported"], weights)["own"] == "moved and lora", (
+        "by place: its base is in it"
+    )
+    with pytest.raises(ValueError, match="earlier with other weights"):
+        evaluated(out, [run], lambda dtype: {"w9"})
+
+
+def test_a_panel_of_hacking_is_on_the_card_with_its_verdict(run, tmp_path):
+    out = tmp_path / "evaluation"
+    plan = test_hacking.asked()
+    models = [plan.models[0], replace(plan.models[1], settings={"source": str(run), "draws": "noise"})]
+    whole, rows, panels = test_hacking.performed(out, replace(plan, models=models))
+    write_table([{key: row[key] for key in columns(plan)} for row in rows], out / "table.csv")
+    write_panels(out, whole, rows, panels)
+    found = evaluated(out, [run], no_weights)
+    assert [one["verdict"] for one in found["panels"]] == [panels[0].verdict]
+    text = written(run, WORLD, ORIGINS, evaluation=found)
+    assert f"**{panels[0].verdict}**" in text
+    for line in panel_table(panels[0]):
+        assert f"| {' | '.join(line)} |" in text
+    assert "how much the pictures of one prompt differ" not in text, "it is known"
+    assert panels[0].is_alarm == ("give an alarm" in text.partition("## Draw")[0])
+    assert "give an alarm" in written(run, WORLD, ORIGINS, evaluation=found | {"alarm": True})
+    assert "give an alarm" not in written(run, WORLD, ORIGINS, evaluation=found | {"alarm": False})
