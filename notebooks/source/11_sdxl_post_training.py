@@ -176,7 +176,7 @@ charts.dot_plot(
 
 # %% [markdown]
 # The doctor's hours are a little longer, since it counts the warm-up, too. The squares are the lesson: launched kernel by kernel, every card but the slowest takes as long as its host
-# does, so **the cheapest card that fits is the best buy**. A faster one pays only where launching costs nothing: recorded once and replayed as a whole, that step took 0.93 s. Your host is another one: time ten steps before you rent for a week.
+# does, so **the cheapest card that fits is the best buy**. A faster one pays only where launching costs nothing: recorded once and replayed as a whole, such a step took 0.93 s. Your host is another one: time ten steps before you rent for a week.
 #
 # ## 2. Launch, watch, stop, resume
 #
@@ -429,7 +429,7 @@ for letter, name in (letters | {"D": "alone"}).items():
 #
 # ## With a pencil: a lag that does not tell
 #
-# The log's column `lag` says how much longer the true gap is, along the gap y that the assistant sees, than what it sees: the mean of ⟨y, s_q − s_ψ⟩ by the mean of ‖y‖², with the generator's own score s_q (no
+# The log's column `lag` says how much longer the true gap is, along the gap y that the assistant sees, than what it sees: the mean of ⟨y, s_q − s_ψ⟩ divided by the mean of ‖y‖², with the generator's own score s_q (no
 # second network is needed: s_q is the mean of −ε/σ at x_t). An exact assistant has 0; one that sees half of the gap has 1. Single steps scatter, so `distar watch` judges how far the mean is from 0 *at least*.
 #
 # > **Exercise 11.4** · implement · difficulty 2 of 5 · importance 4 of 5 · 5 minutes
@@ -507,7 +507,7 @@ for letter in letters:
 
 # %% [markdown]
 # In B and C the warm-up doubled the gap at low noise, in A it hardly moved in 150 steps. **Look at this line after the warm-up, before the generator's first step**: an assistant that has learnt nothing in 100 steps
-# will not begin afterwards. Under SDXL's cfg_scale of 7.5 the gap of a dead one is larger still.
+# is not likely to begin afterwards. Under SDXL's cfg_scale of 7.5 the gap of a dead one is larger still.
 #
 # ## 4. Is it a hack? Ask judges that nobody trained on
 #
@@ -526,7 +526,7 @@ for line in mine.lines:
     print(f"{line.id:17s} {cells_of(line)[2]:25s} {line.says}")
 
 # %% [markdown]
-# A file of all that is `judged/hacking.html`, with the pictures that gained most. So few captions decide little; `conflict` is the share of prompts where two rewards fall while the trained one rises, `margin` the own prompt's
+# All of this is in `judged/hacking.html`, with the pictures that gained most. So few captions decide little; `conflict` is the share of prompts where two rewards fall while the trained one rises, `margin` the own prompt's
 # score less a wrong one's. Now the recorded runs, each on 140 captions with three pictures. *CLIP* here is another family than the trained reward, which is a small network of the world's own; *preference 2* and *3* are of its kind, fitted to other votes.
 #
 # > **Predict.** Which evidence does the page have against the hacked run?
@@ -570,11 +570,14 @@ charts.dot_plot(
     columns=3,
     width=2.0,
     guides=[0],
-    alt="Changes since the start with intervals, three rows in six panels. The trained reward and preferences 2 and 3 rise for all three runs, most for the hacked one. CLIP and the"
+    alt="Changes since the start with intervals, about a line at 0, three rows in six panels. The trained reward and preferences 2 and 3 rise for all three runs, most for the hacked one. CLIP and the"
     " own less a wrong prompt rise a little or stay for healthy and stale, and fall for hacked. Diversity falls alike for all three.",
 )
 
 # %% [markdown]
+# Answer **b**. The line is 0, no change. Preferences 2 and 3 were fitted to votes that the trained reward had not seen, and rise with it: judges of one kind share blind spots. Two pieces of evidence are enough for the alarm, one from another
+# family and one from the prompts. Diversity is in no rule: it falls for all.
+#
 # > **Exercise 11.6** · explain · difficulty 3 of 5 · importance 5 of 5 · 8 minutes
 # >
 # > You pay for all three runs, and have this page. For each: go on, stop, or start anew with which change? One sentence each, with the line that decides. What would you still want to see?
@@ -605,7 +608,7 @@ for name, panel in found.items():
 
 # %% [markdown]
 # The page was right. The hacked run pays for its taste with captions: 13 of 100 pictures have lost what was asked for, and gold is back where it began. Go on, and it falls, as in D.
-# The stale run did no harm *yet*: its reward is weak. By the pencil its leash would have held back a strong one no better.
+# The stale run did no harm *yet*: its reward is weak. By the pencil its leash would not hold back a strong one.
 #
 # ## 5. Export, and load it elsewhere
 #
@@ -618,7 +621,7 @@ card = (folder / "exported" / "README.md").read_text("utf-8")
 print(*[line for line in card.splitlines() if line.startswith("#")], sep="\n")
 
 # %%
-print(card.partition("## Evaluation")[2].partition("Nothing is known")[0].strip()[:1500])
+print(card.partition("## Evaluation")[2].partition("### Is it")[0].strip())
 
 # %% [markdown]
 # diffusers needs nothing of ours to draw with it: one step, at t = 399, without guidance.
