@@ -18,7 +18,7 @@
 # > **Before you start.** Notebooks 08 (pulls, the stuck assistant), 09 (Goodhart's law) and 10 (memory, bf16). The packages of the
 # > extra “models”: `python -m pip install -e ".[models]"`.
 # >
-# > **Time.** Forty minutes to read, eighty with the exercises; the cells run for about three minutes of that on one CPU core. No GPU,
+# > **Time.** Forty minutes to read, eighty with the exercises; the cells run for about two minutes of that on one CPU core. No GPU,
 # > no network, no download. Nobody has run SDXL itself to the end here: every log in this notebook is the miniature's.
 
 # %% tags=["setup"]
@@ -193,7 +193,7 @@ charts.dot_plot(
 # A recipe is a file; what it leaves out has a default:
 
 # %%
-steps, warmup = (6, 2) if short else (40, 10)
+steps, warmup = (4, 2) if short else (40, 10)
 small = {"steps": steps, "warmup": warmup, "batch": 2 if short else 8, "panels_every": steps if short else steps // 2}
 for name, keys in {"small.yaml": small, "quiet.yaml": small | {"panels_every": 0}}.items():
     (folder / name).write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
