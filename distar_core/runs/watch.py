@@ -233,6 +233,22 @@ def _stale(files: _Files) -> Sign:
     )
 
 
+def _strong(files: _Files) -> Sign:
+    reward, regularizer = files.mean("pull_reward"), files.mean("pull_regularizer")
+    measured = None
+    if reward is not None and regularizer is not None:
+        measured = reward / regularizer if regularizer else math.inf
+    return _judged(
+        "strong reward",
+        "how many times as long as the regularizer's pull that of the reward is",
+        (5.0, 20.0),
+        measured,
+        "The regularizer hardly holds such a reward: see to the reward's weight and unit, and start anew with a reward_scale at which "
+        "both pull about as long.",
+        NO_WINDOW if not files.window else "It takes the pulls of a reward on the samples and of a regularizer.",
+    )
+
+
 def _runaway(files: _Files) -> Sign:
     start, now, spread = files.mean("reward", "start"), files.mean("reward"), files.mean("reward_spread", "start")
     known = start is not None and now is not None and spread
@@ -297,6 +313,7 @@ Judge = Callable[[_Files], Sign]
 PAINTED = "Pictures become painting-like or burnt: compare the panels, and take a lower reward_scale or cfg_scale."
 SIGNS: tuple[Judge, ...] = (
     _stale,
+    _strong,
     _runaway,
     _alike,
     _collapse,

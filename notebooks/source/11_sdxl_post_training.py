@@ -62,7 +62,7 @@ folder = Path(tempfile.mkdtemp())
 # 2. *“The gap is small, so the generator is near its reference.”* A stale assistant sees a small gap.
 # 3. *“A stopped run is a lost run.”* Noise and prompts are functions of the step; a resumed run is the same run.
 # 4. *“The card does 165 TFLOP/s, so …”* Nobody reaches the peak, and a fast card waits for its host.
-# 5. *“distar watch says fine, so it is.”* It knows six ways to fail. Section 3 has a run that fails in a seventh.
+# 5. *“distar watch says fine, so it is.”* It knows seven ways to fail, by limits from other runs. Section 3 has a run that fails in an eighth.
 
 # %% [markdown]
 # ## 1. Which recipe for which card
@@ -395,7 +395,8 @@ for letter, name in (letters | {"D": "alone"}).items():
 #
 # </details>
 #
-# `distar watch` gave *no alarm at all*: for C it says *look* at the saturation. Most of its limits were found in the plane, and they fail here, in ways that you will meet again:
+# `distar watch` gives one alarm, to C: *strong reward*, a pull 35 times as long as the leash's. That sign was added because of this very run. All others let C pass, but for a *look* at the saturation, and A passes all of
+# them. Most of their limits were found in the plane, and they fail here, in ways that you will meet again:
 #
 # - *Runaway reward* counts the gain in spreads of a batch. Here a batch spreads mostly because its prompts differ, and C gains one such spread.
 # - *Collapse* asks how much of the distance between two seeds is lost: 12% in the healthy run, 11% in the hacked one. Both pay with variety; this number does not tell who got something for it. D is a run by the reward

@@ -64,14 +64,16 @@ def test_the_records_are_small_and_whole():
 
 
 def test_what_the_signs_say_of_the_records():
-    """No alarm, and one look at the hacked run: the limits miss both failures, which the notebook says."""
+    """One alarm, by the sign that was added for it; the others miss both failures, which the notebook says."""
     assert {name: look_at(folder).worst for name, folder in RECORDED.items()} == {
         "healthy": "fine",
-        "hacked": "look",
+        "hacked": "alarm",
         "stale": "fine",
         "alone": "look",
     }
-    assert [sign.name for sign in signs("hacked").values() if sign.state == "look"] == ["saturation"]
+    seen = {sign.name: sign.state for sign in signs("hacked").values() if sign.state != "fine"}
+    assert seen == {"strong reward": "alarm", "saturation": "look"}
+    assert f"a pull {signs('hacked')['strong reward'].measured:.0f} times as long as the leash's" in SOURCE
     lost = {name: signs(name)["collapse"].measured for name in RECORDED}
     assert f"{lost['healthy']:.0%} in the healthy run, {lost['hacked']:.0%} in the hacked one" in SOURCE
     assert f"It lost {lost['alone']:.0%}" in SOURCE

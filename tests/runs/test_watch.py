@@ -29,6 +29,7 @@ TOY = {
     "frozen": {"assistant_lr": 1e-9},
 }
 STALE, RUNAWAY, ALIKE, COLLAPSE = "stale assistant", "runaway reward", "all rewards alike", "collapse"
+STRONG = "strong reward"
 SATURATION, CLIPPED = "saturation", "clipped"
 
 
@@ -47,7 +48,7 @@ def test_a_recorded_run_is_whole(name):
 
 def test_a_healthy_run_is_fine():
     found = states(RECORDED / "healthy")
-    assert {found[name] for name in (STALE, RUNAWAY, ALIKE)} == {"fine"}
+    assert {found[name] for name in (STALE, STRONG, RUNAWAY, ALIKE)} == {"fine"}
     assert {found[name] for name in (COLLAPSE, SATURATION, CLIPPED)} == {"not known yet"}, "the plane has no panels"
     assert look_at(RECORDED / "healthy").worst == "fine"
 
@@ -56,13 +57,14 @@ def test_a_healthy_run_is_fine():
     ("name", "alarms"),
     [
         ("slow", {STALE, RUNAWAY, ALIKE}),
-        ("frozen", {STALE, RUNAWAY, ALIKE}),
+        ("frozen", {STALE, STRONG, RUNAWAY, ALIKE}),
         ("loud", {RUNAWAY, ALIKE}),
         ("reward-only", {RUNAWAY, ALIKE}),
     ],
 )
 def test_a_failure_is_an_alarm(name, alarms):
-    """A stale assistant holds nothing, so that its reward runs away as that of reward-only."""
+    """A stale assistant holds nothing, so that its reward runs away as that of reward-only; one that never moves sees no gap, and
+    its regularizer has no pull."""
     assert {sign for sign, state in states(RECORDED / name).items() if state == "alarm"} == alarms
     assert look_at(RECORDED / name).worst == "alarm"
 
@@ -106,6 +108,21 @@ def sign_of(folder, name):
 def test_an_assistant_that_is_the_reference_is_stale(changed):
     sign = sign_of(changed(gap_norm=0.0, lag=None), STALE)
     assert (sign.measured, sign.state) == (math.inf, "alarm")
+
+
+def test_pulls_are_compared_and_a_regularizer_without_one_holds_nothing(changed):
+    folder = changed()
+    for reward, regularizer, wanted, state in (
+        (4.0, 1.0, 4.0, "fine"),
+        (6.0, 1.0, 6.0, "look"),
+        (10.0, 0.5, 20.0, "alarm"),
+        (1.0, 0.0, math.inf, "alarm"),
+        (1.0, "", None, "not known yet"),
+    ):
+        pulls = {"pull_reward": reward, "pull_regularizer": regularizer}
+        rewrite(folder, lambda number, row, pulls=pulls: pulls)
+        sign = sign_of(folder, STRONG)
+        assert (sign.measured, sign.state) == (wanted, state)
 
 
 def test_a_lag_that_chance_explains_is_fine_and_one_within_rounding_is_not_judged(changed):
@@ -209,7 +226,7 @@ def test_json_is_an_object_with_every_number():
     assert result.exit_code == ALARMED
     found = json.loads(result.stdout)
     assert (found["step"], found["steps"], found["worst"]) == (199, 200, "alarm")
-    assert [sign["name"] for sign in found["signs"]] == [STALE, RUNAWAY, ALIKE, COLLAPSE, SATURATION, CLIPPED]
+    assert [sign["name"] for sign in found["signs"]] == [STALE, STRONG, RUNAWAY, ALIKE, COLLAPSE, SATURATION, CLIPPED]
     assert set(found["values"]["reward"]) == {"start", "now"}
 
 
