@@ -243,14 +243,14 @@ distar("watch run")
 
 # %% [markdown]
 # `distar watch` reads files and nothing else: it disturbs no run, and works from any machine that sees the folder. For scripts there are `--json` and the
-# exit code, 3 where a sign is an alarm. Where something is *not known yet*, the line below says what it takes. Now pull the plug, as a queue does that takes its machine back:
+# exit code, 3 where a sign is an alarm. Where something is *not known yet*, the line below says what it takes. Now stop it, as a queue does that takes its machine back:
 
 # %%
 started.send_signal(signal.SIGTERM)
 print(started.communicate()[0].strip().splitlines()[-1], f"\n(exit code {started.returncode})")
 
 # %% [markdown]
-# The step was finished, a checkpoint written, and the last line has the command to resume. 143 is the shells' word for SIGTERM; with `DISTAR_STOP_CODE=0` in the environment it
+# The step was finished, a checkpoint written, and the last line has the command to resume. 143 is how shells report SIGTERM; with `DISTAR_STOP_CODE=0` in the environment it
 # is 0, where a queue wants that.
 #
 # > **Predict.** You resume. How will the finished run differ from one that was never stopped?
@@ -512,7 +512,7 @@ for letter in letters:
 #
 # ## 4. Is it a hack? Ask judges that nobody trained on
 #
-# The reward is no witness in its own case. `distar evaluate --hacking` draws start and model with the same prompts and seeds, scores both by other rewards, by the trained one with *wrong* prompts and on slightly changed pictures, and
+# The trained reward cannot say whether its gain is real. `distar evaluate --hacking` draws start and model with the same prompts and seeds, scores both by other rewards, by the trained one with *wrong* prompts and on slightly changed pictures, and
 # gives an alarm where two of four pieces of evidence are found. For your run, on a few captions that no training saw:
 
 # %%
