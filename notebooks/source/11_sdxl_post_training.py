@@ -95,8 +95,8 @@ for name, count in counts.items():
 
 # %% [markdown]
 # Time has two sides. The card computes: work by speed, and it reaches a *share* of its peak. And the host launches: tens of thousands of
-# kernels a step, one by one, from Python. Both go on at the same time, so **the slower side sets the pace**. How long does launching take? In the one session on a
-# card, an H200, a sample took so long, while its kernels were busy for a third of it:
+# kernels a step, one by one, from Python. Both go on at the same time, so **the slower side sets the pace**. How long does launching take? Hosts differ: on an
+# H200 a sample took so long, while its kernels were busy for a third of it; an H100 behind a slower host took 5 to 7:
 
 # %%
 launch = 2.86  # seconds a sample of `24gb`, launched kernel by kernel; notebooks/records/sdxl_true_size.md
@@ -176,7 +176,10 @@ charts.dot_plot(
 
 # %% [markdown]
 # The doctor's hours are a little longer, since it counts the warm-up, too. The squares are the lesson: launched kernel by kernel, every card but the slowest takes as long as its host
-# does, so **the cheapest card that fits is the best buy**. A faster one pays only where launching costs nothing: recorded once and replayed as a whole, such a step took 0.93 s. Your host is another one: time ten steps before you rent for a week.
+# does, so **the cheapest card that fits is the best buy**, unless launching costs nothing. So it can: with `cuda_graphs: true` each half of a step is
+# recorded once, as a CUDA graph, and replayed. On that H100 a sample then took 1.1 s, and 0.7 with `micro_batch: 4`, about a fifth of its peak (`notebooks/records/sdxl_h100.md`). `80gb`
+# records; `24gb` does not, since recorded steps did not fit into 24 GB: with 28 GB or more, add `--set cuda_graphs=true`. Your host is another one: time ten steps
+# before you rent for a week.
 #
 # ## 2. Launch, watch, stop, resume
 #
