@@ -63,6 +63,16 @@ const tasks = {
   kl({ generator }) {
     return leash.klBetween(generatorOf(generator).law, leash.ring(), 161);
   },
+  /** Outlines of a sum of round Gaussians, line by line. */
+  outlines({ centres, sigma, half, shares }) {
+    const bump = (x, y) => centres.reduce((sum, [a, b]) => sum + Math.exp(-((x - a) ** 2 + (y - b) ** 2) / (2 * sigma ** 2)), 0);
+    const lines = [[]];
+    const found = leash.outlines(leash.fill(bump, half), shares);
+    for (let i = 0; i < found.length; i += 2)
+      if (Number.isNaN(found[i])) lines.push([]);
+      else lines.at(-1).push([half * (2 * found[i] - 1), half * (1 - 2 * found[i + 1])]);
+    return lines.slice(0, -1);
+  },
   decay({ shares }) {
     return shares.map(leash.decay);
   },

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
@@ -541,6 +542,24 @@ def test_the_numbers_of_the_page_are_those_of_the_studies():
     facts = exact_generator.facts(read_rows("exact-generator"))
     for _, name, number, percent in said:
         assert float(number) == round(facts[name] * (100 if percent else 1)), name
+
+
+def test_outlines_are_closed_lines_around_the_share_they_are_asked_for():
+    """Round Gaussians: a share p lies within sigma sqrt(-2 ln(1 - p)). Control: one that leaves the window ends at its edge."""
+    shares, sigma, half = (0.5, 0.9), 0.6, 4.2
+    lines = [
+        np.array(line) for line in ask("outlines", centres=[[2, 0], [-2, 1]], sigma=sigma, half=half, shares=shares)
+    ]
+    assert len(lines) == 4
+    for line, share in zip(lines, np.repeat(shares, 2), strict=True):
+        assert (line[0] == line[-1]).all()
+        centre = min([2, 0], [-2, 1], key=lambda one: np.linalg.norm(line.mean(0) - one))
+        radius = sigma * np.sqrt(-2 * np.log(1 - share))
+        assert np.linalg.norm(line - centre, axis=1) == pytest.approx(radius, rel=0.02)
+        assert np.linalg.norm(np.diff(line, axis=0), axis=1).sum() == pytest.approx(2 * np.pi * radius, rel=0.02)
+    (cut,) = ask("outlines", centres=[[half, 0]], sigma=sigma, half=half, shares=[0.5])
+    assert [point[0] for point in (cut[0], cut[-1])] == pytest.approx([half, half])
+    assert cut[0] != cut[-1]
 
 
 def test_the_sources_name_no_place():

@@ -22,29 +22,62 @@ export function massLevels(field: Float64Array, shares: readonly number[]): numb
   });
 }
 
-/** Line segments of a level, by marching squares: x1, y1, x2, y2, … in the field's window scaled to [0, 1]. */
+/** The lines of a level, by marching squares: x, y, x, y, …, NaN, NaN after each line, in the field's window scaled to [0, 1]. A line
+ * that does not end at the window's edge is closed.
+ */
 export function contour(field: Float64Array, level: number, into: number[]): void {
   const at = (i: number, j: number) => field[i * POINTS + j]! - level;
-  const scale = 1 / (POINTS - 1);
-  const crossings: number[] = [];
+  // an edge of the grid that the level crosses has a number, a place, and at most two neighbours on its line
+  const places = new Map<number, [x: number, y: number]>();
+  const neighbours = new Map<number, number[]>();
+  const link = (from: number, to: number) => {
+    const known = neighbours.get(from);
+    if (known) known.push(to);
+    else neighbours.set(from, [to]);
+  };
+  const found: number[] = [];
+  const crossed = (i: number, j: number, down: 0 | 1, here: number, there: number) => {
+    if (here > 0 === there > 0) return;
+    const edge = 2 * (i * POINTS + j) + down;
+    const share = here / (here - there);
+    if (!places.has(edge)) places.set(edge, down ? [j, i + share] : [j + share, i]);
+    found.push(edge);
+  };
   for (let i = 0; i < POINTS - 1; i++)
     for (let j = 0; j < POINTS - 1; j++) {
       const a = at(i, j), b = at(i, j + 1), c = at(i + 1, j + 1), d = at(i + 1, j);
-      crossings.length = 0;
-      if (a > 0 !== b > 0) crossings.push(j + a / (a - b), i);
-      if (b > 0 !== c > 0) crossings.push(j + 1, i + b / (b - c));
-      if (c > 0 !== d > 0) crossings.push(j + d / (d - c), i + 1);
-      if (d > 0 !== a > 0) crossings.push(j, i + a / (a - d));
-      for (let k = 0; k + 3 < crossings.length; k += 4)
-        for (let n = 0; n < 4; n++) into.push(crossings[k + n]! * scale);
+      found.length = 0;
+      crossed(i, j, 0, a, b);
+      crossed(i, j + 1, 1, b, c);
+      crossed(i + 1, j, 0, d, c);
+      crossed(i, j, 1, a, d);
+      for (let k = 0; k < found.length; k += 2) {
+        link(found[k]!, found[k + 1]!);
+        link(found[k + 1]!, found[k]!);
+      }
     }
+  const scale = 1 / (POINTS - 1);
+  const put = (edge: number) => into.push(places.get(edge)![0] * scale, places.get(edge)![1] * scale);
+  const follow = (start: number) => {
+    put(start);
+    for (let last = start, edge = neighbours.get(start)!.pop(); edge !== undefined; ) {
+      put(edge);
+      const others = neighbours.get(edge)!;
+      others.splice(others.indexOf(last), 1);
+      [last, edge] = [edge, others.pop()];
+    }
+    into.push(NaN, NaN);
+  };
+  const starts = [...places.keys()];
+  for (const edge of starts) if (neighbours.get(edge)!.length === 1) follow(edge);
+  for (const edge of starts) if (neighbours.get(edge)!.length) follow(edge);
 }
 
-/** Outlines of the regions that hold these shares of a density's mass. */
+/** Outlines of the regions that hold these shares of a density's mass, as `contour` has them. */
 export function outlines(field: Float64Array, shares: readonly number[]): Float32Array {
-  const segments: number[] = [];
-  for (const level of massLevels(field, shares)) contour(field, level, segments);
-  return Float32Array.from(segments);
+  const lines: number[] = [];
+  for (const level of massLevels(field, shares)) contour(field, level, lines);
+  return Float32Array.from(lines);
 }
 
 /** Masses on a square grid of [−half, half]², blurred by a Gaussian, as a field over another window. */

@@ -1,6 +1,7 @@
 /** The worker: it computes what the page draws. build.mjs wraps this bundle into a function of its scope `self`. */
 
 import type { Scope } from "./client.ts";
+import { fill, outlines } from "./contour.ts";
 import { Adam, Generator } from "./generator.ts";
 import { METHODS, knownLine, weightGradientKnown } from "./method.ts";
 import { LEVELS, NoisedMixture, ring } from "./mixture.ts";
@@ -34,6 +35,6 @@ self.onmessage = ({ data }: { data: Request }) => {
 // for the tests, which ask the very bytes that the page runs
 self.library = {
   Adam, DEFAULT_LOOK, DEFAULT_SETTINGS, Generator, HORIZON, LEVELS, METHODS, NoisedMixture, REWARDS, Random, Run, STORIES,
-  Session, decay, klBetween, knownLine, readAddress, rewardAt, ring, summarise, summariseSamples, weightGradientKnown,
+  Session, decay, fill, klBetween, knownLine, outlines, readAddress, rewardAt, ring, summarise, summariseSamples, weightGradientKnown,
   writeAddress,
 };

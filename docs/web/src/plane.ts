@@ -11,12 +11,9 @@ const PULL_LENGTH = 1 / 9;
 export class Plane {
   private readonly shading = document.createElement("canvas");
   private shaded = "";
-  private readonly dot = document.createElement("canvas");
-  private dotColor = "";
 
   constructor(readonly canvas: HTMLCanvasElement) {
     this.shading.width = this.shading.height = SHADES;
-    this.dot.width = this.dot.height = 12;
   }
 
   draw(frame: SideFrame, style: Style, reward: Reward, probe: Probe | null): void {
@@ -28,11 +25,13 @@ export class Plane {
     this.outline(ctx, frame.reference, size, css("--faint"), 1.2, []);
     this.outline(ctx, frame.density, size, colorOf(style), 2, []);
     this.outline(ctx, frame.optimum, size, css("--ink"), 1.5, [5, 4]);
-    const dot = this.sample(colorOf(style));
-    const width = Math.max(3.2, size / 95);
+    const radius = Math.max(1.6, size / 190);
     ctx.globalAlpha = 0.55;
+    ctx.fillStyle = colorOf(style);
     for (let i = 0; i < frame.points.length; i += 2) {
-      ctx.drawImage(dot, px(frame.points[i]!) - width / 2, py(frame.points[i + 1]!) - width / 2, width, width);
+      ctx.beginPath();
+      ctx.arc(px(frame.points[i]!), py(frame.points[i + 1]!), radius, 0, 2 * Math.PI);
+      ctx.fill();
     }
     ctx.globalAlpha = 1;
     for (const motion of frame.arrows) {
@@ -57,32 +56,20 @@ export class Plane {
   }
 
   private outline(
-    ctx: CanvasRenderingContext2D, segments: Float32Array, size: number, color: string, width: number, dash: number[],
+    ctx: CanvasRenderingContext2D, lines: Float32Array, size: number, color: string, width: number, dash: number[],
   ): void {
     ctx.strokeStyle = color;
     ctx.lineWidth = width;
     ctx.setLineDash(dash);
     ctx.beginPath();
-    for (let i = 0; i < segments.length; i += 4) {
-      ctx.moveTo(size * segments[i]!, size * segments[i + 1]!);
-      ctx.lineTo(size * segments[i + 2]!, size * segments[i + 3]!);
+    let pen = false;
+    for (let i = 0; i < lines.length; i += 2) {
+      const [x, y] = [size * lines[i]!, size * lines[i + 1]!];
+      if (!Number.isNaN(x)) ctx[pen ? "lineTo" : "moveTo"](x, y);
+      pen = !Number.isNaN(x);
     }
     ctx.stroke();
     ctx.setLineDash([]);
-  }
-
-  /** A dot once, since a thousand images are drawn faster than a thousand arcs. */
-  private sample(color: string): HTMLCanvasElement {
-    if (this.dotColor !== color) {
-      this.dotColor = color;
-      const ctx = this.dot.getContext("2d")!;
-      ctx.clearRect(0, 0, 12, 12);
-      ctx.fillStyle = color;
-      ctx.beginPath();
-      ctx.arc(6, 6, 6, 0, 2 * Math.PI);
-      ctx.fill();
-    }
-    return this.dot;
   }
 
   /** The reward as colour, from none at its least to full at its most in the window. */

@@ -30,7 +30,7 @@ export interface SideFrame {
   /** Half of the window. */
   half: number;
   arrows: Motion[];
-  /** Segments as of contour.ts, in the window; empty where not asked for. */
+  /** Lines as of contour.ts, in the window; empty where not asked for. */
   density: Float32Array;
   optimum: Float32Array;
   reference: Float32Array;
@@ -59,7 +59,7 @@ class Panel {
   private half = HALF;
   private arrows: Motion[] = [];
   /** Outlines by name, each with what it was made from. */
-  private readonly outlines = new Map<string, { key: string; segments: Float32Array }>();
+  private readonly outlines = new Map<string, { key: string; lines: Float32Array }>();
   private frames = 0;
   private tilt: { key: string; mass: Float64Array } | null = null;
   private readonly fixed = new Float64Array(5 * SAMPLES);
@@ -141,10 +141,10 @@ class Panel {
     if (!wanted) return new Float32Array(0);
     const key = JSON.stringify(dependsOn);
     const known = this.outlines.get(name);
-    if (known && (known.key === key || !turn)) return known.segments;
-    const segments = outlines(field(), shares);
-    this.outlines.set(name, { key, segments });
-    return segments;
+    if (known && (known.key === key || !turn)) return known.lines;
+    const lines = outlines(field(), shares);
+    this.outlines.set(name, { key, lines });
+    return lines;
   }
 
   private tilted(settings: Settings, noise: number): Float64Array {
