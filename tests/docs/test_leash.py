@@ -450,7 +450,7 @@ def test_addresses_come_back_as_they_were():
     hashes = [
         "",
         "left=kl-one&left.scale=1.8&left.lag=20&right.c=l2&right.law=differentiated&reward=linear&rate=0.05&maps=16&mass=held",
-        "reward=painted&bumps=-1_2.6_0.6_0.35~0_1_0.6_1&at=40&noise=0.5&axis=modes&hide=pulls,optimum&story=2",
+        "reward=painted&bumps=-1_2.6_0.6_0.35~0_1_0.6_1&at=40&noise=0.5&axis=modes&switch=pulls,optimum&story=2",
         "then=10,left:l2;20,left.scale:0.5,mass:held&at=100",
     ]
     assert [found.get("again") for found in ask("addresses", hashes=hashes)] == hashes

@@ -74,6 +74,14 @@ def test_the_page_fits_a_phone(page_at, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_key_has_its_mark_in_it(page_at, width):
+    page = page_at(viewport={"width": width, "height": 844})
+    mark, key = (page.locator(selector).bounding_box() for selector in (".ring", ".key:has(.ring)"))
+    assert key["x"] <= mark["x"] <= key["x"] + key["width"]
+    assert key["y"] <= mark["y"] <= key["y"] + key["height"]
+
+
 def test_keys_point_and_paint(page_at):
     """Enter paints where the arrow keys point; both planes then have the new reward."""
     page = page_at()

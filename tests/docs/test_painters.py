@@ -332,9 +332,10 @@ def test_the_answers_to_the_questions_hold(ask: Ask) -> None:
         assert free["open_entropy"] < 0.05 < led["open_entropy"] < start["open_entropy"]
     assert truth["answers"][truth["right"]] == "Reward alone in the reward, Diff-Instruct* in the true preference"
     numbers = [f"{one['preference']:.1f}" for one in (greedy, star, start)]
-    numbers += [f"{one['gold']:.2f}" for one in (greedy, star, start)] + [
-        f"{100 - round(100 * greedy['faithful'])} in a"
-    ]
+    numbers += [f"{one['gold']:.2f}" for one in (greedy, star, start)]
+    draws = found["draws"]
+    wrong, wrong_before = (round(draws * (1 - one["faithful"])) for one in (greedy, start))
+    numbers += [f"Of {draws} pictures by reward alone {wrong} are not", f"it was {wrong_before}."]
     assert all(number in truth["tell"] for number in numbers)
 
     best = [max(stops, key=lambda stop: stops[stop]["gold"]) for stops in found["greedy"]["runs"].values()]

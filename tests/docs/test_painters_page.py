@@ -55,6 +55,34 @@ def test_a_prediction_moves_the_sliders_and_their_end_answers(page_at: Open) -> 
     assert page.locator("#story").get_by_role("button", pressed=True).count() == 1
 
 
+INSIDE = """selector => {
+    const box = document.querySelector(selector).getBoundingClientRect();
+    return box.top >= -1 && box.bottom <= innerHeight + 1;
+}"""
+
+
+@pytest.mark.parametrize("size", [PHONE, {"width": 1280, "height": 720}])
+def test_what_an_answer_sets_going_is_in_view_and_then_the_verdict(page_at: Open, size: dict[str, int]) -> None:
+    """Control: before, what the trained painters paint is not."""
+    page = page_at(reduced_motion="reduce", viewport=size)
+    assert not page.evaluate(INSIDE, "#greedy")
+    page.evaluate("""(() => {
+        const scroll = Element.prototype.scrollIntoView;
+        window.shown = [];
+        Element.prototype.scrollIntoView = function (how) { scroll.call(this, how); window.shown.push(this.id); };
+    })()""")
+    page.locator("#answers button").first.click()
+    page.wait_for_function("!document.getElementById('verdict').hidden")
+    assert page.evaluate("window.shown") == ["greedy", "verdict"]
+    assert page.evaluate(INSIDE, "#verdict")
+
+
+def test_the_reference_says_how_far_it_is(page_at: Open) -> None:
+    page = page_at(SENTENCE)
+    step = "+/^step (\\d+) of 20$/.exec(document.querySelector('#reference .numbers').textContent)[1]"
+    page.wait_for_function(f"{step} > {page.evaluate(step)}")
+
+
 def test_a_walk_goes_through_the_training(page_at: Open) -> None:
     page = page_at()
     page.set_default_timeout(300_000)

@@ -16,7 +16,7 @@ const REWARD_RANGE: Record<Settings["reward"], [number, number]> = {
 };
 /** The lines that are always shown. */
 export const LINES = ["kl-x0", "kl-one", "star", "l2"] as const;
-const MARGIN = { left: 46, right: 12, top: 10, bottom: 38 };
+const MARGIN = { left: 52, right: 12, top: 10, bottom: 38 };
 
 /** Round numbers from low to high, about `count` of them. */
 function ticks(low: number, high: number, count: number): number[] {

@@ -9,7 +9,7 @@ import type { Bump } from "./reward.ts";
 import type { Reply, Request } from "./protocol.ts";
 import { HALF, type Frame, type Probe } from "./session.ts";
 import {
-  AddressError, BUMP_WIDTH, DEFAULT_LOOK, HORIZON, MOST_BUMPS, readAddress, rewardOf, writeAddress, type Axis, type Look,
+  AddressError, BUMP_WIDTH, DEFAULT_LOOK, HORIZON, MOST_BUMPS, PARTS, readAddress, rewardOf, writeAddress, type Axis, type Look,
   type Plan, type Settings, type Side,
 } from "./state.ts";
 import { STORIES } from "./stories.ts";
@@ -249,7 +249,7 @@ class Page {
     byId<HTMLSelectElement>("axis").value = look.axis;
     for (const { show, value } of this.sliders) show(value());
     byId<HTMLInputElement>("mass").checked = settings.weightsLearn;
-    for (const part of ["pulls", "density", "optimum"] as const) byId<HTMLInputElement>(part).checked = look[part];
+    for (const part of PARTS) byId<HTMLInputElement>(part).checked = look[part];
     byId("paint").setAttribute("aria-pressed", String(this.painting));
     byId("wipe").hidden = settings.reward !== "painted" || !settings.bumps.length;
     for (const view of this.views) view.canvas.classList.toggle("painting", this.painting);
@@ -317,7 +317,7 @@ class Page {
       element.onchange = () => changed(element.checked);
     };
     check("mass", (weightsLearn) => this.change({ weightsLearn }));
-    for (const part of ["pulls", "density", "optimum"] as const) check(part, (checked) => this.setLook({ [part]: checked }));
+    for (const part of PARTS) check(part, (checked) => this.setLook({ [part]: checked }));
     byId("paint").onclick = () => {
       this.painting = !this.painting;
       this.showControls();

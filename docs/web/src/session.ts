@@ -114,7 +114,7 @@ class Panel {
     // the dear parts are renewed in turn while the run moves, and at once when it stands still
     this.frames++;
     const turn = !eased || this.frames % 3 === this.index;
-    if (look.pulls && turn) this.arrows = this.motions(points, look.noise, probe);
+    if (look.pulls && turn) this.arrows = this.motions(points, look.noise, probe, eased ? 4 : 16);
     const { noise } = look;
     const { half } = this;
     const density = (law: Mixture, sigma: number) => {
@@ -154,8 +154,8 @@ class Panel {
     return blurred(this.tilt.mass, GRID.half, noise, this.half);
   }
 
-  /** The pulls at samples that lie apart, and at the place that is pointed at. */
-  private motions(points: Float32Array, noise: number, probe: Probe | null): Motion[] {
+  /** The pulls at samples that lie apart, and at the place that is pointed at; over `draws` pairs of noise at each level. */
+  private motions(points: Float32Array, noise: number, probe: Probe | null, draws: number): Motion[] {
     const clean = noise ? this.points(0) : points;
     const apart = (0.28 * this.half) ** 2;
     const chosen: { x: number; y: number }[] = probe?.side === this.index ? [probe] : [];
@@ -164,7 +164,7 @@ class Panel {
       if (chosen.every((other) => (other.x - at.x) ** 2 + (other.y - at.y) ** 2 > apart)) chosen.push(at);
     }
     const rng = new Random(11);
-    return chosen.map(({ x, y }) => this.run.motionAt(x, y, 4, rng));
+    return chosen.map(({ x, y }) => this.run.motionAt(x, y, draws, rng));
   }
 }
 

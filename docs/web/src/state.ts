@@ -77,7 +77,10 @@ export const DEFAULT_SETTINGS: Settings = {
   maps: 32,
   weightsLearn: true,
 };
-export const DEFAULT_LOOK: Look = { noise: 0, axis: "kl", pulls: true, density: true, optimum: true };
+export const DEFAULT_LOOK: Look = { noise: 0, axis: "kl", pulls: true, density: true, optimum: false };
+
+/** What can be shown in the planes or not; an address names those that are not as in DEFAULT_LOOK. */
+export const PARTS = ["pulls", "density", "optimum"] as const;
 
 export const rewardOf = (settings: Settings): Reward =>
   settings.reward === "painted" ? { bumps: settings.bumps, slope: 0, side: 0 } : REWARDS[settings.reward];
@@ -136,8 +139,8 @@ export function writeAddress({ plan, look, story }: State): string {
   if (plan.at) parts.push(`at=${plan.at}`);
   if (look.noise) parts.push(`noise=${short(look.noise)}`);
   if (look.axis !== "kl") parts.push(`axis=${look.axis}`);
-  const hidden = (["pulls", "density", "optimum"] as const).filter((part) => !look[part]);
-  if (hidden.length) parts.push(`hide=${hidden.join(",")}`);
+  const others = PARTS.filter((part) => look[part] !== DEFAULT_LOOK[part]);
+  if (others.length) parts.push(`switch=${others.join(",")}`);
   if (story) parts.push(`story=${story}`);
   return parts.join("&");
 }
@@ -231,14 +234,15 @@ export function readAddress(hash: string): State {
     return value === undefined ? otherwise : reader(value);
   };
   const at = take("at", 0, (v) => wholeIn("at", v, [0, LARGEST_STEP]));
-  const hidden = take("hide", [] as string[], (v) => v.split(","));
-  for (const part of hidden) oneOf("hide", part, ["pulls", "density", "optimum"]);
+  const others = take("switch", [] as string[], (v) => v.split(","));
+  for (const part of others) oneOf("switch", part, PARTS);
+  const shown = (part: (typeof PARTS)[number]) => DEFAULT_LOOK[part] !== others.includes(part);
   const look: Look = {
     noise: take("noise", 0, (v) => numberIn("noise", v, LIMITS.noise)),
     axis: take("axis", "kl" as Axis, (v) => oneOf("axis", v, ["kl", "modes", "spread"])),
-    pulls: !hidden.includes("pulls"),
-    density: !hidden.includes("density"),
-    optimum: !hidden.includes("optimum"),
+    pulls: shown("pulls"),
+    density: shown("density"),
+    optimum: shown("optimum"),
   };
   const story = take("story", 0, (v) => wholeIn("story", v, [0, 6]));
   const said = take("then", [] as string[], (v) => v.split(";"));

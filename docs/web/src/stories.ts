@@ -35,8 +35,8 @@ export const STORIES: readonly Story[] = [
     answers: ["spread over the mode on the right", "all in one point", "far outside"],
     right: 1,
     tell:
-      "In one point: the reward is at its maximum and nothing is left to draw. On the right the reward stops short of it, and " +
-      "four to five of the eight modes are kept.",
+      "In one point: there the reward is highest, and nothing keeps the samples apart. On the right the reward stops short of " +
+      "that, and four to five of the eight modes are kept.",
     settings: pair(["reward-only", 0.83], ["star", 0.83]),
     axis: "modes",
   },
@@ -46,7 +46,7 @@ export const STORIES: readonly Story[] = [
     answers: ["left, KL with w = σ²/α²", "right, Diff-Instruct*", "on neither"],
     right: 0,
     tell:
-      "Left: to half their width. The width of a mode shows at low noise only, and there the weight σ² hardly listens. Drag " +
+      "Left: to half their width. The width of a mode shows at low noise only, and there the weight σ² is small. Drag " +
       "“look through noise” to 1: narrow modes and wide ones look alike.",
     settings: pair(["kl-x0", 0.84], ["star", 0.83]),
     axis: "spread",
@@ -58,7 +58,7 @@ export const STORIES: readonly Story[] = [
     right: 0,
     tell:
       "KL with equal weights, by a little: 5.3 modes to 4.6. It was the weight over noise levels that narrowed the modes, not " +
-      "KL. Watch the road as well: the score divergence keeps its modes for long because it is slow to collect the reward.",
+      "KL. Watch the way there, too: the score divergence keeps its modes for long because it is slow to collect the reward.",
     settings: pair(["kl-one", 1.8], ["star", 0.83]),
     axis: "modes",
   },
@@ -68,8 +68,8 @@ export const STORIES: readonly Story[] = [
     answers: ["left, c = 0.05", "right, c = 1", "neither"],
     right: 1,
     tell:
-      "The right side. Near rest pseudo-Huber is ‖y‖²/2c, so a larger c is a slacker leash; a small c is nearly ‖y‖, which " +
-      "does not move at all until the reward outweighs it. Compare constants at equal reward, not at equal scale.",
+      "The right side. Near rest pseudo-Huber is ‖y‖²/2c, so a larger c is a slacker leash; with a small c it is nearly ‖y‖, " +
+      "which does not give way at all until the reward outweighs it. Compare constants at equal reward, not at equal scale.",
     settings: pair(["star", 0.4, { huberC: 0.05 }], ["star", 0.4, { huberC: 1 }]),
     axis: "kl",
   },

@@ -206,7 +206,7 @@ class TheoremPage {
   private drawErrors(): void {
     const { ctx, width, height } = freshContext(byId("errors"));
     const { estimates, choice } = this;
-    const [left, right, top, bottom] = [52, 12, 10, 38];
+    const [left, right, top, bottom] = [62, 12, 10, 38];
     const [low, high] = [Math.log10(16), Math.log10(MOST)];
     const x = (count: number) => left + ((Math.log10(count) - low) / (high - low)) * (width - left - right);
     const bounded = (error: number) => Math.log10(Math.min(Math.max(error, SMALLEST_ERROR), LARGEST_ERROR));
@@ -220,7 +220,7 @@ class TheoremPage {
     for (const [count, text] of [[100, "100"], [10_000, "10,000"], [1_000_000, "1,000,000"]] as const) ctx.fillText(text, x(count), height - bottom + 16);
     ctx.fillText("samples", (left + width - right) / 2, height - 4);
     ctx.textAlign = "right";
-    for (const error of [0.001, 0.01, 0.1, 1, 10, 100]) ctx.fillText(`${100 * error}%`, left - 6, y(error) + 4);
+    for (const error of [0.001, 0.01, 0.1, 1, 10, 100]) ctx.fillText(`${(100 * error).toLocaleString("en")}%`, left - 6, y(error) + 4);
     const stroke = (points: [number, number][], color: string, weight: number, dash: number[]) => {
       ctx.strokeStyle = color;
       ctx.lineWidth = weight;

@@ -177,6 +177,7 @@ class Studio {
     const { stop, strength, sentence } = QUESTIONS[this.story - 1]!;
     this.prediction = answer;
     const there = this.stop === stop && this.strength === strength && this.sentence === sentence;
+    byId("greedy").scrollIntoView({ block: "nearest", behavior: this.motion });
     if (this.still.matches || there) {
       this.change({ sentence, stop, strength });
       this.aim = { stop, strength };
@@ -186,6 +187,10 @@ class Studio {
       this.walk();
     }
     this.showStory();
+  }
+
+  private get motion(): ScrollBehavior {
+    return this.still.matches ? "instant" : "smooth";
   }
 
   private walk(): void {
@@ -255,13 +260,19 @@ class Studio {
       const judged = found.flatMap((one) => one?.judgement ?? []);
       const whole = judged.length === COLUMNS;
       const right = judged.filter(({ verdict }) => verdict.all).length;
-      // what is being painted keeps its last numbers for a moment
-      if (!whole && readCaption(this.sentence)) continue;
       const numbers = row.querySelector(".numbers")!;
-      const said = !whole ? ["not judged"] : [
-        `reward ${signed(mean(judged.map(({ proxy }) => proxy)), 1)}`, `true ${signed(mean(judged.map(({ gold }) => gold)), 2)}`,
-        `${right} of ${COLUMNS} as written`,
-      ];
+      const done = Math.min(...found.map((one) => one?.done ?? 0));
+      let said: string[];
+      if (whole)
+        said = [
+          `reward ${signed(mean(judged.map(({ proxy }) => proxy)), 1)}`, `true ${signed(mean(judged.map(({ gold }) => gold)), 2)}`,
+          `${right} of ${COLUMNS} as written`,
+        ];
+      else if (painter === "reference" && done < PAINTERS.steps)
+        said = [this.still.matches ? "being painted" : `step ${done} of ${PAINTERS.steps}`];
+      // what is painted in one step keeps its last numbers for a moment
+      else if (readCaption(this.sentence)) continue;
+      else said = ["not judged"];
       if (numbers.textContent !== said.join("")) numbers.replaceChildren(...said.map((text) => make("span", { textContent: text })));
     }
     this.showDetail();
@@ -367,8 +378,10 @@ class Studio {
     const there = this.stop === story.stop && this.strength === story.strength;
     const over = this.prediction !== null && this.aim !== null && there && this.complete;
     if (!over && this.prediction !== null && !verdict.hidden) return;
+    const news = over && verdict.hidden;
     verdict.hidden = !over;
     if (over) verdict.textContent = `${this.prediction === story.right ? "As you said." : "Not as you said."} ${story.tell}`;
+    if (news) verdict.scrollIntoView({ block: "nearest", behavior: this.motion });
   }
 }
 

@@ -17,27 +17,28 @@ export const QUESTIONS: readonly Question[] = [
     title: "Reward and truth",
     sentence: "a yellow square right of a blue triangle",
     question:
-      "Two painters now climb the same learnt reward for 200 steps; one of them is held to the reference. Who is ahead at the end?",
+      "Two painters now climb the same learnt reward for 200 steps; one of them is held to the reference. Who is ahead at the end, in that reward " +
+      "and in the true preference behind it?",
     answers: [
-      "Reward alone: more reward, truly better", "Diff-Instruct*, in both",
+      "Reward alone, in both", "Diff-Instruct*, in both",
       "Reward alone in the reward, Diff-Instruct* in the true preference",
     ],
     right: 2,
     tell:
-      "The reward rates reward alone at 6.2 and Diff-Instruct* at 5.0, from 4.4; the true preference is 0.43 and 0.70, " +
-      "from 0.56. Of reward alone’s pictures 35 in a hundred are no longer what the sentence says.",
+      "Reward alone reaches a reward of 6.2, Diff-Instruct* 5.0; both began at 4.4. The true preference ends at 0.43 and at 0.70, " +
+      "from 0.56. Of 200 pictures by reward alone 70 are not what the sentence says; before the training it was 11.",
     stop: 200,
     strength: 1,
   },
   {
     title: "When to stop",
     sentence: "a blue square above a yellow circle on a dark background",
-    question: "Reward alone, once more: where along the training are its pictures truly best?",
+    question: "Reward alone, once more: where along the training is the true preference of its pictures highest?",
     answers: ["at the end", "after about a quarter", "before it begins"],
     right: 1,
     tell:
       "Near step 40, at 0.65. From there the reward still rises, while the true preference falls below where it began. " +
-      "Who trains does not see that curve: only the reward is known then.",
+      "Whoever trains does not see that curve, only the reward.",
     stop: 200,
     strength: 1,
   },
