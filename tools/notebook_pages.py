@@ -34,6 +34,8 @@ WARNED = re.compile(r"^\S+\.py:\d+: (\w*Warning: .*\n)(?: +.*\n)?", re.MULTILINE
 """A warning as Python prints it, with a path of this machine and a line of code that says nothing to a reader."""
 IMPORTED = re.compile(rf"^\s*(?:from ({PACKAGE}[\w.]*) import ([^\n]+)|import ({PACKAGE}[\w.]*))", re.MULTILINE)
 SECONDS_A_CELL = 1800
+QUIET = ["--IPKernelApp.log_level=ERROR"]
+"""Otherwise a kernel warns that it listens on this machine's own address."""
 INCH, DPI = 96, 144
 UNRUN = """```{note}
 This page was built without running its notebook, so it shows no results.
@@ -90,7 +92,9 @@ def run(source: Path, profile: str, cache: Path) -> NotebookNode:
     print(f"running {source.stem}", flush=True)
     notebook = edition(jupytext.read(source), "solution")
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=SECONDS_A_CELL, resources={"metadata": {"path": folder}})
+        client = NotebookClient(
+            notebook, timeout=SECONDS_A_CELL, resources={"metadata": {"path": folder}}, extra_arguments=QUIET
+        )
         where = {"DISTAR_PROFILE": profile, "DISTAR_STRICT": "1", "DISTAR_FOLDER": folder, "PYTHONPATH": str(ROOT)}
         client.execute(env=os.environ | where)
     cache.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,8 @@ PAGES = {
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/")
 PLAYGROUNDS = ("leash.html", "leash.js", "theorem.html", "theorem.js", "painters.html", "painters.js", "play.css")
 """Files of docs/web that are pages of their own, in the site's folder play; built by `make web`."""
+PAGES_TO_PLAY = '<nav class="pages" aria-label="Pages to play">'
+"""Where each of them links to the others."""
 UNWANTED = (".buildinfo", "objects.inv", "_sources", "_static/webpack-macros.html", "_static/**/*.map")
 EXPERIMENTS = """
 ```{toctree}
@@ -209,7 +211,7 @@ class Site:
     def home(self) -> None:
         """The first page: README's front, and ways in."""
         front = self.readme[""].partition("\n")[2].strip()
-        self.page("index.md", "home", front=front, sections=self.readme, claims=len(mapped()))
+        self.page("index.md", "home", front=front, sections=self.readme, claims=len(mapped()), notebooks=len(stems()))
 
     def documents(self) -> None:
         """What is a page as it is, and the course's index."""
@@ -259,9 +261,14 @@ class Site:
         self.page("cite.md", "cite", message=self.cited["message"], software=own, papers=papers)
 
     def play(self) -> None:
-        """The playgrounds as they are, and the page that leads to them."""
+        """The playgrounds with a way back, and the page that leads to them."""
+        back = f'{PAGES_TO_PLAY}\n  <a href="../index.html">{distar_core.__name__}</a>'
         for name in PLAYGROUNDS:
-            self.copy(f"docs/web/{name}", f"extra/play/{name}")
+            if name.endswith(".html"):
+                text = (ROOT / "docs" / "web" / name).read_text("utf-8")
+                self.write(f"extra/play/{name}", text.replace(PAGES_TO_PLAY, back))
+            else:
+                self.copy(f"docs/web/{name}", f"extra/play/{name}")
         self.write("extra/play/weights.js", painters_data.script())
         self.page("play.md", "play")
 

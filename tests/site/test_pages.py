@@ -122,6 +122,11 @@ def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
     assert missing == ["METHODS"]  # data without a docstring; its rows are on the first page
 
 
+def test_the_playgrounds_lead_back(site: Path) -> None:
+    for name in ("leash", "theorem", "painters"):
+        assert "../index.html" in Links((site / "play" / f"{name}.html").read_text("utf-8")).links
+
+
 def test_the_zip_holds_the_site_in_one_folder(site: Path) -> None:
     with zipfile.ZipFile(site.parent / f"{NAME}.zip") as archive:
         packed = {name for name in archive.namelist() if not name.endswith("/")}
