@@ -352,9 +352,11 @@ def test_the_answers_to_the_questions_hold(ask: Ask) -> None:
     assert much["strength"] == 2.5
     strong = {name: found[name]["strengths"] for name in painters.METHODS}
     assert strong["star"]["2.5"]["faithful"] > 0.8
-    assert strong["greedy"]["2.5"]["faithful"] < 0.05
-    shares = [strong["star"]["2.5"], strong["greedy"]["2.5"], strong["greedy"]["1.5"]]
-    assert all(str(round(100 * one["faithful"])) in much["tell"] for one in shares)
+    assert strong["greedy"]["2.5"]["faithful"] == 0
+    right, right_before = (round(draws * one["faithful"]) for one in (strong["star"]["2.5"], strong["greedy"]["1.5"]))
+    assert f"of {draws} that were measured, {right} are" in much["tell"]
+    assert f"none of reward alone’s {draws}" in much["tell"]
+    assert f"only {right_before} of them" in much["tell"]
 
 
 def test_the_numbers_of_the_page_are_those_of_the_card() -> None:

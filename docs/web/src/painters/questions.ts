@@ -61,8 +61,8 @@ export const QUESTIONS: readonly Question[] = [
     answers: ["reward alone’s", "Diff-Instruct*’s", "both", "neither"],
     right: 1,
     tell:
-      "Diff-Instruct*’s: 88 in a hundred of its pictures are still what the sentence says, of reward alone’s 0. Already " +
-      "at × 1.5 only 20 of reward alone’s are.",
+      "Diff-Instruct*’s: of 200 that were measured, 175 are still what the sentence says, and none of reward alone’s 200. " +
+      "Already at × 1.5 only 41 of them are.",
     stop: 200,
     strength: 2.5,
   },
