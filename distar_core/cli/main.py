@@ -68,14 +68,13 @@ def doctor(
     for remedy in dict.fromkeys(finding.remedy for finding in findings if finding.remedy):
         say(remedy)
     if sdxl:
-        from ..sdxl.plan import OF_PEAK
+        from ..sdxl.plan import LAUNCHING, OF_PEAK
 
         share = OF_PEAK if share is None else share
         print_table(estimates(share, price), "Estimates, from counted FLOPs and the makers' rates")
         say(
-            f"At {share:.0%} of the peak they are the best case: launched kernel by kernel, one sample at a time, an H200 took 2.4 to "
-            "3.5 s a sample (notebooks/records/sdxl_true_size.md), a multiple of this. distar train sdxl RUN --recipe 24gb --dry-run "
-            "counts a run of your own."
+            f"They suppose {share:.0%} of the peak, and that launching takes no time. It does: {LAUNCHING}. "
+            "distar train sdxl RUN --recipe 24gb --dry-run counts a run of your own."
         )
     if any(finding.fatal for finding in findings):
         raise typer.Exit(1)

@@ -240,6 +240,7 @@ def tell_plan(recipe: SdxlRecipe, processes: int = 1) -> None:
     """
     from ..sdxl.ledger import count_step
     from ..sdxl.plan import (
+        LAUNCHING,
         OF_PEAK,
         checkpoint_bytes,
         counted_prompts,
@@ -274,12 +275,12 @@ def tell_plan(recipe: SdxlRecipe, processes: int = 1) -> None:
     hours = hours_of_run(recipe, ledger)
     time = "tell peak_tflops of your card for an estimate"
     if hours is not None:
-        time = f"{hours / processes:.1f} h, an estimate at {OF_PEAK:.0%} of {recipe.peak_tflops:g} TFLOP/s; small batches reach less"
+        time = f"{hours / processes:.1f} h, an estimate at {OF_PEAK:.0%} of {recipe.peak_tflops:g} TFLOP/s. {LAUNCHING}"
     say(f"time: {time}")
     checkpoint = checkpoint_bytes(ledger, recipe.parts(processes)) / 1e9
     say(
         f"disk: {(recipe.checkpoints + 1) * checkpoint:.3g} GB, for checkpoints of {checkpoint:.3g}, of which "
-        f"{recipe.checkpoints} stay while the next is written; as much main memory as one meanwhile"
+        f"{recipe.checkpoints} {'stays' if recipe.checkpoints == 1 else 'stay'} while the next is written; as much main memory as one meanwhile"
     )
     for one in downloads(recipe, sketch):
         size = "of unknown size" if one.gigabytes is None else f"about {one.gigabytes:.1f} GB"

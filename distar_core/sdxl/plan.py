@@ -25,6 +25,11 @@ from .recipe import RECIPES, TYPES, SdxlRecipe
 from .shapes import described_on_meta, sdxl_on_meta
 
 GB = 1e9
+LAUNCHING = (
+    "launched kernel by kernel, one sample at a time, a sample of SDXL took 2.4 to 6.9 s on the two hosts where it was measured; "
+    "recorded with cuda_graphs: true, 0.7 to 1.2 s (notebooks/records/sdxl_h100.md)"
+)
+"""Why a run takes longer than the FLOPs say."""
 OF_PEAK = 0.5
 """Which part of a device's peak the estimate of the time supposes."""
 COUNTED_PROMPTS = 10_000

@@ -83,6 +83,8 @@ folder = Path(tempfile.mkdtemp())
 # | several, 32 GB and more each | `n-gpus`, started by `torchrun` | full copies, a part in each |
 # | none | `distar train world` | the miniature, full copies |
 #
+# Two more lines for cards with room: `--recipe 24gb --set cuda_graphs=true` from 32 GB, and `--set micro_batch=4` with it on 80 GB.
+#
 # The counts come from shapes (notebook 10); the package has them for its own recipes:
 
 # %%
@@ -176,9 +178,9 @@ charts.dot_plot(
 
 # %% [markdown]
 # The doctor's hours are a little longer, since it counts the warm-up, too. The squares are the lesson: launched kernel by kernel, every card but the slowest takes as long as its host
-# does, so **the cheapest card that fits is the best buy**, unless launching costs nothing. So it can: with `cuda_graphs: true` each half of a step is
+# does (behind the slower host 24 to 30 hours), so **the cheapest card that fits is the best buy**, unless launching costs nothing. So it can: with `cuda_graphs: true` each half of a step is
 # recorded once, as a CUDA graph, and replayed. On that H100 a sample then took 1.1 s, and 0.7 with `micro_batch: 4`, about a fifth of its peak (`notebooks/records/sdxl_h100.md`). `80gb`
-# records; `24gb` does not, since recorded steps did not fit into 24 GB: with 28 GB or more, add `--set cuda_graphs=true`. Your host is another one: time ten steps
+# records; `24gb` does not, since recorded steps did not fit into 24 GB (25.5 were reserved): on a larger card, add `--set cuda_graphs=true`. Your host is another one: time ten steps
 # before you rent for a week.
 #
 # ## 2. Launch, watch, stop, resume
@@ -410,7 +412,7 @@ for letter, name in (letters | {"D": "alone"}).items():
 #
 # > **Exercise 11.3** · debug · difficulty 3 of 5 · importance 5 of 5 · 6 minutes
 # >
-# > A colleague started `24gb`, whose recipe says `reward: {pickscore: 1.0}` and `reward_scale: 100`, with some `--set` that you have not seen. Ten steps later the log has a reward of 21.7, a reward's pull of 70 and a leash's pull
+# > A colleague started `24gb`, whose recipe says `reward: {pickscore: 1.0}` and `reward_scale: 100`, with some `--set` that you have not seen. Ten steps later the log has (the numbers are invented) a reward of 21.7, a reward's pull of 70 and a leash's pull
 # > of 1. PickScore is a cosine, about 0.22. What happened? What do you change, and do you resume?
 #
 # <details><summary>Hint 1</summary>
@@ -510,7 +512,7 @@ for letter in letters:
     print(f"{letter}  {told}")
 
 # %% [markdown]
-# In B and C the warm-up doubled the gap at low noise, in A it hardly moved in 150 steps. **Look at this line after the warm-up, before the generator's first step**: an assistant that has learnt nothing in 100 steps
+# In B and C the warm-up doubled the gap at low noise, in A it hardly moved in 150 steps. **Look at the gap in `panels.jsonl` after the warm-up, before the generator's first step**: an assistant that has learnt nothing in 100 steps
 # is not likely to begin afterwards. Under SDXL's cfg_scale of 7.5 the gap of a dead one is larger still.
 #
 # ## 4. Is it a hack? Ask judges that nobody trained on
@@ -611,7 +613,7 @@ for name, panel in found.items():
     print(f"{name:8s} gold {gold}   share with all that the caption states {faithful}")
 
 # %% [markdown]
-# The page was right. The hacked run pays for its taste with captions: 13 of 100 pictures have lost what was asked for, and gold is back where it began. Go on, and it falls, as in D.
+# The page was right. The hacked run pays for its taste with captions: 13 of 100 pictures have lost what was asked for, and gold is back where it began. In D, which went on for longer, it fell.
 # The stale run did no harm *yet*: its reward is weak. By the pencil its leash would not hold back a strong one.
 #
 # ## 5. Export, and load it elsewhere
