@@ -16,6 +16,9 @@ RECORDED = {name: DATA / name for name in ("healthy", "hacked", "stale", "alone"
 """By name: healthy; hacked, with a hundredfold reward_scale; stale, with an assistant that learns a two-hundredth as fast; and
 alone, by the reward alone and four times as many samples, without a sheet."""
 
+LETTERS = {"A": "stale", "B": "healthy", "C": "hacked"}
+"""Under which letter notebook 11 shows a run before it says which it is; drawn by lot."""
+
 
 def sheet(run: Path, step: int) -> SavedPicture:
     """The sheet of pictures that a run drew at a step. Raises FileNotFoundError if it drew none."""

@@ -35,7 +35,7 @@ import torch
 from typer.testing import CliRunner
 
 from distar_core.course import check, predict, profile, require, reveal
-from distar_core.course.recorded import DATA, RECORDED, sheet
+from distar_core.course.recorded import DATA, LETTERS, RECORDED, sheet
 from distar_core.evaluation.report import cells_of, read_panels
 from distar_core.figures import charts
 from distar_core.figures.picture import BLUE, ORANGE, RED, Style, image_grid
@@ -97,8 +97,8 @@ for name, count in counts.items():
 
 # %% [markdown]
 # Time has two sides. The card computes: work by speed, and it reaches a *share* of its peak. And the host launches: tens of thousands of
-# kernels a step, one by one, from Python. Both go on at the same time, so **the slower side sets the pace**. How long does launching take? Hosts differ: on an
-# H200 a sample took so long, while its kernels were busy for a third of it; an H100 behind a slower host took 5 to 7:
+# kernels a sample, one by one, from Python. Both go on at the same time. How long does launching take? Hosts differ: on an
+# H200 a sample took 2.86 s, while its kernels were busy for a third of that; an H100 behind a slower host took 5 to 7 s:
 
 # %%
 launch = 2.86  # seconds a sample of `24gb`, launched kernel by kernel; notebooks/records/sdxl_true_size.md
@@ -137,7 +137,7 @@ checked_bill = check("11.1", bill)
 # </details>
 
 # %% [markdown] tags=["solution"]
-# **Solution.** A sample takes the larger of tflop/(share · peak) and `launch` seconds; hours are steps · batch times that, by 3600. The cost is hours times the price.
+# **Solution.** The slower side sets the pace: a sample takes the larger of tflop/(share · peak) and `launch` seconds; hours are steps · batch times that, by 3600. The cost is hours times the price.
 
 # %% [markdown]
 # Hold it to what `distar doctor` says, which knows no launching and supposes half of the peak. Put your provider's price in place of the 2:
@@ -178,9 +178,9 @@ charts.dot_plot(
 
 # %% [markdown]
 # The doctor's hours are a little longer, since it counts the warm-up, too. The squares are the lesson: launched kernel by kernel, every card but the slowest takes as long as its host
-# does (behind the slower host 24 to 30 hours), so **the cheapest card that fits is the best buy**, unless launching costs nothing. So it can: with `cuda_graphs: true` each half of a step is
+# does (behind the slower host 22 to 31 hours), so **the slowest card that fits is as good as any**, unless launching costs nothing. So it can: with `cuda_graphs: true` each half of a step is
 # recorded once, as a CUDA graph, and replayed. On that H100 a sample then took 1.1 s, and 0.7 with `micro_batch: 4`, about a fifth of its peak (`notebooks/records/sdxl_h100.md`). `80gb`
-# records; `24gb` does not, since recorded steps did not fit into 24 GB (25.5 were reserved): on a larger card, add `--set cuda_graphs=true`. Your host is another one: time ten steps
+# records, so its squares are for `cuda_graphs: false`; `24gb` does not, since recorded steps did not fit into 24 GB (25.5 were reserved): on a larger card, add `--set cuda_graphs=true`. Your host is another one: time ten steps
 # before you rent for a week.
 #
 # ## 2. Launch, watch, stop, resume
@@ -303,17 +303,18 @@ sheet(run, steps)
 run_curves(watch.read_log(run), watch.read_panels(run))
 
 # %% [markdown]
-# On the log's side: the reward, the pull of each term, the lag of the assistant (section 4). On the panels' side: the gap by noise level,
+# On the log's side: the reward, the pull of each term, the lag of the assistant (defined below, with a pencil). On the panels' side: the gap by noise level,
 # diversity, three numbers about the look of pictures, and where a step's seconds go. So short a run shows little. Read two longer ones.
 #
 # ## 3. Three logs, one of them healthy
 #
 # Three runs of the miniature were recorded: 150 steps of 8 samples by Diff-Instruct\*, from one start, with the same seeds. One has the
 # defaults. In one, a single key was wrong: `reward_scale` a hundred times too large. In one, `assistant_lr` was two hundred times too
-# small. The letters were drawn by lot; curves of the log are means over ten steps.
+# small. The letters were drawn by lot; curves of the log are means over ten steps. Negative steps are the warm-up, in which the assistant alone learns. Do not choose by the lag,
+# whose turn comes later.
 
 # %%
-letters = {"A": "stale", "B": "healthy", "C": "hacked"}
+letters = LETTERS  # do not look it up
 logs = {letter: watch.read_log(RECORDED[name]) for letter, name in letters.items()}
 panels = {letter: watch.read_panels(RECORDED[name]) for letter, name in letters.items()}
 looks = {"A": Style(ORANGE, "^", (0, (3, 1, 1, 1))), "B": Style(BLUE, "o", "-"), "C": Style(RED, "s", (0, (5, 1)))}
@@ -393,9 +394,9 @@ for letter, name in (letters | {"D": "alone"}).items():
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# **C** is hacked. Its reward's pull begins seventy times as long as the leash's, which is bounded (pseudo-Huber). Its gap *grows*: the assistant sees it leaving. In its panel shapes swell until
-# they touch, and the circle of the third row is no longer round. **A** has the stale assistant: its loss does not fall while that of the others does, and its gap stays where it
-# began. That gap is also the smallest, which is no praise: who does not look sees little. **B** is healthy: pulls of one size, a gap that
+# **C** is hacked. Its reward's pull begins seventy times as long as the leash's, which is bounded (pseudo-Huber). Its gap *grows*: the assistant sees it leaving. In its panel shapes swell; the
+# triangles of the first row touch. **A** has the stale assistant: its loss ends above its start, where B's falls and C's hardly moves, and its gap stays where it
+# began. That gap is also the smallest, which is no praise: an assistant that does not learn sees little. **B** is healthy: pulls of one size, a gap that
 # shrinks, an assistant that follows.
 #
 # </details>
@@ -406,7 +407,7 @@ for letter, name in (letters | {"D": "alone"}).items():
 # - *Runaway reward* counts the gain in spreads of a batch. Here a batch spreads mostly because its prompts differ, and C gains one such spread.
 # - *Collapse* asks how much of the distance between two seeds is lost: 12% in the healthy run, 11% in the hacked one. Both pay with variety; this number does not tell who got something for it. D is a run by the reward
 #   alone, twice as long with twice the batch. It lost 44%, and a third of its pictures lost what the caption states: still no *look*, which begins at 50%.
-# - *Stale assistant* is section 4.
+# - *Stale assistant* is judged by the lag, see “With a pencil” below.
 #
 # “Fine” is not healthy. The reward cannot say, since it rises in all three. What said it are pulls, gap and loss *side by side*, and your eyes on a panel.
 #
@@ -427,7 +428,7 @@ for letter, name in (letters | {"D": "alone"}).items():
 # </details>
 # <details><summary>Answer</summary>
 #
-# The reward was made a hundred times larger, by `{pickscore: 100}` or `unit: logit`, and the scale was kept: both multiply. It is not published which of the two the paper's 100 stands for, so the pulls must decide: choose `reward_scale` so that
+# The reward was made a hundred times larger, by `{pickscore: 100}` or `unit: logit`, and the scale was kept: both multiply. (`unit: logit` is the cosine times CLIP's own temperature, about 100.) Undone, the reward's pull is 70/100 = 0.7. It is not published which of the two the paper's 100 stands for, so the pulls must decide: choose `reward_scale` so that
 # the reward's pull begins no longer than the leash's (in the healthy run it was 0.6 of it). `--resume` keeps the recipe, and should: start in a new folder. Ten steps were enough to know; a thousand would have cost a hundred times
 # as much.
 #
@@ -435,13 +436,13 @@ for letter, name in (letters | {"D": "alone"}).items():
 #
 # ## With a pencil: a lag that does not tell
 #
-# The log's column `lag` says how much longer the true gap is, along the gap y that the assistant sees, than what it sees: the mean of ⟨y, s_q − s_ψ⟩ divided by the mean of ‖y‖², with the generator's own score s_q (no
-# second network is needed: s_q is the mean of −ε/σ at x_t). An exact assistant has 0; one that sees half of the gap has 1. Single steps scatter, so `distar watch` judges how far the mean is from 0 *at least*.
+# By what share does the true gap, measured along the gap y that the assistant sees, exceed y? That is the log's column `lag`: the mean of ⟨y, s_q − s_ψ⟩ divided by the mean of ‖y‖², with the generator's own score s_q (no
+# second network is needed: s_q is the mean of −ε/σ at x_t). An exact assistant has 0; one that sees half of the gap has 1. Single steps scatter, so `distar watch` judges a lower bound of |mean|.
 #
 # > **Exercise 11.4** · implement · difficulty 2 of 5 · importance 4 of 5 · 5 minutes
 # >
-# > How far is the mean of some lags from 0 at least, if it may be wrong by `errors` standard errors? Where that is more than the mean itself, the answer is 0. The standard error of a mean of n values is their standard
-# > deviation over √n.
+# > A lower bound on how far the mean of some lags is from 0: how far is it still, if it is wrong by `errors` standard errors? Where that is more than the mean itself, the answer is 0. The standard error of a mean of n values is their standard
+# > deviation (`std` in torch, with n − 1) over √n.
 
 
 # %% tags=["exercise"]
@@ -473,7 +474,7 @@ checked_at_least = check("11.4", at_least)
 
 # %%
 for letter in letters:
-    lags = torch.tensor([row["lag"] for row in logs[letter][-37:]])
+    lags = torch.tensor([row["lag"] for row in logs[letter][-37:]])  # distar watch's window, a quarter of 150 steps
     print(f"{letter}: lag {lags.mean():+.2f}, at least {checked_at_least(lags, watch.SURE):.2f} from 0")
 
 # %% [markdown]
@@ -481,7 +482,7 @@ for letter in letters:
 #
 # > **Exercise 11.5** · derive · difficulty 4 of 5 · importance 4 of 5 · 12 minutes
 # >
-# > The pencil's reference is N(0, 1), and guidance inside makes N(g, 1) of it. The generator draws N(m, 1); the assistant believes N(m′, 1). Find y, the true gap, and the lag. Then let the assistant be the reference itself, m′ = 0, and the generator move from 0 to
+# > The pencil's reference is N(0, 1), and guidance inside makes N(g, 1) of it; x_t = x_0 + σε, and y = s_ψ − s_ref with the guided reference. The generator draws N(m, 1); the assistant believes N(m′, 1). Find y, the true gap, and the lag. Then let the assistant be the reference itself, m′ = 0, and the generator move from 0 to
 # > g, where the leash wants it: what does the lag do, and what does the leash do at g?
 #
 # <details><summary>Hint 1</summary>
@@ -512,13 +513,13 @@ for letter in letters:
     print(f"{letter}  {told}")
 
 # %% [markdown]
-# In B and C the warm-up doubled the gap at low noise, in A it hardly moved in 150 steps. **Look at the gap in `panels.jsonl` after the warm-up, before the generator's first step**: an assistant that has learnt nothing in 100 steps
+# In B and C the warm-up of 30 steps doubled the gap at low noise, in A it hardly moved, then or in 150 steps more. **Look at the gap in `panels.jsonl` after the warm-up, before the generator's first step**: an assistant that has learnt nothing by then, in the recipes after 100 steps,
 # is not likely to begin afterwards. Under SDXL's cfg_scale of 7.5 the gap of a dead one is larger still.
 #
 # ## 4. Is it a hack? Ask judges that nobody trained on
 #
 # The trained reward cannot say whether its gain is real. `distar evaluate --hacking` draws start and model with the same prompts and seeds, scores both by other rewards, by the trained one with *wrong* prompts and on slightly changed pictures, and
-# gives an alarm where two of four pieces of evidence are found. For your run, on a few captions that no training saw:
+# gives an alarm where two of four pieces of evidence are found: another reward falls; on most prompts two fall while the trained one rises; the own prompt matters less; most of the gain is gone after a slight change. For your run, on a few captions that no training saw:
 
 # %%
 asked = [entry.prompt for entry in held_out_captions().entries[:: 70 if short else 20]]
@@ -533,7 +534,8 @@ for line in mine.lines:
 
 # %% [markdown]
 # All of this is in `judged/hacking.html`, with the pictures that gained most. So few captions decide little; `conflict` is the share of prompts where two rewards fall while the trained one rises, `margin` the own prompt's
-# score less a wrong one's. Now the recorded runs, each on 140 captions with three pictures. *CLIP* here is another family than the trained reward, which is a small network of the world's own; *preference 2* and *3* are of its kind, fitted to other votes.
+# score less a wrong one's. Now the recorded runs, each on 140 captions with three pictures. *CLIP* compares picture and caption directly. The trained reward is a small network with
+# eyes of its own and CLIP's features beside them; *preference 2* and *3* are of its kind, fitted to other votes.
 #
 # > **Predict.** Which evidence does the page have against the hacked run?
 # >
@@ -614,7 +616,7 @@ for name, panel in found.items():
 
 # %% [markdown]
 # The page was right. The hacked run pays for its taste with captions: 13 of 100 pictures have lost what was asked for, and gold is back where it began. In D, which went on for longer, it fell.
-# The stale run did no harm *yet*: its reward is weak. By the pencil its leash would not hold back a strong one.
+# The stale run did no harm *yet* (0.19 to the healthy run's 0.17, intervals that overlap): its reward is weak. By the pencil its leash would not hold back a strong one.
 #
 # ## 5. Export, and load it elsewhere
 #
