@@ -344,7 +344,7 @@ class Trainable:
     def update(self, step: int) -> None:
         """One optimizer step on the gradients at hand, at the rate of this step; then the averages follow.
 
-        The gradients are freed, so that they do not take memory while another role is updated.
+        The gradients are let go, so that they do not take memory while another role is updated.
         """
         assert self.optimizer is not None
         if self.lr is not None:

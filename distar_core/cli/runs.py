@@ -60,7 +60,7 @@ def run_hints(remedy: str, resume: Callable[[], str]) -> Iterator[None]:
 
     with (
         hint(Interrupted, lambda: f"with: {resume()}"),
-        hint(CardFullError, lambda: f"(what is saved goes on with: {resume()})"),
+        hint(CardFullError, lambda: f"(what is saved, if anything, is resumed by: {resume()}, and that setting)"),
         hint(NonFiniteError, lambda: f"(--resume keeps the recipe: {remedy})"),
     ):
         yield
@@ -104,7 +104,7 @@ def train_on_pictures(
     except torch.OutOfMemoryError as error:
         asked = str(error).partition(". GPU")[0].removeprefix("CUDA out of memory. ")
         raise CardFullError(
-            f"the GPU has no memory left ({asked}); resume with {'--set cuda_graphs=false' if recipe.cuda_graphs else 'a smaller --set micro_batch'}, "
+            f"the GPU has no memory left ({asked}); resume with {'--set cuda_graphs=false' if recipe.cuda_graphs else '--set micro_batch=1'}, "
             "with PYTORCH_ALLOC_CONF=expandable_segments:True in the environment, or begin anew with fewer pixels"
         ) from error
     if shown.latest is None:

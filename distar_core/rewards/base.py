@@ -106,7 +106,16 @@ def values_of(reward: PictureReward, *, images: Tensor, prompts: Sequence[str]) 
 
 
 def in_two_parts(reward: PictureReward) -> TwoPartReward:
-    """The reward, if it is a TwoPartReward. Raises TypeError if it is not."""
+    """The reward, if it is a TwoPartReward, and so are those that it is made of. Raises TypeError if one is not."""
+    inner = (
+        [one for _, one in reward.terms.values()]
+        if isinstance(reward, WeightedSum)
+        else [reward.reward]
+        if isinstance(reward, Normalised)
+        else []
+    )
+    for one in inner:
+        in_two_parts(one)
     if not isinstance(reward, TwoPartReward):
         raise TypeError(
             f"reward {type(reward).__name__} is not in two parts, read(prompts) and judge(images, read), so steps with it cannot "

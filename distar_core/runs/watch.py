@@ -240,7 +240,7 @@ def _strong(files: _Files) -> Sign:
         measured = reward / regularizer if regularizer else math.inf
     return _judged(
         "strong reward",
-        "how many times as long as the regularizer's pull that of the reward is",
+        "length of the reward's pull over the regularizer's, each at the point where it acts",
         (5.0, 20.0),
         measured,
         "The regularizer hardly holds such a reward: see to the reward's weight and unit, and start anew with a reward_scale at which "

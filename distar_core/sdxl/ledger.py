@@ -39,6 +39,10 @@ SCRATCH = 0.3
 and go within a step. On a GPU the allocated peak was above the counted one by 2 to 25 % of them, see
 notebooks/records/sdxl_true_size.md."""
 
+POOL, BESIDE = 1.55, int(0.7 * GIB)
+"""Reserves where a step is recorded: a recording's own pool of memory, as a multiple of the bytes that come and go in it, and what
+is computed beside it. With adapters at 1024 px the pool took 7.0 GiB for 4.5, and 0.7 were cut up, see notebooks/records/sdxl_h100.md."""
+
 
 class Tally(TorchDispatchMode):
     """While it is active: live bytes of one device's tensors, and FLOPs, by phase.
@@ -168,6 +172,7 @@ class Ledger(NamedTuple):
         at_peak: what is live at the peak: what is held, and the rest by the phase that made it.
         flops: executed in each phase, for all samples that were counted.
         samples: how many those were.
+        lent: where a step is recorded, the bytes of the gradients, which stay where they are; else None.
     """
 
     held: dict[str, int]
@@ -175,6 +180,7 @@ class Ledger(NamedTuple):
     at_peak: dict[str, int]
     flops: dict[str, int]
     samples: int
+    lent: int | None = None
 
     @property
     def static(self) -> int:
@@ -188,8 +194,13 @@ class Ledger(NamedTuple):
 
     @property
     def need(self) -> int:
-        """The peak with the reserves CONTEXT and SCRATCH: what a card has to have."""
-        return with_reserves(self.peak, self.static)
+        """The peak with the reserves CONTEXT and SCRATCH: what a card has to have. Where a step is recorded, with CONTEXT, POOL and
+        BESIDE.
+        """
+        if self.lent is None:
+            return with_reserves(self.peak, self.static)
+        stays = self.static + self.lent
+        return stays + int(POOL * max(self.peak - stays, 0)) + CONTEXT + BESIDE
 
     @property
     def flops_per_sample(self) -> float:
@@ -282,12 +293,15 @@ def count_step(
         tally.add(TRANSIT, max(in_transit(one, model.pipeline.unet.dtype, processes) for one in networks))
     seen = [phase for phase in PHASES if phase in tally.peaks]
     at_peak = {name: size for name, size in tally.at_peak.items() if size}
-    return Ledger(held, {phase: tally.peaks[phase] for phase in seen}, at_peak, dict(tally.flops), batch)
+    learning = state.roles.generator.parameters().values()
+    lent = sum(p.nbytes for p in learning) if recipe.cuda_graphs else None
+    return Ledger(held, {phase: tally.peaks[phase] for phase in seen}, at_peak, dict(tally.flops), batch, lent)
 
 
 def _thriftier(recipe: PictureRecipe, micro_batch: int) -> Iterator[tuple[PictureRecipe, int, dict[str, object]]]:
     """The recipe and micro-batch with one saving after another, and all changes so far; what costs the least comes first."""
     savings: tuple[dict[str, object], ...] = (
+        {"cuda_graphs": False},
         {"optimizer": "rmsprop"},
         {"checkpoint_decoder": True},
         {"checkpoint_unets": True},

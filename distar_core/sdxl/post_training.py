@@ -20,7 +20,7 @@ from torch import nn
 from ..draws import draw
 from ..optimizers import AdamWithoutMomentum
 from ..rates import cosine_decay
-from ..rewards.base import PictureReward
+from ..rewards.base import PictureReward, in_two_parts
 from ..roles import Roles, Trainable, modules_of
 from ..runs.processes import ALONE, Alone, Replicated
 from ..runs.run import load_checkpoint, run
@@ -52,12 +52,18 @@ def make_state(
 
     The networks compute in the model's type. What learns is at least float32, as are its optimizer's state and its averages;
     the weights of full copies are cast to the model's type layer by layer.
+
+    Raises:
+        ValueError: for cuda_graphs with full copies that several processes share.
+        TypeError: for cuda_graphs with a reward that is not in two parts.
     """
     if recipe.cuda_graphs and recipe.roles == "full" and processes.count > 1:
         raise ValueError(
             "cuda_graphs is true, but full copies that several processes share are gathered layer by layer, which is not recorded; "
             "set cuda_graphs to false, or roles to lora"
         )
+    if recipe.cuda_graphs and reward is not None:
+        in_two_parts(reward)
     vae = model.pipeline.vae
     decoder = checkpointed(vae) if recipe.checkpoint_decoder else vae
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..methods import Method
-from ..roles import Trainable
+from ..roles import Roles, Trainable
 from ..training import Batch, State, generator_step
 from .decoded import Decoded
 from .prompts import Prompt
@@ -38,6 +38,8 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool: Any = None
+        gc.collect()  # networks refer to themselves in circles, and what was recorded before is gone
+        torch.cuda.empty_cache()
 
     def rehearse(self, run: Callable[[], Any]) -> Any:
         """On a stream of its own, as everything that is recorded afterwards: libraries make their handles, the schedule its table."""
@@ -54,10 +56,13 @@ class CudaRecorder:
         try:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 result = run()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            why = str(error).splitlines()[0]
+            first: BaseException = error
+            while first.__context__ is not None:  # the end of a recording that has failed raises, too
+                first = first.__context__
+            if isinstance(first, (torch.OutOfMemoryError, ValueError, TypeError)):
+                raise first from None
+            why = str(first).splitlines()[0]
             raise ValueError(
                 f"this step cannot be recorded as a CUDA graph ({why}); set cuda_graphs to false"
             ) from error
@@ -90,6 +95,22 @@ class Inputs(NamedTuple):
         return Batch(self.z, self.t, Prompt(self.text, self.pooled), lambda x0: self.noise)
 
 
+def _read(reward: Any, prompt: Prompt) -> Any:
+    """What a reward makes of the words. Raises TypeError unless that is tensors alone."""
+    if not isinstance(reward, Decoded):
+        raise TypeError(
+            f"reward {type(reward).__name__} is no Decoded, so steps with it cannot be recorded; wrap it in one"
+        )
+    read = reward.read(prompt)
+    for leaf in tree_leaves(read):
+        if leaf is not None and not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"reward {type(reward.reward).__name__} reads {leaf!r} of its prompts, which a recorded step would have for all of "
+                "them; let read give tensors alone, or set cuda_graphs to false"
+            )
+    return read
+
+
 def _compute(half: Callable[..., Any], state: State, method: Method, share: float, inputs: Inputs) -> Any:
     """A half step on these inputs, whose reward has read the words already."""
     reward = state.roles.reward
@@ -114,7 +135,7 @@ class _Half:
     def takes(self, inputs: Inputs) -> bool:
         """Whether other inputs have the same shapes and types."""
         own, others = (
-            [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(one)]
+            [leaf if leaf is None else (leaf.shape, leaf.dtype) for leaf in tree_leaves(one)]
             for one in (self._inputs, inputs)
         )
         return own == others
@@ -128,8 +149,8 @@ class _Half:
             if isinstance(place, Tensor):
                 place.copy_(value)
         if not self._rehearsed:
-            self._rehearsed = True
             result = recorder.rehearse(self._run)
+            self._rehearsed = True
         else:
             self._replay = self._replay or recorder.record(self._run)
             result = self._replay()
@@ -152,31 +173,38 @@ class Replays:
 
     def __init__(self, recorder: Callable[[], Recorder] = CudaRecorder) -> None:
         self._make_recorder = recorder
-        self._halves: dict[Any, tuple[Method, float, _Half]] = {}
+        self._halves: dict[Any, tuple[Roles, Method, float, _Half]] = {}
+        self._recorder: Recorder | None = None
         self.release()
 
     def release(self) -> None:
         """Free the memory of what was recorded, for other work; it is recorded anew when it is asked for next."""
         for *_, known in self._halves.values():
             known.forget()
+        self._recorder = None
         self._recorder = self._make_recorder()
         self._gradients: dict[Any, list[Tensor]] = {}
-        if torch.cuda.is_available():
-            gc.collect()  # networks refer to themselves in circles
-            torch.cuda.empty_cache()
 
     def __call__(self, half: Callable[..., Any], state: State, method: Method, batch: Batch, share: float) -> Any:
         reward = state.roles.reward
         moves = half is generator_step
+        learner = state.roles.generator if moves else state.roles.assistant
         prompt = batch.condition
-        read = reward.read(prompt) if moves and isinstance(reward, Decoded) else None
+        read = _read(reward, prompt) if moves and reward is not None else None
         inputs = Inputs(batch.z, batch.t, batch.noise(batch.z), prompt.text, prompt.pooled, read)
+        about = state.roles, method, share
         known = self._halves.get(half)
-        if known is None or known[:2] != (method, share) or not known[2].takes(inputs):
-            known = self._halves[half] = (method, share, _Half(partial(_compute, half, state, method, share), inputs))
+        if known is None or known[:3] != about or not known[3].takes(inputs):
+            if any(parameter.grad is not None for parameter in learner.parameters().values()):
+                raise ValueError(
+                    "the parts of a batch differ in shape, as prompts do whose tokens are not padded, so a step cannot be recorded "
+                    "once for all; pad them, or set cuda_graphs to false"
+                )
+            known = self._halves[half] = (*about, _Half(partial(_compute, half, state, method, share), inputs))
             self.release()
-        self._lend_gradients(state.roles.generator if moves else state.roles.assistant)
-        return known[2](inputs, self._recorder)
+        self._lend_gradients(learner)
+        assert self._recorder is not None
+        return known[3](inputs, self._recorder)
 
     def _lend_gradients(self, learner: Trainable) -> None:
         """Zeros at their fixed places to parameters that have no gradients."""

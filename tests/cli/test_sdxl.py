@@ -98,7 +98,7 @@ def test_a_card_that_is_full_ends_a_run_with_one_sentence(recipe, tmp_path, monk
         )
 
     monkeypatch.setattr(post_training, "run_recipe", full)
-    for graphs, remedy in (("true", "cuda_graphs=false"), ("false", "micro_batch")):
+    for graphs, remedy in (("true", "cuda_graphs=false"), ("false", "micro_batch=1")):
         folder = tmp_path / graphs
         result, said = distar("train", "sdxl", folder, "--recipe", recipe, "--set", f"cuda_graphs={graphs}")
         assert result.exit_code == 1

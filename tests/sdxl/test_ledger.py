@@ -427,3 +427,22 @@ def test_savings_are_tried_from_the_cheapest_on(memory, keys, changes, monkeypat
     with pytest.raises(DoesNotFitError) as refused:
         require_fit(recipe, None, None, [], memory=memory)
     assert refused.value.changes == changes
+
+
+def test_a_recorded_step_has_reserves_of_its_own(monkeypatch):
+    """Gradients stay where they are, and a recording takes a pool for what comes and goes."""
+    monkeypatch.setattr(ledger, "CONTEXT", 7)
+    monkeypatch.setattr(ledger, "BESIDE", 5)
+    recorded = Ledger({"weights": 100}, {"scores": 200}, {}, {}, 1, lent=40)
+    assert recorded.need == 100 + 40 + int(ledger.POOL * 60) + 7 + 5
+    assert recorded._replace(lent=None).need == 200 + 7 + int(ledger.SCRATCH * 100)
+
+    def counted(recipe, *_, micro_batch, processes):
+        return recorded if recipe.cuda_graphs else recorded._replace(lent=None)
+
+    monkeypatch.setattr(ledger, "count_step", counted)
+    recipe = WorldRecipe.read(KEYS | {"cuda_graphs": True})
+    with pytest.raises(DoesNotFitError) as refused:
+        require_fit(recipe, None, None, [], memory=240)
+    assert refused.value.changes == {"cuda_graphs": False}
+    assert require_fit(recipe, None, None, [], memory=recorded.need) == recorded

@@ -17,7 +17,7 @@ from distar_core.sdxl.post_training import conditions_of, make_state
 from distar_core.sdxl.replays import Replays
 from distar_core.sdxl.shapes import described_on_meta
 from distar_core.training import post_train
-from distar_core.world.judges import load_clip, load_judges
+from distar_core.world.judges import PreferenceReward, load_clip, load_judges
 from distar_core.world.models import SHIPPED, load_world
 from distar_core.world.recipe import WorldRecipe, training_prompts
 
@@ -174,6 +174,40 @@ def test_a_reward_that_is_not_in_two_parts_is_refused_by_name(world):
 
     with pytest.raises(TypeError, match=r"Redness.*cuda_graphs"):
         run(world, perform=Replays(Again), reward=Redness())
+
+
+def test_it_is_refused_before_anything_runs_where_a_recipe_asks_for_graphs(world):
+    class Redness:
+        differentiable = True
+
+        def __call__(self, *, images, prompts):
+            return images[:, 0].mean((1, 2))
+
+    recipe = WorldRecipe.read(KEYS | {"cuda_graphs": True})
+    with pytest.raises(TypeError, match="Redness"):
+        make_state(recipe, world, WeightedSum({"red": (1.0, Normalised(Redness(), 0.0, 1.0))}))
+    make_state(recipe.replace(cuda_graphs=False), world, Redness())
+
+
+class Lengths(PreferenceReward):
+    """The preference, which reads besides how long prompts are: as a number, or as so many numbers."""
+
+    as_numbers = False
+
+    def read(self, prompts):
+        length = len(prompts[0])
+        return super().read(prompts), torch.zeros(length) if self.as_numbers else length
+
+    def judge(self, images, read):
+        return super().judge(images, read[0])
+
+
+@pytest.mark.parametrize(("as_numbers", "error"), [(False, TypeError), (True, ValueError)])
+def test_what_would_differ_from_part_to_part_is_refused(world, as_numbers, error):
+    reward = load_judges().preference
+    reward.__class__, reward.as_numbers = Lengths, as_numbers
+    with pytest.raises(error, match="cuda_graphs"):
+        run(world, perform=Replays(Again), reward=reward, batch=4)
 
 
 def test_full_copies_that_processes_share_are_not_recorded(world):
