@@ -38,6 +38,7 @@ PAGES = {
     "notebooks/README.md": "course/index.md",
     "notebooks/solutions": "course/index.md#downloads",
     "notebooks/EXPERIMENTS.md": "experiments/index.md",
+    "notebooks/records/sdxl_h100.md": "experiments/sdxl_h100.md",
     "notebooks/records/sdxl_true_size.md": "experiments/sdxl_true_size.md",
     "docs/world.md": "experiments/world.md",
     "distar_core/world/weights/README.md": "experiments/card.md",
@@ -66,7 +67,8 @@ EXPERIMENTS = """
 
 The miniature world <world>
 Its card <card>
-SDXL in true size <sdxl_true_size>
+SDXL in true size, an H100 <sdxl_h100>
+SDXL in true size, an H200, earlier <sdxl_true_size>
 What SDXL takes <sdxl_costs>
 ```
 """
