@@ -12,9 +12,9 @@ from ..figures.picture import SavedPicture
 from ..runs.watch import PANELS
 
 DATA = Path(__file__).parent / "data"
+# By name: healthy; hacked, with a hundredfold reward_scale; stale, with an assistant that learns a two-hundredth as fast; and alone,
+# by the reward alone and four times as many samples, without a sheet.
 RECORDED = {name: DATA / name for name in ("healthy", "hacked", "stale", "alone")}
-"""By name: healthy; hacked, with a hundredfold reward_scale; stale, with an assistant that learns a two-hundredth as fast; and
-alone, by the reward alone and four times as many samples, without a sheet."""
 
 LETTERS = {"A": "stale", "B": "healthy", "C": "hacked"}
 """Under which letter notebook 11 shows a run before it says which it is; drawn by lot."""
