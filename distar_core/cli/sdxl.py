@@ -375,16 +375,16 @@ def export(
     state = load_run(recipe, model, None, run)
     state.roles.generator.load_ema()
     unet: Any = state.roles.generator.module.network.unet  # type: ignore[union-attr]
+    whole: Any = None if lora and evaluation is None else merged(unet)
     scores = None
     if evaluation is not None:
-        forms = [unet, merged(unet)]  # of the run, and of what is exported of it
+        forms = [unet, whole]  # of the run, and of what is exported of it
         scores = evaluated(evaluation, [run, folder], lambda dtype: {weights_of(model, form, dtype) for form in forms})
     claim(folder, "export")
     if lora:
         export_lora(unet, folder)
         identity = fingerprint_of(read_weights(folder / LORA), torch.float32)
     else:
-        whole = merged(unet)
         export_pipeline(model.pipeline, whole, folder)
         identity = fingerprint(whole)
     done = max(state.step or 0, 0)
