@@ -44,6 +44,74 @@ POOL, BESIDE = 1.55, int(0.7 * GIB)
 is computed beside it. With adapters at 1024 px the pool took 7.0 GiB for 4.5, and 0.7 were cut up, see notebooks/records/sdxl_h100.md."""
 
 
+class _Layout(NamedTuple):
+    """All that there is to know of a tensor on the meta device that fills a storage of its own."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Layout:
+        return cls(tensor.shape, tensor.stride(), tensor.dtype)
+
+    def fresh(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+    def is_all_of(self, tensor: Tensor, inputs: Iterable[Any]) -> bool:
+        """Whether the result of an operation on these inputs is as a fresh tensor would be."""
+        if type(tensor) is not Tensor or tensor.device.type != "meta":
+            return False
+        storage = tensor.untyped_storage()
+        theirs = (one.untyped_storage() for one in inputs if isinstance(one, Tensor))
+        return storage.nbytes() == self.fresh().untyped_storage().nbytes() and all(storage is not one for one in theirs)
+
+
+def _asked(value: Any) -> Any:
+    """What an argument has to do with the layout of a result, as a key."""
+    if isinstance(value, Tensor):
+        return _Layout.of(value), value.device
+    if isinstance(value, list | tuple):
+        return tuple(map(_asked, value))
+    return type(value), value  # 1, 1.0 and True are equal, and make tensors of other types
+
+
+class _Results:
+    """Results of operations on the meta device, where the layouts of the inputs decide those of the results: an operation that
+    was seen before is not asked again. Torch finds them in Python, which is most of the time that counting takes.
+    """
+
+    def __init__(self) -> None:
+        self._layouts: dict[Any, list[_Layout | None] | None] = {}
+        self._makes_its_own: dict[Any, bool] = {}
+
+    def of(self, func: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What func(*args, **kwargs) returns."""
+        if types or not self._is_functional(func):  # types has those of tensors that are more than torch's own
+            return func(*args, **kwargs)
+        key = func, _asked(args), _asked(tuple(kwargs.items()))
+        layouts = self._layouts.get(key)
+        if layouts is not None:
+            fresh = [None if one is None else one.fresh() for one in layouts]
+            return tuple(fresh) if len(fresh) > 1 else fresh[0]
+        result = func(*args, **kwargs)
+        if key not in self._layouts:
+            every = result if isinstance(result, tuple) else (result,)
+            found = [None if one is None else _Layout.of(one) for one in every]
+            inputs = list(tree_iter((args, kwargs)))
+            own = all(layout is None or layout.is_all_of(one, inputs) for one, layout in zip(every, found, strict=True))
+            self._layouts[key] = found if own else None
+        return result
+
+    def _is_functional(self, func: Any) -> bool:
+        """Whether its results are tensors, each with a storage of its own."""
+        if func not in self._makes_its_own:
+            schema = func._schema
+            tensors = all(str(one.type) == "Tensor" and one.alias_info is None for one in schema.returns)
+            self._makes_its_own[func] = bool(schema.returns) and tensors and not schema.is_mutable
+        return self._makes_its_own[func]
+
+
 class Tally(TorchDispatchMode):
     """While it is active: live bytes of one device's tensors, and FLOPs, by phase.
 
@@ -73,6 +141,7 @@ class Tally(TorchDispatchMode):
         self.flops: Counter[str] = Counter()
         self._seen: dict[int, weakref.ref[Any]] = {}
         self._attention: Any = None
+        self._results = _Results() if device == "meta" else None
 
     def __enter__(self) -> Any:
         if self.device == "meta":
@@ -124,7 +193,7 @@ class Tally(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = self._results.of(func, types, args, kwargs or {}) if self._results else func(*args, **(kwargs or {}))
         if count := FLOPS.get(func._overloadpacket):
             self.flops[self.phase] += count(*args, **(kwargs or {}), out_val=result)
         for tensor in tree_iter(result):

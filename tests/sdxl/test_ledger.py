@@ -88,6 +88,40 @@ def test_storages_count_once_from_birth_to_death_by_phase():
     assert tally.at_peak == {"weight": 400, "one": 400, "two": 800}
 
 
+def with_results(tally, made):
+    """The layouts of what `made` returns while a tally is active, and its live bytes meanwhile."""
+    with tally:
+        results = made()
+    return [(one.shape, one.stride(), one.dtype) for one in results], tally.now
+
+
+def many_operations():
+    """Twice, so that the second time nothing is asked: other types by a number's, strides, several results and none, views."""
+    x, whole = torch.zeros(4, 6, device="meta"), torch.zeros(4, 6, device="meta", dtype=torch.int64)
+    kept = []
+    for _ in range(2):
+        kept += [x * 1.5, x.T * 1.5, whole * 1, whole * 1.0, whole * True, x.to(torch.bfloat16), x[:, :3] + x[:, 3:]]
+        kept += [
+            *torch.max(x, dim=0),
+            torch.cat([x, x.T.reshape(4, 6)]),
+            x.new_zeros(3),
+            torch.ops.aten._unsafe_view(x, [24]),
+        ]
+        kept += [x.view(24), x.T, x.expand(2, 4, 6), *x.split(2)]
+        weight = torch.zeros(6, device="meta", requires_grad=True)
+        kept += torch.autograd.grad(F.layer_norm(x, (6,), weight).sum(), [weight])
+    return kept
+
+
+def test_what_was_seen_before_is_counted_without_asking_torch_again(monkeypatch):
+    tally = Tally("meta", grain=1)
+    found = with_results(tally, many_operations)
+    asked = sum(layouts is not None for layouts in tally._results._layouts.values())
+    assert asked > 10
+    monkeypatch.setattr(ledger._Results, "of", lambda self, func, types, args, kwargs: func(*args, **kwargs))
+    assert found == with_results(Tally("meta", grain=1), many_operations)
+
+
 def test_sizes_are_rounded_up_as_the_allocator_of_a_gpu_does():
     tally = Tally("cpu")
     held = [torch.zeros(1), torch.zeros(128), torch.zeros(129), torch.zeros(0)]
