@@ -472,7 +472,7 @@ def evaluate(
     from ..evaluation import harness
     from ..evaluation.hacking import controls, judged, measure_paths, panels
     from ..evaluation.layouts import require_layout, write_layouts
-    from ..evaluation.report import PAGE, PANEL_PAGE, write_panels, write_report
+    from ..evaluation.report import PAGE, PANEL_PAGE, PANEL_TABLE, read_panels, write_panels, write_report
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype {dtype!r} is unknown; known are float32, bfloat16 and float16")
@@ -520,6 +520,11 @@ def evaluate(
             with Shown() as shown:
                 found = panels(folder, whole, judges, rows, shown)
             say(write_panels(folder, whole, rows, found))
+        elif (folder / PANEL_TABLE).is_file():
+            try:
+                read_panels(folder)
+            except ValueError as error:
+                say(str(error))
         say(write_report(folder, plan, named, distances_of(folder, plan, distances, device) if distances else None))
     page = folder / (PANEL_PAGE if judges else PAGE)
     say(f"report, table and pictures are in {folder}: open {page}")

@@ -170,7 +170,8 @@ def judged(plan: Plan, proxy: str) -> Judged:
     named = {one.name: one for one in plan.scorers}
     if proxy not in named:
         raise ValueError(
-            f"the models were trained on {proxy}, which is not among the rewards {', '.join(named)}; add it to --rewards"
+            f"the models were trained on {proxy}, which is not among the rewards {', '.join(named)}; name one of these, or add it to "
+            "--rewards"
         )
     if len(plan.models) < 2:
         raise ValueError(
@@ -384,7 +385,10 @@ class Panel:
     lines: Sequence[Line]
 
     def __getitem__(self, id: str) -> Line:
-        return next(line for line in self.lines if line.id == id)
+        for line in self.lines:
+            if line.id == id:
+                return line
+        raise KeyError(id)
 
     @property
     def evidence(self) -> list[str]:

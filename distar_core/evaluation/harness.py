@@ -12,6 +12,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -302,6 +303,25 @@ def read_rows(folder: Path) -> Rows:
     return rows
 
 
+_Written = dict[str, dict[str, dict[str, Any]]]
+PARTS = ("models", "sets", "rewards")
+
+
+def _read_plan(path: Path) -> _Written:
+    """What plan.json says of models, sets and rewards by name. Raises ValueError if it is not as `prepare` writes it."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        whole = all(isinstance(one, dict) for part in PARTS for one in (found[part], *found[part].values()))
+        whole &= all(isinstance(one["prompts"], int) for one in found["sets"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{path} is not as an evaluation writes it; remove it, and the same distar evaluate writes it anew and draws nothing again"
+        )
+    return found
+
+
 def prepare(folder: Path, plan: Plan) -> None:
     """Make a folder that of an evaluation, or hold the plan to what is there, before anything is loaded.
 
@@ -313,8 +333,8 @@ def prepare(folder: Path, plan: Plan) -> None:
     """
     claim(folder, "evaluation")
     path = folder / PLAN
-    known: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    asked: dict[str, dict[str, dict[str, Any]]] = {
+    known = _read_plan(path) if path.is_file() else {}
+    asked: _Written = {
         "models": {one.name: dict(one.settings) for one in plan.models},
         "sets": {one.name: {"prompts": len(one.entries), "sha256": one.sha256} for one in plan.sets},
         "rewards": {one.name: {"scorer": one.identity} for one in plan.scorers},
@@ -552,6 +572,69 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a table.csv."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+class Finished(NamedTuple):
+    """An evaluation that was summarised: the settings of the models in its table, the first what the others are compared with,
+    and its rows.
+    """
+
+    models: dict[str, dict[str, str]]
+    rows: list[dict[str, str]]
+
+
+def read_finished(folder: Path) -> Finished:
+    """The evaluation in a folder, whole or not at all.
+
+    Raises:
+        FileNotFoundError: if it has no table, or no plan.
+        ValueError: if the table lacks a column or a picture, has a number that is none, or names what the plan does not know.
+    """
+    if not (folder / TABLE).is_file() or not (folder / PLAN).is_file():
+        raise FileNotFoundError(f"there is no {folder / TABLE}; name the folder of a finished distar evaluate")
+    plan, rows = _read_plan(folder / PLAN), read_table(folder / TABLE)
+    if fault := _fault(plan, rows):
+        raise ValueError(f"{folder / TABLE} {fault}; run the same distar evaluate again, which writes it anew")
+    return Finished({name: plan["models"][name] for name in dict.fromkeys(row["model"] for row in rows)}, rows)
+
+
+def _fault(plan: _Written, rows: Sequence[Mapping[str, str]]) -> str:
+    """What is wrong with a table; empty if nothing is."""
+    if not rows:
+        return "has no rows"
+    if lacking := [name for name in COLUMNS if name not in rows[0]]:
+        return f"lacks the column {lacking[0]}"
+    for part, column in (("models", "model"), ("sets", "set")):
+        if unknown := next((row[column] for row in rows if row[column] not in plan[part]), None):
+            return f"has rows of the {column} {unknown!r}, of which {PLAN} says nothing"
+    checks = {"place": _is_place, "replicate": _is_place}
+    checks |= dict.fromkeys((name for name in rows[0] if f"{name}.scorer" in rows[0]), _is_number)
+    for count, row in enumerate(rows, 1):
+        if odd := next((name for name, check in checks.items() if not check(row[name])), None):
+            return f"has {row[odd]!r} as {odd} in row {count}, which is no number"
+    seeds = 1 + max(int(row["replicate"]) for row in rows)
+    there = Counter((row["model"], row["set"], row["place"], row["replicate"]) for row in rows)
+    expected = Counter(
+        (model, name, str(place), str(replicate))
+        for model in {row["model"] for row in rows}
+        for name in {row["set"] for row in rows}
+        for place in range(plan["sets"][name]["prompts"])
+        for replicate in range(seeds)
+    )
+    if there != expected:
+        return f"has {len(rows)} rows, not one for each of {expected.total()} pictures"
+    return ""
+
+
+def _is_place(text: str | None) -> bool:
+    return text is not None and text.isdecimal()
+
+
+def _is_number(text: str | None) -> bool:  # a line that was cut has none
+    try:
+        return math.isfinite(float(text or ""))
+    except ValueError:
+        return False
 
 
 def write_parquet(rows: Sequence[Mapping[str, str]], path: Path) -> None:

@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.harness import PLAN, TABLE, read_table
+from ..evaluation.harness import read_finished
 from ..evaluation.report import PANEL_TABLE, Writer, panel_table, read_panels
-from ..evaluation.summary import summarise
+from ..evaluation.summary import scorers_of, summarise
 from ..evaluation.tables import Table, markdown_table
 from ..extras import installed_version
 from ..figures.charts import Axis, Line, lines
@@ -190,15 +190,11 @@ def evaluated(folder: Path, own: Collection[Path], weights: Callable[[str], Coll
         weights: by the type in which an evaluation computed, the digests that it has of these weights.
 
     Raises:
-        FileNotFoundError: if there is no finished evaluation.
-        ValueError: if none of its models is this one, also where one lay there and had other weights; or as read_panels.
+        FileNotFoundError, ValueError: as harness.read_finished and, where there is a panel, read_panels; ValueError if none of
+            its models is this one, also where one lay there and had other weights.
     """
-    if not (folder / TABLE).is_file() or not (folder / PLAN).is_file():
-        raise FileNotFoundError(f"there is no {folder / TABLE}; name the folder of a finished distar evaluate")
-    plan = json.loads((folder / PLAN).read_text("utf-8"))
-    rows = read_table(folder / TABLE)
+    models, rows = read_finished(folder)
     places = {path.resolve() for path in own}
-    models = plan["models"]
     there = {
         name
         for name, settings in models.items()
@@ -224,7 +220,7 @@ def evaluated(folder: Path, own: Collection[Path], weights: Callable[[str], Coll
             f"the evaluation in {folder} is of {sources}, and none of these is {' or '.join(map(str, own))}; evaluate this "
             "model first, or leave out --evaluation"
         )
-    rewards = [name for name in plan["rewards"] if name in rows[0]]
+    rewards = scorers_of(rows)
     writer = Writer({scorer: _factor(scorer) for scorer in rewards})
     sets = [
         {

@@ -172,6 +172,15 @@ def test_a_model_beside_itself_is_no_hack(captions, tmp_path):
     assert {row["verdict"] for row in lines.values()} == {"no sign"}
     assert lines["world:gold"]["sign"] == ""
     assert "jpeg" not in (tmp_path / "report.md").read_text("utf-8"), "the controls are the panel's"
+    words = hacking("start=world", "same=world")
+    words = [*words[: words.index("--hacking")], "--seeds", 2, "--prompts", captions]
+    again, said = distar(tmp_path, *words)
+    assert again.exit_code == 0
+    assert "no panel" not in said, "the same table"
+    words[words.index("--rewards") + 1] = "world:gold"
+    other, said = distar(tmp_path, *words)
+    assert other.exit_code == 0
+    assert "hacking.csv is no panel of this evaluation as it is written now (table.csv is another by now)" in said
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The panel of hacking: its controls against closed forms, its rule on made-up numbers, the files of an evaluation."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,7 @@ def performed(folder, found, shard=Shard()):  # noqa: B008
     measure_paths(folder, whole, judges.eyes, shard)
     harness.score(folder, whole, shard)
     table = harness.table(folder, whole)
+    harness.write_table([{key: row[key] for key in harness.columns(found)} for row in table], folder / harness.TABLE)
     return whole, table, panels(folder, whole, judges, table)
 
 
@@ -275,6 +277,57 @@ def test_panels_that_are_not_there_or_of_an_earlier_version_are_refused(tmp_path
         read_panels(tmp_path)
     (tmp_path / "hacking.csv").write_text("model,set,line,change,change_low,change_high\na,b,proxy,1.0,0.5,1.5\n")
     with pytest.raises(ValueError, match="start"):
+        read_panels(tmp_path)
+
+
+def without(*lines):
+    return lambda rows: [row for row in rows if row["line"] not in lines]
+
+
+def with_value(column, value):
+    return lambda rows: [row | {column: value} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of an evaluation with its panel."""
+    folder = tmp_path_factory.mktemp("written")
+    whole, table, found = performed(folder, asked())
+    write_panels(folder, whole, table, found)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda rows: rows, None),
+        (without("proxy"), "not the lines"),
+        (without("distance"), "not the lines"),
+        (with_value("line", "jpeg"), "not the lines|proxy"),
+        (with_value("verdict", "hacked"), "not the lines"),
+        (with_value("model", "another"), "not those of table.csv"),
+        (with_value("against", "another"), "not those of table.csv"),
+        (with_value("change", "much"), "much"),
+        (with_value("table", "0" * 64), "table.csv is another"),
+    ],
+)
+def test_a_panel_is_read_whole_or_not_at_all(written, tmp_path, spoil, told):
+    rows = harness.read_table(written / "hacking.csv")
+    shutil.copy(written / "table.csv", tmp_path)
+    harness.write_table(spoil(rows), tmp_path / "hacking.csv")
+    if told is None:
+        assert read_panels(tmp_path) == read_panels(written)
+        return
+    with pytest.raises(ValueError, match=told):
+        read_panels(tmp_path)
+
+
+def test_a_panel_without_a_line_is_refused_and_one_beside_no_table_is_read(written, tmp_path):
+    text = (written / "hacking.csv").read_text("utf-8")
+    (tmp_path / "hacking.csv").write_text(text, "utf-8")
+    assert read_panels(tmp_path) == read_panels(written)
+    (tmp_path / "hacking.csv").write_text(text.splitlines()[0], "utf-8")
+    with pytest.raises(ValueError, match="no lines"):
         read_panels(tmp_path)
 
 

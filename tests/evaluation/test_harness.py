@@ -13,6 +13,8 @@ from PIL import Image
 from distar_core.errors import NonFiniteError
 from distar_core.evaluation import harness
 from distar_core.evaluation.harness import (
+    PLAN,
+    TABLE,
     IncompleteError,
     Journal,
     Key,
@@ -20,6 +22,7 @@ from distar_core.evaluation.harness import (
     Shard,
     draw,
     prepare,
+    read_finished,
     read_picture,
     read_rows,
     read_table,
@@ -388,3 +391,86 @@ def test_the_table_as_parquet_has_numbers(tmp_path):
     assert frame["bright"].to_list() == [float(row["bright"]) for row in rows]
     assert frame["seed"].to_list() == [int(row["seed"]) for row in rows]
     assert frame["prompt"].to_list() == [row["prompt"] for row in rows]
+
+
+# what lies in its folder is read
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished evaluation."""
+    folder = tmp_path_factory.mktemp("finished")
+    perform(folder, fakes.plan())
+    write_table(table(folder, fakes.plan()), folder / TABLE)
+    return folder
+
+
+def test_a_finished_evaluation_has_its_models_and_rows(finished):
+    found = read_finished(finished)
+    assert list(found.models) == ["a", "b"]
+    assert found.models["a"] == dict(fakes.plan().models[0].settings)
+    assert found.rows == table(finished, fakes.plan())
+
+
+def test_models_are_those_of_the_table_whatever_the_plan_has_besides(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    one = fakes.plan(models=("b",))
+    write_table(table(tmp_path, one), tmp_path / TABLE)
+    assert list(read_finished(tmp_path).models) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda rows: rows[:1], "1 rows, not one for each of 7"),
+        (lambda rows: rows[:-1], "27 rows, not one for each of 28"),
+        (lambda rows: [*rows, rows[0]], "29 rows, not one for each of 28"),
+        (lambda rows: [{k: v for k, v in row.items() if k != "weights"} for row in rows], "lacks the column weights"),
+        (lambda rows: [row | {"bright": "bright"} for row in rows], "'bright' as bright in row 1"),
+        (lambda rows: [*rows[:-1], rows[-1] | {"red": "nan"}], "'nan' as red in row 28"),
+        (lambda rows: [row | {"place": ""} for row in rows], "'' as place"),
+        (lambda rows: [row | {"replicate": "0.5"} for row in rows], "'0.5' as replicate"),
+        (lambda rows: [row | {"model": "c"} for row in rows], "model 'c'"),
+        (lambda rows: [row | {"set": "other"} for row in rows], "set 'other'"),
+    ],
+)
+def test_a_table_that_is_not_whole_is_refused_with_what_is_wrong(finished, tmp_path, spoil, told):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    write_table(spoil(read_table(finished / TABLE)), tmp_path / TABLE)
+    with pytest.raises(ValueError, match=told) as refused:
+        read_finished(tmp_path)
+    assert str(tmp_path / TABLE) in str(refused.value)
+
+
+def test_a_table_of_its_head_alone_is_refused_and_none_at_all(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / TABLE
+    path.write_text(path.read_text("utf-8").splitlines()[0], "utf-8")
+    with pytest.raises(ValueError, match="no rows"):
+        read_finished(tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="distar evaluate"):
+        read_finished(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        '{"models": {"a": {"sour',
+        '{"models": {"a": 1}, "sets": {}, "rewards": {}}',
+        '{"models": {}, "sets": {"mine": {}}, "rewards": {}}',
+    ],
+)
+def test_a_plan_that_was_cut_is_refused_by_who_continues_and_by_who_reads(finished, tmp_path, text):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / PLAN).write_text(text, "utf-8")
+    for reads in (read_finished, lambda folder: prepare(folder, fakes.plan())):
+        with pytest.raises(ValueError, match=PLAN):
+            reads(tmp_path)
+    (tmp_path / PLAN).unlink()
+    loaded = []
+    perform(tmp_path, fakes.plan(loaded=loaded))
+    assert not loaded, "the remedy draws and scores nothing again"
+    assert read_finished(tmp_path) == read_finished(finished)
