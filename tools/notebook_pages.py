@@ -157,10 +157,9 @@ def page(source: Path, executed: NotebookNode | None, figures: Path, link: str) 
         cell.metadata["tags"] = [tag for tag in cell.metadata.get("tags", []) if tag not in LEFT_OUT["student"]]
     kept = [at for at, cell in enumerate(read.cells) if "instructor" not in cell.metadata.get("tags", [])]
     answers = executed or edition(read, "solution")
+    every = edition(blanks, "student").cells
     cells, answer = [], ""
-    for at, solved, blank in zip(
-        kept, answers.cells, [edition(blanks, "student").cells[at] for at in kept], strict=True
-    ):
+    for at, solved, blank in zip(kept, answers.cells, [every[at] for at in kept], strict=True):
         tags = read.cells[at].metadata.get("tags", [])
         if solved.cell_type == "markdown":
             cells.append(folded(answer, solved.source) if "solution" in tags else blank)

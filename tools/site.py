@@ -15,6 +15,7 @@ import sys
 from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from importlib.metadata import files
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -80,6 +81,7 @@ def stems() -> list[str]:
     return [path.stem for path in sorted(SOURCES.glob("[0-9]*.py"))]
 
 
+@cache
 def title_of(stem: str) -> str:
     """A notebook's number and title."""
     heading = jupytext.read(SOURCES / f"{stem}.py").cells[0].source.partition("\n")[0]

@@ -35,7 +35,7 @@ from distar_core.world.recipe import REWARD_SCALES, WorldRecipe, training_prompt
 from distar_core.world.scenes import combinations, read_caption
 
 CAPTIONS = ["a red circle left of a blue square", "a large green triangle"]
-SHORT = {"steps": 3, "warmup": 1, "batch": 4, "prompts": 8}
+SHORT = {"steps": 3, "warmup": 1, "batch": 4, "prompts": 8, "panels_every": 0}
 
 
 @pytest.fixture(scope="module")
