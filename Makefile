@@ -25,8 +25,8 @@ unit: .venv/dev
 	$(PYTEST) $(PARALLEL)
 
 course: .venv/dev
-	$(OFFLINE) $(PYTEST) --nbmake --durations=0 notebooks/*.ipynb
-	DISTAR_STRICT=1 $(OFFLINE) $(PYTEST) --nbmake --durations=0 notebooks/solutions
+	$(OFFLINE) $(PYTEST) $(PARALLEL) --nbmake --durations=0 notebooks/*.ipynb
+	DISTAR_STRICT=1 $(OFFLINE) $(PYTEST) $(PARALLEL) --nbmake --durations=0 notebooks/solutions
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from distar_core.world.models import load_world
 from distar_core.world.recipe import WorldRecipe, training_prompts
 
 STEPS = 4
-KEYS = {"steps": STEPS, "batch": 2, "warmup": 1, "lr": 1e-3}
+KEYS = {"steps": STEPS, "batch": 2, "warmup": 1, "lr": 1e-3, "prompts": 2}
 
 
 class Redness:
