@@ -9,6 +9,7 @@ each comparison of that study's facts must hold, or the page is not written.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -78,6 +79,27 @@ def checker(facts: Mapping[str, Mapping[str, float]]) -> Callable[..., str]:
     return claim
 
 
+OVERVIEW = "<!-- overview -->"
+"""Where the page has its table of studies."""
+
+
+FOUND = re.compile(r"(?:\*\*(Held|Failed|Undecided)\.\*\* )?(.+?)[.:](?:\s|$)", re.DOTALL)
+
+
+def overview(text: str) -> str:
+    """A table of a page's studies, a row each: name, question, how the prediction fared, and the first sentence of what was found."""
+    rows = [["study", "question", "prediction", "found"]]
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        name, question, *rest = section.split("\n\n")
+        if rest and rest[0].startswith("`distar "):
+            said = next(part for part in rest[1:] if not part.startswith(("![", "**Predicted")))
+            found = FOUND.match(said.strip())
+            assert found is not None, name
+            sentence = " ".join(found[2].split())
+            rows.append([f"[{name}](#{name})", " ".join(question.split()), (found[1] or "").lower(), sentence])
+    return markdown_table(rows)
+
+
 def page(records: Mapping[str, Sequence[Row]], pictures: Mapping[str, Picture], demo: Mapping[str, float]) -> str:
     """EXPERIMENTS.md from the rows and the figure of every study, by name, and the facts of the demo.
 
@@ -109,7 +131,8 @@ def page(records: Mapping[str, Sequence[Row]], pictures: Mapping[str, Picture], 
         "published": markdown_table([list(theirs[0]), *([*row.values()] for row in theirs)]),
         "verdicts": markdown_table(report.verdict_table(read_runs(), highest_only=True)),
     }
-    return environment.get_template("EXPERIMENTS.md.j2").render(names).rstrip() + "\n"
+    text = environment.get_template("EXPERIMENTS.md.j2").render(names).rstrip() + "\n"
+    return text.replace(OVERVIEW, overview(text))
 
 
 def publish(root: Path, folder: Path | None = None, names: Sequence[str] = ()) -> None:

@@ -34,6 +34,8 @@ from tools.notebook_pages import kept, page, run
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "notebooks" / "source"
 NAME = "distar_core-site"
+FILES = "distar_core-files.zip"
+"""The repository's files, for whoever has the site alone."""
 PAGES = {
     "README.md": "index.md",
     "notebooks/README.md": "course/index.md",
@@ -168,6 +170,17 @@ class Site:
         self.readme = sections(self.document("README.md", "index.md"))
         self.course = sections(self.document("notebooks/README.md", "course/index.md"))
         self.cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+        self.files = self.packed()
+
+    def packed(self) -> str:
+        """Pack the files of the last commit, and say where they are and how large; nothing where this is no clone."""
+        if not (ROOT / ".git").exists():
+            return ""
+        place = self.source / "extra" / FILES
+        place.parent.mkdir(parents=True)
+        archive = ["git", "archive", "--format=zip", f"--prefix={distar_core.__name__}/", f"--output={place}", "HEAD"]
+        subprocess.run(archive, cwd=ROOT, check=True)
+        return f'<a href="{{}}{FILES}">{FILES}</a> ({place.stat().st_size / 1e6:.0f} MB) has all files of the repository, as a clone has them.'
 
     def copy(self, path: str, to: str) -> None:
         """A file of the repository for the site."""
@@ -215,7 +228,15 @@ class Site:
     def home(self) -> None:
         """The first page: README's front, and ways in."""
         front = self.readme[""].partition("\n")[2].strip()
-        self.page("index.md", "home", front=front, sections=self.readme, claims=len(mapped()), notebooks=len(stems()))
+        self.page(
+            "index.md",
+            "home",
+            front=front,
+            sections=self.readme,
+            claims=len(mapped()),
+            notebooks=len(stems()),
+            files=self.files.format(""),
+        )
 
     def documents(self) -> None:
         """What is a page as it is, and the course's index."""
@@ -224,6 +245,9 @@ class Site:
         for path, place in PAGES.items():
             if path.endswith(".md") and place not in ("index.md", "course/index.md"):
                 text = self.document(path, place)
+                if path == "docs/install.md" and self.files:
+                    title, _, rest = text.partition("\n\n")
+                    text = f"{title}\n\n{self.files.format('../')}\n\n{rest}"
                 self.write(place, text + EXPERIMENTS if place == "experiments/index.md" else text)
 
     def library(self) -> None:
@@ -262,7 +286,9 @@ class Site:
             entry = bibtex("article", paper, journal=f"arXiv:{number}", year=str(paper["year"]), url=paper["url"])
             papers.append((paper["title"], paper["url"], entry))
         own = bibtex("software", self.cited, version=self.cited["version"], note=f"Licence: {self.cited['license']}")
-        self.page("cite.md", "cite", message=self.cited["message"], software=own, papers=papers)
+        self.page(
+            "cite.md", "cite", message=self.cited["message"], software=own, papers=papers, files=self.files.format("")
+        )
 
     def play(self) -> None:
         """The playgrounds with a way back, and the page that leads to them."""

@@ -179,7 +179,7 @@ def _stage(draws: int) -> Any:
 
 
 def measure(setting: Row) -> dict[str, float]:
-    """Every metric at every mark of one run as METRIC@PERCENT, and the mean norms of the pulls over its first tenth, the
+    """Every metric at every mark of one run as `METRIC@PERCENT`, and the mean norms of the pulls over its first tenth, the
     reward's at x_0 and the others' at x_t.
 
     A run with a value that is not finite has nan from there on.

@@ -25,7 +25,7 @@ def test_every_claim_is_mapped_in_order() -> None:
     )
     assert set(map(int, marks)) == {claim.number for claim in CLAIMS}
     for claim, added in zip(CLAIMS, MAPPED, strict=True):
-        assert set(added) == {"claim", "paper", "what", "library", "taught"}
+        assert set(added) - {"formula"} == {"claim", "paper", "what", "library", "taught"}
         assert len(claim.statement) > 30
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urldefrag
 import pytest
 
 from distar_core import __all__ as public
-from tools.site import NAME, PLAYGROUNDS, ROOT, adapt, module_of, stems
+from tools.site import FILES, NAME, PLAYGROUNDS, ROOT, adapt, module_of, stems
 
 ELSEWHERE = ("http://", "https://", "mailto:", "data:", "javascript:")
 
@@ -131,6 +131,18 @@ def test_the_zip_holds_the_site_in_one_folder(site: Path) -> None:
     with zipfile.ZipFile(site.parent / f"{NAME}.zip") as archive:
         packed = {name for name in archive.namelist() if not name.endswith("/")}
     assert packed == {f"{NAME}/{path.relative_to(site).as_posix()}" for path in site.rglob("*") if path.is_file()}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no clone")
+def test_whoever_has_the_site_has_the_repository(site: Path) -> None:
+    with zipfile.ZipFile(site / FILES) as archive:
+        packed = set(archive.namelist())
+    assert {
+        f"distar_core/{name}"
+        for name in ("README.md", "Makefile", "distar_core/losses.py", "notebooks/source/00_score_vs_kl.py")
+    } < packed
+    for page, link in (("index", FILES), ("cite", FILES), ("library/install", f"../{FILES}")):
+        assert link in Links((site / f"{page}.html").read_text("utf-8")).links
 
 
 def test_links_of_documents_follow_to_pages_and_files() -> None:

@@ -10,7 +10,7 @@ from distar_core.lab.study import as_read
 from distar_core.toy import report
 from distar_core.toy.frontier import read_points
 from distar_core.toy.records import read_runs
-from tools.publish_lab import ClaimError, checker, figure_name, page
+from tools.publish_lab import OVERVIEW, ClaimError, checker, figure_name, overview, page
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,6 +35,33 @@ def test_a_page_whose_tables_contradict_a_sentence_is_not_written(records, pictu
     with pytest.raises(ClaimError) as raised:
         page({**records, "stability": better}, pictures, demo)
     assert (raised.value.study, raised.value.comparison) == ("stability", "lost_star == 1")
+
+
+def test_the_overview_has_each_study_with_its_verdict_and_first_sentence() -> None:
+    text = "\n\n".join(
+        [
+            "# Page",
+            OVERVIEW,
+            "## one",
+            "Does it\nhold?",
+            "`distar lab one` (2 runs)",
+            "![A figure.](one.png)",
+            "**Predicted.** It fails.",
+            "**Failed.** It does\nnot: 3 of 0.5 fell. More.",
+            "## two",
+            "And now?",
+            "`distar demo`",
+            "![Another.](two.png)",
+            "Nothing was predicted. It fell.",
+            "## How this page is made",
+            "By hand.",
+            "Really.",
+        ]
+    )
+    assert overview(text).splitlines()[2:] == [
+        "| [one](#one) | Does it hold? | failed | It does not |",
+        "| [two](#two) | And now? |  | Nothing was predicted |",
+    ]
 
 
 def test_a_claim_needs_facts_that_are_there() -> None:
