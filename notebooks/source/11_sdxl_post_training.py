@@ -295,8 +295,8 @@ for path in sorted(path for path in run.rglob("*") if path.is_file() and not pat
 sheet(run, steps)
 
 # %% [markdown]
-# A row for each prompt. From the left: at the start, now, and now with another seed. Then the same picture is noised: what does the *reference* make of it, its x̂₀, what
-# does the *assistant*, and how do they differ? There the assistant believes that the generator's pictures are not the reference's. Where the difference is grey, the leash does not pull. The
+# A row for each prompt. From the left: at the start, now, and now with another seed. Then the same picture is noised: what does the *reference* make of it, its x̂₀
+# (a mean of all that may lie behind the noise, so blurred and with colours of its own), what does the *assistant*, and how do they differ? There the assistant believes that the generator's pictures are not the reference's. Where the difference is grey, the leash does not pull. The
 # numbers of log and panels:
 
 # %% tags=["figure"]
