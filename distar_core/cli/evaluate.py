@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NamedTuple
 
 import typer
 
@@ -104,13 +106,53 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
         raise FileNotFoundError(
             f"there is no {source}, and no model of that name; known are {WORLD}, {WORLD_REFERENCE}, {', '.join(MODELS)}"
         )
-    settings = {"source": known.source if known else source, **found.settings}
+    # run/ and ./run are the same folder
+    settings = {"source": known.source if known else str(folder) if folder.exists() else source, **found.settings}
     settings |= {key: asked.given[key] for key in ("lora",) if key in asked.given}
+    given = asked.given if known or source in (WORLD, WORLD_REFERENCE) else {"source": source, **asked.given}
+    places = {key: Path(given[key]) for key in ("source", "base", "lora") if key in given}
+    settings |= {f"{key} on the disk": on_disk(place) for key, place in places.items() if place.exists()}
     if known:
         settings["is"] = f"{known.about}; licence: {known.licence}"
     settings["computes"] = f"in {dtype} on {device.split(':')[0]}"
     name = parts["name"] or (folder.stem if folder.suffix in SINGLE_FILES else folder.name)
     return Model(name, settings, partial(found.load, dtype, device), found.one_step)
+
+
+def on_disk(place: Path) -> str:
+    """Which weights lie in a file or a folder, sixteen hexadecimal digits. A run's are known by its checkpoint's header, which has
+    a digest of every tensor.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    from ..runs.run import CHECKPOINT
+    from ..sdxl.files import SINGLE_FILES
+
+    found = hashlib.sha256()
+    if (place / CHECKPOINT).is_file():
+        with (place / CHECKPOINT).open("rb") as file:
+            found.update(_header(file))
+        return found.hexdigest()[:16]
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    for path in (path for path in files if path.suffix in SINGLE_FILES and path.is_file()):
+        with path.open("rb") as file:
+            if path.suffix == ".safetensors":
+                found.update(_header(file))
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def _header(file: BinaryIO) -> bytes:
+    """A safetensors file's header, its entries in order: writing it again may turn them. One that cannot be read is for whoever
+    loads it to refuse.
+    """
+    length = file.read(8)
+    text = file.read(min(int.from_bytes(length, "little"), 1 << 27))
+    try:
+        return length + json.dumps(json.loads(text), sort_keys=True).encode()
+    except (ValueError, RecursionError):
+        return length + text
 
 
 def _of_world(asked: Asked) -> Found:
@@ -472,7 +514,7 @@ def evaluate(
     from ..evaluation import harness
     from ..evaluation.hacking import controls, judged, measure_paths, panels
     from ..evaluation.layouts import require_layout, write_layouts
-    from ..evaluation.report import PAGE, PANEL_PAGE, PANEL_TABLE, read_panels, write_panels, write_report
+    from ..evaluation.report import PAGE, PANEL_PAGE, panels_of_table, write_panels, write_report
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype {dtype!r} is unknown; known are float32, bfloat16 and float16")
@@ -511,6 +553,7 @@ def evaluate(
             return
         named = [{key: row[key] for key in harness.columns(plan)} for row in rows]
         harness.write_table(named, folder / harness.TABLE)
+        harness.seal(folder, harness.TABLE, harness.PLAN)
         if parquet:
             harness.write_parquet(named, folder / "table.parquet")
         if layouts:
@@ -520,9 +563,9 @@ def evaluate(
             with Shown() as shown:
                 found = panels(folder, whole, judges, rows, shown)
             say(write_panels(folder, whole, rows, found))
-        elif (folder / PANEL_TABLE).is_file():
+        else:
             try:
-                read_panels(folder)
+                panels_of_table(folder)
             except ValueError as error:
                 say(str(error))
         say(write_report(folder, plan, named, distances_of(folder, plan, distances, device) if distances else None))

@@ -364,7 +364,7 @@ def export(
     from ..runs.folders import claim
     from ..runs.weights import read_weights
     from ..sdxl.card import CARD, drawing_line, evaluated, loading_lines, origins_of, write_card
-    from ..sdxl.export import LORA, export_lora, export_pipeline, fingerprint, fingerprint_of, merged
+    from ..sdxl.export import LORA, export_lora, export_pipeline, fingerprint, fingerprint_of, merged, reloaded
     from ..sdxl.post_training import load_run
     from ..sdxl.recipe import SdxlRecipe
     from ..world.models import ORIGINS
@@ -378,7 +378,11 @@ def export(
     whole: Any = None if lora and evaluation is None else merged(unet)
     scores = None
     if evaluation is not None:
-        forms = [unet, whole]  # of the run, and of what is exported of it
+        forms = [
+            unet,
+            whole,
+            *([reloaded(model.pipeline, unet)] if lora else []),
+        ]  # of the run, and of what is exported of it
         scores = evaluated(evaluation, [run, folder], lambda dtype: {weights_of(model, form, dtype) for form in forms})
     claim(folder, "export")
     if lora:

@@ -23,7 +23,19 @@ from ..errors import NonFiniteError
 from ..rewards.base import PictureReward
 from ..runs.folders import at_work
 from ..runs.progress import Progress, Tell, silent
-from .harness import JOURNALS, IncompleteError, Journal, Key, Plan, Rows, Scorer, Shard, read_picture, read_rows
+from .harness import (
+    JOURNALS,
+    IncompleteError,
+    Journal,
+    Key,
+    Plan,
+    Rows,
+    Scorer,
+    Shard,
+    load_for,
+    read_picture,
+    read_rows,
+)
 from .pictures import clipped_share, high_frequency_share, pairwise_distance, path_length, saturation, vendi
 from .statistics import Interval, bootstrap_interval, wilson_interval
 from .tables import scaled_name
@@ -224,7 +236,7 @@ def measure_paths(
     with the prompt's first picture. A model that draws in several steps has none, and none is needed beside a start that does.
 
     Raises:
-        FileExistsError, OSError: as harness.draw.
+        FileExistsError, OSError, ValueError: as harness.draw.
         NonFiniteError: if one is not finite.
     """
     with at_work(folder, str(shard)), Journal(folder / JOURNALS / f"{shard}.jsonl") as journal:
@@ -235,7 +247,7 @@ def measure_paths(
             missing = [key for key in firsts if (key, path_row(eyes)) not in rows.scored]
             if not missing or not model.one_step:
                 continue
-            drawer = model.load()
+            drawer = load_for(folder, model, rows)
             reward = reward or eyes.load()
             for done, key in enumerate(missing, len(firsts) - len(missing) + 1):
                 value = _path(drawer.noise, drawer.draw_from, reward, eyes.device, plan.prompt(key), key)

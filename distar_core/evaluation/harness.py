@@ -36,7 +36,7 @@ from ..runs.progress import Progress, Tell, silent
 from .benchmarks import PromptSet
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-PLAN, JOURNALS, TABLE = "plan.json", "rows", "table.csv"
+PLAN, JOURNALS, TABLE, SEALS = "plan.json", "rows", "table.csv", "seals.json"
 KEYS = ("model", "set", "place", "replicate")
 COLUMNS = (*KEYS, "seed", "category", "prompt", "picture", "sha256", "weights")
 """Of the table, before two for each scorer: NAME, its value, and NAME.scorer, what exactly gave it."""
@@ -272,6 +272,18 @@ class Journal:
             self._file.close()
 
 
+def _text(row: Mapping[str, Any], name: str) -> str:
+    if not isinstance(row[name], str):
+        raise ValueError(f"its {name} is {row[name]!r}")
+    return row[name]
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+    if type(row[name]) is not float or not math.isfinite(row[name]):
+        raise ValueError(f"its {name} is {str(row[name])[:40]}")
+    return row[name]
+
+
 def read_rows(folder: Path) -> Rows:
     """What the journals in an evaluation's folder have, whoever wrote them; a last line without its end is not there yet.
 
@@ -286,12 +298,16 @@ def read_rows(folder: Path) -> Rows:
                 row = json.loads(line)
                 key = Key(*(row[name] for name in KEYS))
                 if "scorer" in row:
-                    scored = Scored(row["sha256"], float(row["value"]), row["identity"])
+                    scored = Scored(_text(row, "sha256"), _number(row, "value"), _text(row, "identity"))
                     kept: tuple[Any, Any] = (rows.scored.setdefault((key, row["scorer"]), scored), scored)
                 else:
-                    drawn = Drawn(row["sha256"], row["weights"])
+                    drawn = Drawn(_text(row, "sha256"), _text(row, "weights"))
                     kept = (rows.drawn.setdefault(key, drawn), drawn)
-            except (ValueError, KeyError, TypeError) as error:
+            except KeyError as error:
+                raise ValueError(
+                    f"{path}, line {place} is no row of an evaluation (it lacks {error}); remove that line"
+                ) from error
+            except (ValueError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{path}, line {place} is no row of an evaluation ({error}); remove that line"
                 ) from error
@@ -312,8 +328,7 @@ def _read_plan(path: Path) -> _Written:
     try:
         found = json.loads(path.read_text("utf-8"))
         whole = all(isinstance(one, dict) for part in PARTS for one in (found[part], *found[part].values()))
-        whole &= all(isinstance(one["prompts"], int) for one in found["sets"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise ValueError(
@@ -419,13 +434,7 @@ def draw(folder: Path, plan: Plan, shard: Shard = Shard(), tell: Tell = silent) 
             missing = [key for key in every if key not in rows.drawn or not (folder / key.picture).is_file()]
             if not missing:
                 continue
-            drawer = model.load()
-            there = _weights_of(rows, model)
-            if there - {drawer.weights}:
-                raise ValueError(
-                    f"{folder} has pictures of model {model.name} by weights {', '.join(sorted(there))}, but now they are "
-                    f"{drawer.weights}; give the model another name, or choose another folder"
-                )
+            drawer = load_for(folder, model, rows)
             done = len(every) - len(missing)
             for key in _told(missing, f"draw {model.name}", done, tell):
                 with torch.no_grad():
@@ -498,6 +507,18 @@ def _told(keys: Sequence[Key], stage: str, done: int, tell: Tell) -> Iterator[Ke
 def _weights_of(rows: Rows, model: Model) -> set[str]:
     """Which weights have drawn a model's pictures."""
     return {drawn.weights for key, drawn in rows.drawn.items() if key.model == model.name}
+
+
+def load_for(folder: Path, model: Model, rows: Rows) -> Drawer:
+    """A model, loaded. Raises ValueError if its weights are not those that drew its rows."""
+    drawer = model.load()
+    there = _weights_of(rows, model)
+    if there - {drawer.weights}:
+        raise ValueError(
+            f"{folder} has pictures of model {model.name} by weights {', '.join(sorted(there))}, but now they are "
+            f"{drawer.weights}; give the model another name, or choose another folder"
+        )
+    return drawer
 
 
 def _refuse_other_scorer(folder: Path, scorer: Scorer, rows: Rows) -> None:
@@ -574,6 +595,31 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def seal(folder: Path, *names: str) -> None:
+    """Note that the first of these files was made beside the others, as they are now. Raises OSError as `writing`."""
+    kept = _read_seals(folder) | {names[0]: _seal_of(folder, names)}
+    write_whole(folder / SEALS, (json.dumps(kept, indent=1) + "\n").encode())
+
+
+def is_sealed(folder: Path, *names: str) -> bool:
+    """Whether `seal` was called with these files, and all of them are as they were."""
+    return all((folder / name).is_file() for name in names) and _read_seals(folder).get(names[0]) == _seal_of(
+        folder, names
+    )
+
+
+def _read_seals(folder: Path) -> dict[str, str]:
+    try:
+        found = json.loads((folder / SEALS).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _seal_of(folder: Path, names: Sequence[str]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256((folder / name).read_bytes()).digest() for name in names)).hexdigest()
+
+
 class Finished(NamedTuple):
     """An evaluation that was summarised: the settings of the models in its table, the first what the others are compared with,
     and its rows.
@@ -584,57 +630,21 @@ class Finished(NamedTuple):
 
 
 def read_finished(folder: Path) -> Finished:
-    """The evaluation in a folder, whole or not at all.
+    """The evaluation in a folder, as it was written or not at all.
 
     Raises:
-        FileNotFoundError: if it has no table, or no plan.
-        ValueError: if the table lacks a column or a picture, has a number that is none, or names what the plan does not know.
+        FileNotFoundError: if it has no table.
+        ValueError: if its table or plan is not the one that was written, or was written by an evaluation that has gone on since.
     """
-    if not (folder / TABLE).is_file() or not (folder / PLAN).is_file():
+    if not (folder / TABLE).is_file():
         raise FileNotFoundError(f"there is no {folder / TABLE}; name the folder of a finished distar evaluate")
+    if not is_sealed(folder, TABLE, PLAN):
+        raise ValueError(
+            f"{folder / TABLE} and {PLAN} are not as an evaluation that is finished left them; run the same distar evaluate again, "
+            "which makes the table anew"
+        )
     plan, rows = _read_plan(folder / PLAN), read_table(folder / TABLE)
-    if fault := _fault(plan, rows):
-        raise ValueError(f"{folder / TABLE} {fault}; run the same distar evaluate again, which writes it anew")
     return Finished({name: plan["models"][name] for name in dict.fromkeys(row["model"] for row in rows)}, rows)
-
-
-def _fault(plan: _Written, rows: Sequence[Mapping[str, str]]) -> str:
-    """What is wrong with a table; empty if nothing is."""
-    if not rows:
-        return "has no rows"
-    if lacking := [name for name in COLUMNS if name not in rows[0]]:
-        return f"lacks the column {lacking[0]}"
-    for part, column in (("models", "model"), ("sets", "set")):
-        if unknown := next((row[column] for row in rows if row[column] not in plan[part]), None):
-            return f"has rows of the {column} {unknown!r}, of which {PLAN} says nothing"
-    checks = {"place": _is_place, "replicate": _is_place}
-    checks |= dict.fromkeys((name for name in rows[0] if f"{name}.scorer" in rows[0]), _is_number)
-    for count, row in enumerate(rows, 1):
-        if odd := next((name for name, check in checks.items() if not check(row[name])), None):
-            return f"has {row[odd]!r} as {odd} in row {count}, which is no number"
-    seeds = 1 + max(int(row["replicate"]) for row in rows)
-    there = Counter((row["model"], row["set"], row["place"], row["replicate"]) for row in rows)
-    expected = Counter(
-        (model, name, str(place), str(replicate))
-        for model in {row["model"] for row in rows}
-        for name in {row["set"] for row in rows}
-        for place in range(plan["sets"][name]["prompts"])
-        for replicate in range(seeds)
-    )
-    if there != expected:
-        return f"has {len(rows)} rows, not one for each of {expected.total()} pictures"
-    return ""
-
-
-def _is_place(text: str | None) -> bool:
-    return text is not None and text.isdecimal()
-
-
-def _is_number(text: str | None) -> bool:  # a line that was cut has none
-    try:
-        return math.isfinite(float(text or ""))
-    except ValueError:
-        return False
 
 
 def write_parquet(rows: Sequence[Mapping[str, str]], path: Path) -> None:

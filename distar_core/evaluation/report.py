@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..templates import fill
 from .benchmarks import PUBLISHED
 from .distances import Distances
 from .hacking import ALARM, EVIDENCE, PATH, Line, Panel
-from .harness import TABLE, Plan, read_table, write_table, write_whole
+from .harness import TABLE, Plan, is_sealed, read_table, seal, write_table, write_whole
 from .statistics import Interval
 from .summary import Rows, SetSummary, sheets, summarise
 from .tables import Table, markdown_table, scaled_name
@@ -173,10 +172,8 @@ def write_panels(folder: Path, plan: Plan, rows: Rows, found: Sequence[Panel]) -
         rows: of `harness.table`; found: the panels of this plan.
 
     Raises:
-        FileNotFoundError: if the folder has no table.csv.
-        OSError: as harness.write_whole.
+        OSError: as harness.write_whole; FileNotFoundError if the folder has no table.csv.
     """
-    table = _digest(folder / TABLE)
     facts: dict[str, Any] = {
         "proxy": found[0].proxy,
         "start": found[0].start,
@@ -194,8 +191,8 @@ def write_panels(folder: Path, plan: Plan, rows: Rows, found: Sequence[Panel]) -
     for one, panel in zip(facts["panels"], found, strict=True):
         one["rows"] = _largest_gains(folder, rows, panel)
     write_whole(folder / PANEL_PAGE, fill("distar_core.evaluation", "hacking.html.j2", **facts).encode())
-    lines = [_flat(panel, line) | {"table": table} for panel in found for line in panel.lines]
-    write_table(lines, folder / PANEL_TABLE)
+    write_table([_flat(panel, line) for panel in found for line in panel.lines], folder / PANEL_TABLE)
+    seal(folder, PANEL_TABLE, TABLE)
     return "\n".join(panel.verdict for panel in found)
 
 
@@ -240,7 +237,7 @@ INTERVALS = ("start", "now", "change")
 
 def _flat(panel: Panel, line: Line) -> dict[str, str]:
     row = {"model": panel.model, "set": panel.set, "against": panel.start, "proxy": panel.proxy, "eyes": panel.eyes}
-    row |= {"verdict": panel.kind, "lines": str(len(panel.lines)), "line": line.id, "title": line.title}
+    row |= {"verdict": panel.kind, "line": line.id, "title": line.title}
     for name, one in zip(INTERVALS, (line.start, line.now, line.change), strict=True):
         ends = (math.nan,) * 3 if one is None else one
         row |= {key: repr(value) for key, value in zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)}
@@ -248,74 +245,50 @@ def _flat(panel: Panel, line: Line) -> dict[str, str]:
     return row | {"factor": repr(line.factor), "says": line.says}
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def read_panels(folder: Path) -> list[Panel]:
-    """The panels that write_panels wrote in a folder, in their order: whole, and of the table.csv there, if one is.
+def panels_of_table(folder: Path) -> list[Panel]:
+    """The panels beside the table.csv of an evaluation's folder, in their order; none if it was never asked for any.
 
     Raises:
-        FileNotFoundError: if there are none.
-        ValueError: if the file lacks a column, as one of an earlier version does, or a line; if a number in it is none; or if
-            table.csv is another by now.
+        ValueError: if hacking.csv is not as it was written, or table.csv is another by now.
     """
     path = folder / PANEL_TABLE
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; write it with distar evaluate {folder} ... --hacking REWARD")
-    rows = read_table(path)
-    try:
-        if not rows:
-            raise ValueError("it has no lines")
-        panels = [_read_panel(own) for own in _apart(rows).values()]
-        if (folder / TABLE).is_file():
-            _refuse_other_table(folder / TABLE, {row["table"] for row in rows}, panels)
-    except (KeyError, TypeError, ValueError) as error:
+        return []
+    if not is_sealed(folder, PANEL_TABLE, TABLE):
         raise ValueError(
-            f"{path} is no panel of this evaluation as it is written now ({error}); run the same distar evaluate again with "
-            "--hacking REWARD, which writes it anew"
-        ) from None
-    return panels
+            f"{path} is not of the {TABLE} that lies beside it, or was changed; run distar evaluate with --hacking REWARD, which "
+            f"writes it anew, or remove it"
+        )
+    return read_panels(path)
 
 
-def _refuse_other_table(path: Path, digests: Collection[str], found: Sequence[Panel]) -> None:
-    if set(digests) != {_digest(path)}:
-        raise ValueError(f"{path.name} is another by now")
-    rows = read_table(path)
-    start = rows[0]["model"]
-    models = {(start, row["model"], row["set"]) for row in rows if row["model"] != start}
-    if {(panel.start, panel.model, panel.set) for panel in found} != models:
-        raise ValueError(f"its models are not those of {path.name}")
+def read_panels(path: Path) -> list[Panel]:
+    """The panels in a hacking.csv, in their order.
 
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it lacks a column, as one of an earlier version does, or a number in it is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; distar evaluate writes it with --hacking REWARD")
 
-Flat = Mapping[str, str]
-
-
-def _apart(rows: Sequence[Flat]) -> dict[tuple[str, str], list[Flat]]:
-    """Lines of panels by model and set."""
-    found: dict[tuple[str, str], list[Flat]] = {}
-    for row in rows:
-        found.setdefault((row["model"], row["set"]), []).append(row)
-    return found
-
-
-def _read_panel(rows: Sequence[Flat]) -> Panel:
-    """From its lines. Raises KeyError, TypeError, ValueError if they are not as _flat makes them."""
-
-    def interval(row: Flat, name: str) -> Interval:
+    def interval(row: Mapping[str, str], name: str) -> Interval:
         return Interval(*(float(row[key]) for key in (name, f"{name}_low", f"{name}_high")))
 
-    lines = []
-    for row in rows:
-        *ends, change = (interval(row, name) for name in INTERVALS)
-        start, now = (None if math.isnan(end.mean) else end for end in ends)
-        about = row["says"], row["evidence"], row["sign"] == "1", float(row["factor"])
-        lines.append(Line(row["line"], row["title"], start, now, change, *about))
-    first = rows[0]
-    panel = Panel(first["proxy"], first["set"], first["against"], first["model"], first["eyes"], lines)
-    if len(lines) != int(first["lines"]) or {row["verdict"] for row in rows} != {panel.kind}:
-        raise ValueError(f"of {panel.model} on {panel.set} there are not the lines that its verdict is of")
-    return panel
+    found: dict[tuple[str, str, str, str, str], list[Line]] = {}
+    try:
+        for row in read_table(path):
+            *ends, change = (interval(row, name) for name in INTERVALS)
+            start, now = (None if math.isnan(end.mean) else end for end in ends)
+            about = row["says"], row["evidence"], row["sign"] == "1", float(row["factor"])
+            line = Line(row["line"], row["title"], start, now, change, *about)
+            names = row["proxy"], row["set"], row["against"], row["model"], row["eyes"]
+            found.setdefault(names, []).append(line)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no panel as it is written now ({error}); distar evaluate writes it anew with --hacking REWARD"
+        ) from None
+    return [Panel(*names, lines) for names, lines in found.items()]
 
 
 def _largest_gains(folder: Path, rows: Rows, panel: Panel, count: int = 8) -> list[dict[str, Any]]:

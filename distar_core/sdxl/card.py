@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.harness import read_finished
-from ..evaluation.report import PANEL_TABLE, Writer, panel_table, read_panels
+from ..evaluation.report import Writer, panel_table, panels_of_table
 from ..evaluation.summary import scorers_of, summarise
 from ..evaluation.tables import Table, markdown_table
 from ..extras import installed_version
@@ -182,16 +182,15 @@ def evaluated(folder: Path, own: Collection[Path], weights: Callable[[str], Coll
     """What the evaluation in a folder says, as facts for a card: tables of its summary, its panels of hacking if it has some,
     and what this model is called there.
 
-    A model is this one if it drew with these weights, wherever they lay; one that is a LoRA, whose weights lie in its base as
-    well, or whose type is not told, if it lay where this one is.
+    A model is this one if it drew with these weights, wherever they lay; one whose type is not told, if it lay where this one is.
 
     Args:
         own: where this model is: its run, and its export.
         weights: by the type in which an evaluation computed, the digests that it has of these weights.
 
     Raises:
-        FileNotFoundError, ValueError: as harness.read_finished and, where there is a panel, read_panels; ValueError if none of
-            its models is this one, also where one lay there and had other weights.
+        FileNotFoundError, ValueError: as harness.read_finished and report.panels_of_table; ValueError if none of its models is this
+            one, also where one lay there and had other weights.
     """
     models, rows = read_finished(folder)
     places = {path.resolve() for path in own}
@@ -206,7 +205,7 @@ def evaluated(folder: Path, own: Collection[Path], weights: Callable[[str], Coll
 
     def is_this(name: str) -> bool:
         match = types[name]
-        return name in there if match is None or "lora" in models[name] else drew[name] in known[match[1]]
+        return name in there if match is None else drew[name] in known[match[1]]
 
     found = [name for name in models if is_this(name)]
     if not found and there:
@@ -234,9 +233,7 @@ def evaluated(folder: Path, own: Collection[Path], weights: Callable[[str], Coll
         for one in summarise(rows)
     ]
     drawn = [["model", "draws"], *([name, settings.get("draws", "")] for name, settings in models.items())]
-    panels = (
-        [panel for panel in read_panels(folder) if panel.model in found] if (folder / PANEL_TABLE).is_file() else []
-    )
+    panels = [panel for panel in panels_of_table(folder) if panel.model in found]
     return {
         "own": " and ".join(found),
         "sets": sets,

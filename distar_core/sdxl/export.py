@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -165,6 +166,16 @@ def export_lora(unet: Any, folder: Path) -> None:
         tensors[f"unet.{name}.lora_B.weight"] = torch.cat([scaled(lora) for lora in adapters], dim=1).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / LORA, metadata={"format": "pt", BASE: fingerprint(unet)})
+
+
+def reloaded(pipeline: Any, unet: Any) -> Any:
+    """A copy of a network with its LoRA as whoever loads the exported one has it. Raises as export_lora."""
+    with TemporaryDirectory() as folder:
+        export_lora(unet, Path(folder))
+        plain = copy.deepcopy(unet)
+        plain.unload_lora()
+        load_lora(one_step_pipeline(pipeline, plain), folder)
+    return plain
 
 
 def scaled(lora: LayerLora) -> Tensor:

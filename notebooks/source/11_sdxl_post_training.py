@@ -528,7 +528,7 @@ judges = "--rewards world:preference,world:clip,world:preference-2 --hacking wor
 distar(f"evaluate judged --model start=world --model mine=run --prompts prompts.txt {judges}", last=4)
 
 # %%
-(mine,) = read_panels(folder / "judged")
+(mine,) = read_panels(folder / "judged" / "hacking.csv")
 for line in mine.lines:
     print(f"{line.id:17s} {cells_of(line)[2]:25s} {line.says}")
 
@@ -547,7 +547,7 @@ for line in mine.lines:
 predict("11.b", "?")
 
 # %%
-found = {panel.model: panel for panel in read_panels(DATA)}
+found = {panel.model: panel for panel in read_panels(DATA / "hacking.csv")}
 reveal("11.b", found["hacked"].verdict)
 for name, panel in found.items():
     print(f"{name}: {panel.kind}, evidence: {', '.join(panel.evidence) or 'none'}")

@@ -84,7 +84,8 @@ def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_pat
         assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
     models = [f"start={'world'}", f"{run}", f"lora=world,lora={lora}", str(export)]
     words = [word for text in models for word in ("--model", text)]
-    result, said = distar(tmp_path / "out", *words, "--prompts", captions, "--rewards", "world:clip", "--device", "cpu")
+    every = [tmp_path / "out", *words, "--prompts", captions, "--rewards", "world:clip", "--device", "cpu"]
+    result, said = distar(*every)
     assert result.exit_code == 0, said
     rows = read_table(tmp_path / "out" / "table.csv")
     scores = {
@@ -106,6 +107,18 @@ def test_a_run_and_what_is_exported_of_it_draw_as_the_run_does(captions, tmp_pat
         words = ["export", run, export, "--evaluation", tmp_path / evaluation]
         assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
         assert "this model is run and export there" in (export / CARD).read_text("utf-8")
+    words = ["export", run, lora, "--lora", "--evaluation", tmp_path / "out"]
+    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
+    assert "this model is run and lora and export there" in (lora / CARD).read_text("utf-8")
+    run.rename(tmp_path / "run")
+    assert distar(*every)[0].exit_code == 0
+    (file,) = lora.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    result, said = distar(*every)
+    assert result.exit_code == 1
+    assert "rows of model lora with lora on the disk" in said
+    words = ["export", tmp_path / "run", lora, "--lora"]
+    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
     monkeypatch.chdir(tmp_path)
     drawn = [picture_of((folder / CARD).read_text("utf-8")) for folder in (export, lora)]
     assert drawn[0].shape == (3, 32, 32)
@@ -176,11 +189,11 @@ def test_a_model_beside_itself_is_no_hack(captions, tmp_path):
     words = [*words[: words.index("--hacking")], "--seeds", 2, "--prompts", captions]
     again, said = distar(tmp_path, *words)
     assert again.exit_code == 0
-    assert "no panel" not in said, "the same table"
+    assert "hacking.csv" not in said, "the same table"
     words[words.index("--rewards") + 1] = "world:gold"
     other, said = distar(tmp_path, *words)
     assert other.exit_code == 0
-    assert "hacking.csv is no panel of this evaluation as it is written now (table.csv is another by now)" in said
+    assert "hacking.csv is not of the table.csv that lies beside it" in said
 
 
 @pytest.mark.parametrize(
@@ -223,6 +236,32 @@ def test_every_published_model_has_a_place_on_the_hub_and_is_drawn_as_published(
     whole = find_model("owner/pipeline-1.0,steps=25", dtype="float32", device="cpu")
     assert whole.name == "pipeline-1.0"
     assert "25 steps of its own scheduler, guidance_scale 5" in whole.settings["draws"]
+
+
+def test_a_model_is_known_by_its_files_and_not_by_how_its_path_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "unets" / "mine.safetensors"
+    place.parent.mkdir()
+    place.write_bytes(b"weights")
+
+    def settings(text):
+        return find_model(text, dtype="float32", device="cpu").settings
+
+    before = settings("unets")
+    assert settings("unets/") == settings("./unets") == before
+    place.with_name("notes.txt").write_text("no weights")
+    assert settings("unets") == before
+    place.write_bytes(b"others.")
+    assert settings("unets") != before
+    assert settings("dmd2,lora=unets")["lora on the disk"] == settings("unets")["source on the disk"]
+    run = tmp_path / "run" / "checkpoint.safetensors"
+    run.parent.mkdir()
+    run.write_bytes((4).to_bytes(8, "little") + b"head" + b"numbers")
+    before = settings("run")
+    run.write_bytes((4).to_bytes(8, "little") + b"head" + b"others.")
+    assert settings("run") == before, "a checkpoint's header has the digests of its tensors"
+    run.write_bytes((4).to_bytes(8, "little") + b"hare" + b"numbers")
+    assert settings("run") != before
 
 
 def test_prompts_and_rewards_by_name(tmp_path):

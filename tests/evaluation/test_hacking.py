@@ -1,7 +1,6 @@
 """The panel of hacking: its controls against closed forms, its rule on made-up numbers, the files of an evaluation."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -24,7 +23,7 @@ from distar_core.evaluation.hacking import (
     wrong_prompts,
 )
 from distar_core.evaluation.harness import Drawer, IncompleteError, Plan, Shard
-from distar_core.evaluation.report import read_panels, write_panels
+from distar_core.evaluation.report import panels_of_table, read_panels, write_panels
 from distar_core.evaluation.statistics import Interval
 from tests.evaluation.fakes import SIDE, Brightness, model, picture, plan, prompt_set, scorer
 
@@ -265,7 +264,7 @@ def test_an_evaluation_has_its_panel_and_a_second_call_does_nothing(tmp_path):
     rows = harness.read_table(tmp_path / "hacking.csv")
     assert [row["line"] for row in rows] == [line.id for line in panel.lines]
     assert float(rows[0]["change_low"]) == panel["proxy"].change.low
-    assert read_panels(tmp_path) == [panel], "the table has all of it"
+    assert read_panels(tmp_path / "hacking.csv") == [panel], "the table has all of it"
     for name in ("hacking.html", "hacking.md"):
         text = (tmp_path / name).read_text("utf-8")
         assert all(one in text for one in EVIDENCE.values())
@@ -273,62 +272,35 @@ def test_an_evaluation_has_its_panel_and_a_second_call_does_nothing(tmp_path):
 
 
 def test_panels_that_are_not_there_or_of_an_earlier_version_are_refused(tmp_path):
+    path = tmp_path / "hacking.csv"
     with pytest.raises(FileNotFoundError, match="--hacking"):
-        read_panels(tmp_path)
-    (tmp_path / "hacking.csv").write_text("model,set,line,change,change_low,change_high\na,b,proxy,1.0,0.5,1.5\n")
+        read_panels(path)
+    assert panels_of_table(tmp_path) == [], "nobody asked for any"
+    path.write_text("model,set,line,change,change_low,change_high\na,b,proxy,1.0,0.5,1.5\n")
     with pytest.raises(ValueError, match="start"):
-        read_panels(tmp_path)
+        read_panels(path)
 
 
-def without(*lines):
-    return lambda rows: [row for row in rows if row["line"] not in lines]
+@pytest.mark.parametrize("name", ["hacking.csv", "table.csv"])
+@pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: b"\xff", lambda data: data.replace(b"0", b"1")])
+def test_a_panel_that_was_changed_or_whose_table_is_another_is_refused(tmp_path, name, spoil):
+    whole, table, found = performed(tmp_path, asked())
+    write_panels(tmp_path, whole, table, found)
+    assert panels_of_table(tmp_path) == found
+    (tmp_path / name).write_bytes(spoil((tmp_path / name).read_bytes()))
+    with pytest.raises(ValueError, match=r"hacking\.csv"):
+        panels_of_table(tmp_path)
 
 
-def with_value(column, value):
-    return lambda rows: [row | {column: value} for row in rows]
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """The folder of an evaluation with its panel."""
-    folder = tmp_path_factory.mktemp("written")
-    whole, table, found = performed(folder, asked())
-    write_panels(folder, whole, table, found)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lambda rows: rows, None),
-        (without("proxy"), "not the lines"),
-        (without("distance"), "not the lines"),
-        (with_value("line", "jpeg"), "not the lines|proxy"),
-        (with_value("verdict", "hacked"), "not the lines"),
-        (with_value("model", "another"), "not those of table.csv"),
-        (with_value("against", "another"), "not those of table.csv"),
-        (with_value("change", "much"), "much"),
-        (with_value("table", "0" * 64), "table.csv is another"),
-    ],
-)
-def test_a_panel_is_read_whole_or_not_at_all(written, tmp_path, spoil, told):
-    rows = harness.read_table(written / "hacking.csv")
-    shutil.copy(written / "table.csv", tmp_path)
-    harness.write_table(spoil(rows), tmp_path / "hacking.csv")
-    if told is None:
-        assert read_panels(tmp_path) == read_panels(written)
-        return
-    with pytest.raises(ValueError, match=told):
-        read_panels(tmp_path)
-
-
-def test_a_panel_without_a_line_is_refused_and_one_beside_no_table_is_read(written, tmp_path):
-    text = (written / "hacking.csv").read_text("utf-8")
-    (tmp_path / "hacking.csv").write_text(text, "utf-8")
-    assert read_panels(tmp_path) == read_panels(written)
-    (tmp_path / "hacking.csv").write_text(text.splitlines()[0], "utf-8")
-    with pytest.raises(ValueError, match="no lines"):
-        read_panels(tmp_path)
+def test_a_path_is_measured_by_the_weights_that_drew_the_pictures(tmp_path):
+    found = asked()
+    judges, whole = with_controls(found)
+    harness.prepare(tmp_path, whole)
+    harness.draw(tmp_path, whole)
+    trained = found.models[1]
+    other = replace(trained, load=lambda: trained.load()._replace(weights="others"))
+    with pytest.raises(ValueError, match="others"):
+        measure_paths(tmp_path, replace(whole, models=[found.models[0], other]), judges.eyes)
 
 
 def test_two_processes_and_a_cut_journal_give_the_same_panel(tmp_path):

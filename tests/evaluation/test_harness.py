@@ -14,6 +14,7 @@ from distar_core.errors import NonFiniteError
 from distar_core.evaluation import harness
 from distar_core.evaluation.harness import (
     PLAN,
+    SEALS,
     TABLE,
     IncompleteError,
     Journal,
@@ -27,6 +28,7 @@ from distar_core.evaluation.harness import (
     read_rows,
     read_table,
     score,
+    seal,
     table,
     write_parquet,
     write_table,
@@ -393,7 +395,13 @@ def test_the_table_as_parquet_has_numbers(tmp_path):
     assert frame["prompt"].to_list() == [row["prompt"] for row in rows]
 
 
-# what lies in its folder is read
+# a finished evaluation is read as it was written
+
+
+def finish(folder, plan):
+    """What distar evaluate does at the end."""
+    write_table(table(folder, plan), folder / TABLE)
+    seal(folder, TABLE, PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +409,7 @@ def finished(tmp_path_factory):
     """The folder of a finished evaluation."""
     folder = tmp_path_factory.mktemp("finished")
     perform(folder, fakes.plan())
-    write_table(table(folder, fakes.plan()), folder / TABLE)
+    finish(folder, fakes.plan())
     return folder
 
 
@@ -414,63 +422,93 @@ def test_a_finished_evaluation_has_its_models_and_rows(finished):
 
 def test_models_are_those_of_the_table_whatever_the_plan_has_besides(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    one = fakes.plan(models=("b",))
-    write_table(table(tmp_path, one), tmp_path / TABLE)
+    finish(tmp_path, fakes.plan(models=("b",)))
     assert list(read_finished(tmp_path).models) == ["b"]
 
 
+@pytest.mark.parametrize("name", [TABLE, PLAN])
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    "spoil",
     [
-        (lambda rows: rows[:1], "1 rows, not one for each of 7"),
-        (lambda rows: rows[:-1], "27 rows, not one for each of 28"),
-        (lambda rows: [*rows, rows[0]], "29 rows, not one for each of 28"),
-        (lambda rows: [{k: v for k, v in row.items() if k != "weights"} for row in rows], "lacks the column weights"),
-        (lambda rows: [row | {"bright": "bright"} for row in rows], "'bright' as bright in row 1"),
-        (lambda rows: [*rows[:-1], rows[-1] | {"red": "nan"}], "'nan' as red in row 28"),
-        (lambda rows: [row | {"place": ""} for row in rows], "'' as place"),
-        (lambda rows: [row | {"replicate": "0.5"} for row in rows], "'0.5' as replicate"),
-        (lambda rows: [row | {"model": "c"} for row in rows], "model 'c'"),
-        (lambda rows: [row | {"set": "other"} for row in rows], "set 'other'"),
+        lambda data: data[:-1],
+        lambda data: b"",
+        lambda data: b"\xff" + data,
+        lambda data: data.replace(b"a", b"c"),
+        lambda data: data[: data.rindex(b"\n", 0, -1)],
     ],
 )
-def test_a_table_that_is_not_whole_is_refused_with_what_is_wrong(finished, tmp_path, spoil, told):
+def test_what_was_changed_since_is_refused_and_made_anew_by_the_same_evaluation(finished, tmp_path, name, spoil):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    write_table(spoil(read_table(finished / TABLE)), tmp_path / TABLE)
-    with pytest.raises(ValueError, match=told) as refused:
+    (tmp_path / name).write_bytes(spoil((tmp_path / name).read_bytes()))
+    with pytest.raises(ValueError, match=TABLE) as refused:
         read_finished(tmp_path)
-    assert str(tmp_path / TABLE) in str(refused.value)
+    assert str(tmp_path) in str(refused.value)
+    (tmp_path / PLAN).unlink()  # where it was spoilt, prepare asks for that
+    perform(tmp_path, fakes.plan())
+    finish(tmp_path, fakes.plan())
+    assert read_finished(tmp_path) == read_finished(finished)
 
 
-def test_a_table_of_its_head_alone_is_refused_and_none_at_all(finished, tmp_path):
+def test_an_evaluation_that_has_gone_on_is_not_finished(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / TABLE
-    path.write_text(path.read_text("utf-8").splitlines()[0], "utf-8")
-    with pytest.raises(ValueError, match="no rows"):
+    more = fakes.plan(models=("a", "b", "c"))
+    prepare(tmp_path, more)
+    with pytest.raises(ValueError, match=PLAN):
         read_finished(tmp_path)
-    path.unlink()
+    perform(tmp_path, more)
+    finish(tmp_path, more)
+    assert list(read_finished(tmp_path).models) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{", '{"table.csv": 3}'])
+def test_without_its_seal_nothing_is_finished(finished, tmp_path, text):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / SEALS).unlink() if text is None else (tmp_path / SEALS).write_text(text)
+    with pytest.raises(ValueError, match=TABLE):
+        read_finished(tmp_path)
+    (tmp_path / TABLE).unlink()
     with pytest.raises(FileNotFoundError, match="distar evaluate"):
         read_finished(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "{}",
-        "[]",
-        '{"models": {"a": {"sour',
-        '{"models": {"a": 1}, "sets": {}, "rewards": {}}',
-        '{"models": {}, "sets": {"mine": {}}, "rewards": {}}',
-    ],
+    "text", ["{}", "[]", '{"models": {"a": {"sour', '{"models": {"a": 1}, "sets": {}, "rewards": {}}']
 )
-def test_a_plan_that_was_cut_is_refused_by_who_continues_and_by_who_reads(finished, tmp_path, text):
+def test_a_plan_that_was_cut_is_refused_by_name(finished, tmp_path, text):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     (tmp_path / PLAN).write_text(text, "utf-8")
-    for reads in (read_finished, lambda folder: prepare(folder, fakes.plan())):
-        with pytest.raises(ValueError, match=PLAN):
-            reads(tmp_path)
+    with pytest.raises(ValueError, match=PLAN):
+        prepare(tmp_path, fakes.plan())
     (tmp_path / PLAN).unlink()
     loaded = []
     perform(tmp_path, fakes.plan(loaded=loaded))
     assert not loaded, "the remedy draws and scores nothing again"
-    assert read_finished(tmp_path) == read_finished(finished)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"value": float("nan")}, "value is nan"),
+        ({"value": float("inf")}, "value is inf"),
+        ({"value": "0.5"}, "value is 0.5"),
+        ({"value": 10**400}, "value is 1000"),
+        ({"identity": ["v1"]}, "identity is"),
+        ({"sha256": None}, "sha256 is None"),
+    ],
+)
+def test_a_row_with_a_value_that_is_none_is_refused_by_line(finished, tmp_path, change, told):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    journal = next((tmp_path / "rows").glob("*.jsonl"))
+    lines = journal.read_text("utf-8").splitlines()
+    lines[-1] = json.dumps(json.loads(lines[-1]) | change)
+    journal.write_text("\n".join(lines) + "\n", "utf-8")
+    with pytest.raises(ValueError, match=told) as refused:
+        read_rows(tmp_path)
+    assert f"line {len(lines)}" in str(refused.value)
+
+
+def test_a_row_without_a_name_says_which(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "x.jsonl").write_text('{"model": "a"}\n')
+    with pytest.raises(ValueError, match="lacks 'set'"):
+        read_rows(tmp_path)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from distar_core.evaluation.harness import columns, read_table, table, write_table
+from distar_core.evaluation.harness import read_table, seal
 from distar_core.evaluation.report import Writer, panel_table, write_panels
 from distar_core.evaluation.summary import summarise
 from distar_core.methods import METHODS
@@ -32,7 +32,7 @@ from distar_core.sdxl.recipe import SdxlRecipe, find_recipe
 from distar_core.world.models import ORIGINS
 from distar_core.world.recipe import WorldRecipe
 from tests.evaluation import fakes, test_hacking
-from tests.evaluation.test_harness import perform
+from tests.evaluation.test_harness import finish, perform
 
 SHIPPED = SdxlRecipe.read(find_recipe("24gb"), huber_c=25.6, steps=20)
 WORLD = WorldRecipe.read({})
@@ -189,7 +189,7 @@ def test_the_tables_of_an_evaluation_are_those_of_its_summary(run, tmp_path):
     with pytest.raises(FileNotFoundError, match=str(out)):
         evaluated(out, [own], no_weights)
     perform(out, plan)
-    write_table(table(out, plan), out / "table.csv")
+    finish(out, plan)
     found = evaluated(out, [own, tmp_path / "exported"], no_weights)
     (summary,) = summarise(read_table(out / "table.csv"))
     writer = Writer({"bright": 1.0, "red": 1.0})
@@ -224,17 +224,15 @@ def test_a_model_is_known_by_its_weights_wherever_they_lay(run, tmp_path):
         typed("moved", "w7"),
         typed("earlier", "w6", str(run)),
         typed("lora", "w8", lora=str(tmp_path / "exported")),
+        typed("same", "w7", lora=str(tmp_path / "elsewhere")),
     ]
     plan = replace(fakes.plan(), models=models)
     perform(out, plan)
-    write_table(table(out, plan), out / "table.csv")
-    assert evaluated(out, [run], weights)["own"] == "moved"
+    finish(out, plan)
+    assert evaluated(out, [run, tmp_path / "exported"], weights)["own"] == "moved and same", "never by its place"
     assert asked == ["bfloat16"]
-    assert evaluated(out, [run, tmp_path / "exported"], weights)["own"] == "moved and lora", (
-        "by place: its base is in it"
-    )
-    with pytest.raises(ValueError, match="earlier with other weights"):
-        evaluated(out, [run], lambda dtype: {"w9"})
+    with pytest.raises(ValueError, match="earlier and lora with other weights"):
+        evaluated(out, [run, tmp_path / "exported"], lambda dtype: {"w9"})
 
 
 def test_a_panel_of_hacking_is_on_the_card_with_its_verdict(run, tmp_path):
@@ -242,7 +240,7 @@ def test_a_panel_of_hacking_is_on_the_card_with_its_verdict(run, tmp_path):
     plan = test_hacking.asked()
     models = [plan.models[0], replace(plan.models[1], settings={"source": str(run), "draws": "noise"})]
     whole, rows, panels = test_hacking.performed(out, replace(plan, models=models))
-    write_table([{key: row[key] for key in columns(plan)} for row in rows], out / "table.csv")
+    seal(out, "table.csv", "plan.json")
     write_panels(out, whole, rows, panels)
     found = evaluated(out, [run], no_weights)
     assert [one["verdict"] for one in found["panels"]] == [panels[0].verdict]
