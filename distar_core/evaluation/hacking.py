@@ -192,7 +192,9 @@ def judged(plan: Plan, proxy: str) -> Judged:
     if plan.seeds < 2:
         raise ValueError("one picture per prompt has no diversity; draw at least two, such as --seeds 4")
     if small := next((one for one in plan.sets if len({entry.prompt for entry in one.entries}) < 2), None):
-        raise ValueError(f"the set {small.name} has one prompt, so there is no wrong one; give at least two")
+        raise ValueError(
+            f"the set {small.name} has one prompt, so there is no wrong one; give at least two different ones"
+        )
     held_out = [one for one in plan.scorers if one.name != proxy and not one.beside]
     if len(held_out) < 2:
         raise ValueError(

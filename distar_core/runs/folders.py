@@ -27,7 +27,9 @@ def claim(folder: Path, kind: str) -> None:
         if not mark.is_file():
             raise FileExistsError(f"folder {folder} holds other files; choose a new or empty one")
         if (held := mark.read_text("utf-8").strip()) != kind:
-            raise FileExistsError(f"folder {folder} belongs to a {held}; choose another one for the {kind}")
+            raise FileExistsError(
+                f"folder {folder} belongs to {'an' if held[0] in 'aeiou' else 'a'} {held}; choose another one for the {kind}"
+            )
     require_writable(folder)
     if not mark.is_file():  # else a process that reads it meanwhile would find it empty
         mark.write_text(f"{kind}\n", encoding="utf-8")
