@@ -101,13 +101,19 @@ def relative(target: str, place: str) -> str:
     return os.path.relpath(target, PurePosixPath(place).parent).replace(os.sep, "/")
 
 
+@cache
+def pages() -> dict[str, str]:
+    """Page by document, notebooks too."""
+    return PAGES | {f"notebooks/{stem}.ipynb": f"course/{stem}.ipynb" for stem in stems()}
+
+
 def adapt(text: str, document: str, place: str, copy: Callable[[str, str], None]) -> str:
     """A document's text with its links for the page at `place`; copy(path, to) is told which other files it needs.
 
     Raises:
         FileNotFoundError: for a link that leads nowhere.
     """
-    known = PAGES | {f"notebooks/{stem}.ipynb": f"course/{stem}.ipynb" for stem in stems()}
+    known = pages()
 
     def follow(found: re.Match[str]) -> str:
         target, mark, anchor = found[1].partition("#")
@@ -291,11 +297,17 @@ class Site:
         )
 
     def play(self) -> None:
-        """The playgrounds with a way back, and the page that leads to them."""
+        """The playgrounds with a way back and links to the site's pages, and the page that leads to them."""
+
+        def follow(found: re.Match[str]) -> str:
+            page_of = pages()[os.path.normpath(f"docs/web/{found[1]}").replace(os.sep, "/")]
+            return f'href="{relative(str(PurePosixPath(page_of).with_suffix(".html")), "play/index.html")}"'
+
         back = f'{PAGES_TO_PLAY}\n  <a href="../index.html">{distar_core.__name__}</a>'
         for name in PLAYGROUNDS:
             if name.endswith(".html"):
                 text = (ROOT / "docs" / "web" / name).read_text("utf-8")
+                text = re.sub(r'href="(\.\./[^"]+)"', follow, text)
                 self.write(f"extra/play/{name}", text.replace(PAGES_TO_PLAY, back))
             else:
                 self.copy(f"docs/web/{name}", f"extra/play/{name}")
