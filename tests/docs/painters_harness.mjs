@@ -8,7 +8,7 @@ const replies = [];
 const scope = { onmessage: null, postMessage(reply) { replies.push(reply); } };
 for (const path of [script, weights]) runInThisContext(readFileSync(path, "utf8"));
 paintersEngine(scope);
-const { QUESTIONS, Tokenizer, World, compare, decoded, gold, noiseOf, read, readCaption, remark, tidied } = scope.library;
+const { QUESTIONS, Tokenizer, World, compare, decoded, following, gold, noiseOf, read, readCaption, remark, tidied } = scope.library;
 
 const numbers = (text) => new Float32Array(decoded(text).buffer);
 const packed = (floats) => Buffer.from(floats.buffer, floats.byteOffset, floats.byteLength).toString("base64");
@@ -61,6 +61,9 @@ const tasks = {
   remarks({ texts }) {
     const tokenizer = new Tokenizer(PAINTERS.tokenizer.vocab, PAINTERS.tokenizer.merges);
     return texts.map((text) => [tidied(text), remark(tidied(text), tokenizer)]);
+  },
+  following({ beginnings }) {
+    return beginnings.map((beginning) => [...following(beginning)].sort());
   },
   noise({ seeds }) {
     return seeds.map((seed) => packed(noiseOf(seed)));

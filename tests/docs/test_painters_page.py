@@ -20,6 +20,7 @@ TRAINED = "[...document.querySelectorAll('#star .picture, #greedy .picture')]"
 READY = f"{TRAINED}.every(one => !one.disabled && !one.classList.contains('stale'))"
 DRAWN = f"{TRAINED}.map(one => one.firstChild.toDataURL())"
 SENTENCE = "#sentence=a+small+red+circle"
+TOLD = "!document.getElementById('verdict').hidden"
 Open = Callable[..., Any]
 
 
@@ -46,7 +47,7 @@ def test_a_prediction_moves_the_sliders_and_their_end_answers(page_at: Open) -> 
     charts = "['preference', 'gold'].map(id => document.getElementById(id).toDataURL())"
     hidden = page.evaluate(charts)
     page.get_by_role("button", name="Reward alone in the reward").click()
-    page.wait_for_function("!document.getElementById('verdict').hidden")
+    page.wait_for_function(TOLD)
     assert page.locator("#verdict").text_content().startswith("As you said.")
     assert "step=200" in page.url
     assert all(one != other for one, other in zip(page.evaluate(charts), hidden, strict=True))
@@ -72,7 +73,7 @@ def test_what_an_answer_sets_going_is_in_view_and_then_the_verdict(page_at: Open
         Element.prototype.scrollIntoView = function (how) { scroll.call(this, how); window.shown.push(this.id); };
     })()""")
     page.locator("#answers button").first.click()
-    page.wait_for_function("!document.getElementById('verdict').hidden")
+    page.wait_for_function(TOLD)
     assert page.evaluate("window.shown") == ["greedy", "verdict"]
     assert page.evaluate(INSIDE, "#verdict")
 
@@ -91,9 +92,97 @@ def test_a_walk_goes_through_the_training(page_at: Open) -> None:
         ".observe(document.getElementById('stop-value'), { childList: true })"
     )
     page.locator("#answers button").first.click()
-    page.wait_for_function("!document.getElementById('verdict').hidden")
+    page.wait_for_function("location.hash.includes('step=20')")
+    page.locator("#sentence").fill("a large blue circle")
+    page.wait_for_function("location.hash.includes('large')")
+    assert page.locator("#way").evaluate("way => way.position") < 1
+    page.wait_for_function(TOLD)
     steps = page.evaluate("[...new Set(window.steps)]")
     assert steps[-len(STOPS) :] == [f"step {stop} of {STOPS[-1]}" for stop in STOPS]
+    assert page.locator("#sentence").input_value() == "a large blue circle"
+    assert page.locator("#waiting").is_hidden()
+
+
+ANSWER = "document.querySelector('#answers button').click();"
+SLIDE = """to => {
+    const slider = document.getElementById('stop');
+    slider.value = to;
+    slider.dispatchEvent(new Event('input'));
+}"""
+
+
+@pytest.mark.parametrize("button", ["any", "noise"])
+def test_another_sentence_or_noise_does_not_keep_the_answer_back(page_at: Open, button: str) -> None:
+    """All in one task of the page, before anything is painted: then it has no answer yet."""
+    page = page_at(reduced_motion="reduce")
+    sentence = page.locator("#sentence").input_value()
+    hidden = page.evaluate(f"() => {{ {ANSWER} document.getElementById('{button}').click(); return !({TOLD}); }}")
+    assert hidden
+    assert (page.locator("#sentence").input_value() == sentence) == (button == "noise")
+    page.wait_for_function(TOLD)
+
+
+def test_a_hand_on_the_slider_stops_the_walk_and_the_answer_comes_where_it_would_have(page_at: Open) -> None:
+    page = page_at(reduced_motion="reduce")
+    for answers_by, story in (("hand", "2 When to stop"), ("button", "3 What is left open")):
+        page.get_by_role("button", name=story).click()
+        page.evaluate(f"() => {{ {ANSWER} ({SLIDE})(2); }}")
+        page.wait_for_function(READY)
+        assert page.locator("#verdict").is_hidden()
+        assert "step 200" in page.locator("#where").text_content()
+        assert "step 20." in page.locator("#where").text_content()
+        assert page.locator("#walk").text_content() == "Continue"
+        assert violations(page, "light") == []
+        if answers_by == "hand":
+            page.evaluate(SLIDE, len(STOPS))
+        else:
+            page.locator("#walk").click()
+        page.wait_for_function(TOLD)
+        # from then on it stays
+        page.evaluate(SLIDE, 0)
+        assert page.evaluate(TOLD)
+
+
+def test_an_empty_field_shows_no_verdicts_and_says_so(page_at: Open) -> None:
+    """The sentence that was in it brings them back."""
+    page = page_at(SENTENCE)
+    said = "[...document.querySelectorAll('.mark, .numbers, #detail')].map(one => one.textContent).join('')"
+    page.locator("#star .picture").first.click()
+    assert "✓" in page.evaluate(said)
+    page.locator("#sentence").fill(" ")
+    page.wait_for_function("document.getElementById('remark').textContent !== ''")
+    assert page.evaluate(said) == ""
+    assert page.locator(".picture:not(.stale)").count() == 0
+    page.locator("#sentence").fill("a small red circle")
+    page.wait_for_function(READY)
+    assert "✓" in page.evaluate(said)
+    assert page.locator("#remark").text_content() == ""
+
+
+def test_words_that_cannot_follow_are_off_and_a_word_can_be_taken_back(page_at: Open) -> None:
+    page = page_at("#sentence=a+red+triangle")
+    on = "[...document.querySelectorAll('#words button')].filter(one => one.ariaDisabled === 'false').map(one => one.textContent)"
+    assert page.evaluate(on) == ["on", "left", "right", "above", "below"]
+    page.evaluate("[...document.querySelectorAll('#words button')].find(one => one.textContent === 'triangle').click()")
+    assert page.locator("#sentence").input_value() == "a red triangle"
+    page.locator("#shorter").click()
+    assert page.evaluate(on) == ["circle", "square", "triangle"]
+    page.locator("#empty").click()
+    assert page.evaluate(on) == ["a"]
+    page.locator("#words").get_by_role("button", name="a", exact=True).click()
+    assert page.evaluate(on) == ["small", "large", "red", "yellow", "green", "blue"]
+
+
+@pytest.mark.parametrize("size", [PHONE, {"width": 1280, "height": 900}])
+def test_what_is_said_of_a_sentence_moves_nothing(page_at: Open, size: dict[str, int]) -> None:
+    page = page_at(SENTENCE, viewport=size)
+    top = "document.getElementById('painters').offsetTop"
+    before, remark = page.evaluate(top), ""
+    for text in ("a purple hexagon on a dark background", "red circle", "", " ".join(c * 40 for c in "wmxyz")):
+        page.locator("#sentence").fill(text)
+        page.wait_for_function("old => old !== document.getElementById('remark').textContent", arg=remark)
+        remark = page.locator("#remark").text_content()
+        assert page.evaluate(top) == before, text
 
 
 def test_a_link_shows_what_its_sender_saw(page_at: Open) -> None:
@@ -120,9 +209,11 @@ def test_the_keyboard_writes_and_moves_the_sliders(page_at: Open) -> None:
     page.keyboard.press("ArrowRight")
     page.wait_for_function("location.hash.includes('step=10')")
     assert page.locator("#strength").is_enabled()
-    page.locator("#words").get_by_role("button", name="large").focus()
+    page.locator("#shorter").focus()
     page.keyboard.press("Enter")
-    assert page.locator("#sentence").input_value() == "A small dragon! large"
+    page.locator("#words").get_by_role("button", name="blue").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#sentence").input_value() == "a small blue"
     page.locator("#greedy .picture").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_function("document.getElementById('detail').textContent === 'Reward alone, noise 1: not judged.'")

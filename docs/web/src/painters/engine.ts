@@ -3,7 +3,7 @@
 
 import type { Scope } from "../client.ts";
 import { Random } from "../random.ts";
-import { readCaption, remark, tidied, Tokenizer } from "./language.ts";
+import { following, readCaption, remark, tidied, Tokenizer } from "./language.ts";
 import type { Prompt } from "./networks.ts";
 import { compare, gold, read } from "./oracle.ts";
 import { COLUMNS, keyOf, type Reply, type Request, type Wish } from "./protocol.ts";
@@ -113,4 +113,4 @@ self.onmessage = ({ data }: { data: Request }) => {
 };
 
 // for the tests, which ask the very bytes that the page runs
-self.library = { QUESTIONS, Tokenizer, World, compare, decoded, gold, keyOf, noiseOf, read, readCaption, remark, tidied };
+self.library = { QUESTIONS, Tokenizer, World, compare, decoded, following, gold, keyOf, noiseOf, read, readCaption, remark, tidied };

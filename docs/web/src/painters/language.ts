@@ -29,21 +29,35 @@ export interface Stated {
   background: number | null;
 }
 
-const either = (words: readonly string[]) => `(${words.join("|")})`;
-const CAPTION = new RegExp(
-  `^a (?:${either(SIZES)} )?${either(COLOURS)} ${either(SHAPES)}` +
-    `(?: ${either(RELATIONS)} a ${either(COLOURS)} ${either(SHAPES)})?(?: on a ${either(BACKGROUNDS)} background)?$`,
-);
+/** The caption that states this and nothing else. */
+export function captionOf({ things, size, relation, background }: Stated): string {
+  const [first, second] = things.map(({ colour, shape }) => `${COLOURS[colour]} ${SHAPES[shape]}`);
+  return `a ${size === null ? "" : `${SIZES[size]} `}${first}${relation === null ? "" : ` ${RELATIONS[relation]} a ${second}`}` +
+    (background === null ? "" : ` on a ${BACKGROUNDS[background]} background`);
+}
+
+/** All captions of the grammar: one object, with a size or without, or two that have none. */
+function everyCaption(): Map<string, Stated> {
+  const things = COLOURS.flatMap((_, colour) => SHAPES.map((_, shape) => ({ colour, shape })));
+  const open = (among: readonly string[]) => [null, ...among.keys()];
+  const one = things.flatMap((thing) => open(SIZES).map((size) => ({ things: [thing], size, relation: null })));
+  const two = things.flatMap((a) => things.flatMap((b) =>
+    [...RELATIONS.keys()].map((relation) => ({ things: [a, b], size: null, relation }))));
+  return new Map([...one, ...two].flatMap((stated) => open(BACKGROUNDS).map((background) => {
+    const whole = { ...stated, background };
+    return [captionOf(whole), whole] as const;
+  })));
+}
+const CAPTIONS: ReadonlyMap<string, Stated> = everyCaption();
 
 /** What a caption states, or null if the grammar does not know it. */
-export function readCaption(caption: string): Stated | null {
-  const match = CAPTION.exec(caption);
-  if (!match || (match[1] && match[4])) return null;
-  const index = (group: number, among: readonly string[]) => (match[group] ? among.indexOf(match[group]!) : null);
-  const things = [[2, 3], [5, 6]].filter(([colour]) => match[colour!]).map(([colour, shape]) => ({
-    colour: index(colour!, COLOURS)!, shape: index(shape!, SHAPES)!,
-  }));
-  return { things, size: index(1, SIZES), relation: index(4, RELATIONS), background: index(7, BACKGROUNDS) };
+export const readCaption = (caption: string): Stated | null => CAPTIONS.get(caption) ?? null;
+
+/** The words with which a caption may go on that begins so; none where no caption does. */
+export function following(beginning: string): Set<string> {
+  const begun = beginning && `${beginning} `;
+  return new Set([...CAPTIONS.keys()].filter((caption) => caption.startsWith(begun))
+    .map((caption) => caption.slice(begun.length).split(" ", 1)[0]!));
 }
 
 /** A sentence as the painters get it: lower case, single spaces, no full stop. */
@@ -117,15 +131,26 @@ const END = "<|endoftext|>";
 const SPLIT = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
 const BYTES = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}+|[^\p{White_Space}\p{L}\p{N}]+/gu;
 
-/** What is to be said about a sentence before it is painted; empty if it is one of the world's captions. */
+/** In quotation marks, and no longer than the page has room for. */
+const quoted = (words: string, most: number) => `“${words.length > most ? `${words.slice(0, most - 1)}…` : words}”`;
+
+/** Why the pictures of a sentence are not judged, in one sentence; empty if it is one of the world's captions. */
 export function remark(text: string, tokenizer: Tokenizer): string {
+  if (readCaption(text)) return "";
   const known: readonly string[] = WORDS;
-  const unknown = [...new Set(text.split(" ").filter((word) => !known.includes(word)))];
-  const long = tokenizer.pieces(text).length > tokenizer.room;
-  const unseen = unknown.length
-    ? `The painters have never seen ${unknown.map((word) => `“${word}”`).join(", ")}`
-    : readCaption(text) ? "" : "The words are known, but no caption was built like this";
-  if (!unseen) return "";
-  const cut = long ? `, and they read only the first ${tokenizer.room} tokens of the sentence` : "";
-  return `${unseen}${cut}; they paint something all the same, and nobody can say whether it is right.`;
+  const words = text.split(" ");
+  const begun = words.map((_, i) => words.slice(0, i).join(" "));
+  const lost = words.findIndex((word, i) => tokenizer.pieces(`${begun[i]} ${word}`).length > tokenizer.room);
+  const room = lost < 0 ? "" : `no room for ${quoted(words.slice(lost).join(" "), 18)}`;
+  const unknown = [...new Set(words.filter((word) => !known.includes(word)))];
+  if (unknown.length) {
+    const [first, second, more] = unknown.map((word) => quoted(word, 10));
+    const named = !second ? first : more ? `${first}, ${second} and others` : `${first} and ${second}`;
+    return `Not judged: they have never seen ${named}${room && `; spelled in letters, ${second ? "they leave" : "it leaves"} ${room}`}.`;
+  }
+  const wrong = words.findIndex((word, i) => !following(begun[i]!).has(word));
+  if (wrong < 0) return "Not judged: the sentence is not complete yet.";
+  const before = wrong > 4 ? `… ${words.slice(wrong - 3, wrong).join(" ")}` : begun[wrong];
+  const place = wrong === 0 ? `begins with “${words[0]}”` : `has “${words[wrong]}” after “${before}”`;
+  return `Not judged: no sentence that they learnt ${place}${room && `; there is ${room}`}.`;
 }

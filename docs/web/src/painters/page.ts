@@ -4,10 +4,10 @@ import { startEngine, type Scope } from "../client.ts";
 import { byId, make, notice, showQuestion } from "../dom.ts";
 import { colorOf, css, legendEntry, STYLES } from "../styles.ts";
 import { drawChart, type Line } from "./chart.ts";
-import { BACKGROUNDS, COLOURS, readCaption, RELATIONS, SHAPES, SIZES, tidied, WORDS } from "./language.ts";
+import { BACKGROUNDS, captionOf, COLOURS, following, readCaption, RELATIONS, SHAPES, SIZES, tidied, WORDS } from "./language.ts";
 import { ASPECTS, type Aspect } from "./oracle.ts";
 import { COLUMNS, keyOf, type Painted, type Painter, type Reply, type Request } from "./protocol.ts";
-import { QUESTIONS } from "./questions.ts";
+import { QUESTIONS, type Question } from "./questions.ts";
 import { METHODS, type Data, type Method } from "./world.ts";
 
 type Numbers = Record<"preference" | "gold" | "faithful" | "diversity" | "open_entropy", number>;
@@ -35,26 +35,36 @@ const WRONG: Readonly<Record<Aspect, string>> = {
 /** Milliseconds from the last letter to the first picture, and of one stop of a walk along the training. */
 const PATIENCE = 250;
 const PACE = 160;
+/** Of the strength, at each such stop. */
+const PUSH = 0.5;
 
 const listed = (words: readonly string[]) =>
   words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words[words.length - 1]}`;
 const signed = (value: number, digits: number) => value.toFixed(digits).replace("-", "−");
 const mean = (values: readonly number[]) => values.reduce((sum, v) => sum + v, 0) / values.length;
-const any = <T>(among: readonly T[]): T => among[Math.floor(Math.random() * among.length)]!;
+const anyOf = (among: readonly unknown[]) => Math.floor(Math.random() * among.length);
+/** Where something stands off, without taking it out of the keyboard's way. */
+const turnOff = (button: Element, off: boolean) => button.setAttribute("aria-disabled", String(off));
 
 class Studio {
   private readonly send: (request: Request) => void;
   private readonly measured = PAINTERS.measured;
   private readonly still = matchMedia("(prefers-reduced-motion: reduce)");
   private sentence = "";
+  /** Whether the field is empty; the sentence is then the last that was in it. */
+  private blank = false;
+  /** What is said of the sentence. */
+  private said = "";
   private seed = 0;
   private stop = 0;
   private strength = 1;
   private story = 0;
   private prediction: number | null = null;
+  /** Whether the question has been answered on the page, too: from then on that stays. */
+  private told = false;
   /** The farthest stop that has been seen since the question: the charts give no more away. */
   private seen = 0;
-  /** Where a walk along the training ends. */
+  /** Where a walk along the training ends; null where none goes on. */
   private aim: { stop: number; strength: number } | null = null;
   private stops: readonly number[] = [0];
   private ready = false;
@@ -80,16 +90,19 @@ class Studio {
       make("button", { type: "button", textContent: `${i + 1} ${title}`, onclick: () => this.ask(i + 1) })));
     byId("words").append(...WORDS.map((word) =>
       make("button", { type: "button", textContent: word, onclick: () => this.append(word) })));
-    const input = byId<HTMLInputElement>("sentence");
-    input.oninput = () => {
+    byId("shorter").onclick = () => this.put(tidied(this.field.value).split(" ").slice(0, -1).join(" "));
+    byId("empty").onclick = () => this.put("");
+    this.field.oninput = () => {
       clearTimeout(this.typing);
-      this.typing = window.setTimeout(() => this.write(input.value), PATIENCE);
+      this.typing = window.setTimeout(() => this.write(), PATIENCE);
+      this.showWords();
     };
-    byId("any").onclick = () => this.write(randomCaption(), true);
+    byId("any").onclick = () => this.put(randomCaption());
     byId("noise").onclick = () => this.change({ seed: this.seed + 1 });
     const stop = byId<HTMLInputElement>("stop"), strength = byId<HTMLInputElement>("strength");
-    stop.oninput = () => this.change({ stop: this.stops[Number(stop.value)]! });
-    strength.oninput = () => this.change({ strength: Number(strength.value) });
+    stop.oninput = () => this.byHand({ stop: this.stops[Number(stop.value)]! });
+    strength.oninput = () => this.byHand({ strength: Number(strength.value) });
+    byId("walk").onclick = () => (this.aim ? this.byHand({}) : this.go());
     byId("legend").append(...METHODS.map((method) => legendEntry("", TITLES[method][0])));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.show());
     new ResizeObserver(() => this.drawCharts()).observe(byId("gold"));
@@ -126,10 +139,7 @@ class Studio {
       problems.push(`${key}=${text}`);
       return otherwise;
     };
-    this.story = 0;
-    this.prediction = null;
-    this.seen = 0;
-    this.sentence = "";
+    this.begin(0);
     this.change({
       sentence: tidied(sentence ?? "") || QUESTIONS[0]!.sentence,
       seed: number("noise", noise, 0, (v) => Number.isInteger(v) && v >= 0 && v < 1e6),
@@ -140,53 +150,72 @@ class Studio {
   }
 
   private ask(number: number): void {
-    this.story = number;
-    this.prediction = null;
-    this.seen = 0;
+    this.begin(number);
     this.change({ sentence: QUESTIONS[number - 1]!.sentence, stop: 0, strength: 1 });
   }
 
-  private write(text: string, clear = false): void {
-    const sentence = tidied(text);
-    if (!sentence) return;
-    if (clear) byId<HTMLInputElement>("sentence").value = sentence;
-    this.change({ sentence });
+  private begin(story: number): void {
+    Object.assign(this, { story, prediction: null, told: false, aim: null, seen: 0, blank: false });
+  }
+
+  private get field(): HTMLInputElement {
+    return byId<HTMLInputElement>("sentence");
+  }
+
+  private put(text: string): void {
+    this.field.value = text;
+    this.write();
+  }
+
+  /** What stands in the field is the sentence; an empty field leaves the last one, of which nothing is shown. */
+  private write(): void {
+    clearTimeout(this.typing);
+    const sentence = tidied(this.field.value);
+    if (!sentence !== this.blank) this.forget();
+    this.blank = !sentence;
+    this.change(sentence ? { sentence } : {});
   }
 
   private append(word: string): void {
-    const input = byId<HTMLInputElement>("sentence");
-    input.value = `${input.value.trim()} ${word}`.trim();
-    this.write(input.value);
+    const sentence = tidied(this.field.value);
+    if (!following(sentence).has(word)) return;
+    this.put(`${sentence} ${word}`.trim());
+    // on a phone the words that may follow come first
+    byId("words").parentElement!.scrollLeft = 0;
   }
 
-  private change(changes: { sentence?: string; seed?: number; stop?: number; strength?: number }, walking = false): void {
+  private change(changes: { sentence?: string; seed?: number; stop?: number; strength?: number }): void {
     const { sentence = this.sentence, seed = this.seed, stop = this.stop, strength = this.strength } = changes;
+    if (sentence !== this.sentence) this.forget();
     if (sentence !== this.sentence || seed !== this.seed) this.pictures.clear();
-    if (!walking) this.aim = null;
     Object.assign(this, { sentence, seed, stop, strength, seen: Math.max(this.seen, stop) });
-    const input = byId<HTMLInputElement>("sentence");
-    if (tidied(input.value) !== sentence) input.value = sentence;
+    if (!this.blank && tidied(this.field.value) !== sentence) this.field.value = sentence;
     if (this.ready) this.send({ kind: "wish", wish: { sentence, seed, stop, strength: stop ? strength : 1 } });
     const address = new URLSearchParams({ sentence, noise: String(seed), step: String(stop), times: String(strength) });
     history.replaceState(null, "", `#${address}`);
     this.show();
+    this.walk();
   }
 
-  /** After a prediction the sliders go on their own; at once where motion is not wanted. */
+  /** A hand on a slider ends the walk. */
+  private byHand(changes: { stop?: number; strength?: number }): void {
+    this.aim = null;
+    this.change(changes);
+  }
+
   private predict(answer: number): void {
-    const { stop, strength, sentence } = QUESTIONS[this.story - 1]!;
     this.prediction = answer;
-    const there = this.stop === stop && this.strength === strength && this.sentence === sentence;
+    if (this.told) return this.showStory();
     byId("greedy").scrollIntoView({ block: "nearest", behavior: this.motion });
-    if (this.still.matches || there) {
-      this.change({ sentence, stop, strength });
-      this.aim = { stop, strength };
-    } else {
-      this.change({ sentence });
-      this.aim = { stop, strength };
-      this.walk();
-    }
-    this.showStory();
+    if (this.blank) this.put(QUESTIONS[this.story - 1]!.sentence);
+    this.go();
+  }
+
+  /** The sliders go on their own to where the question is answered; at once where motion is not wanted. */
+  private go(): void {
+    const { stop, strength } = QUESTIONS[this.story - 1]!;
+    this.aim = { stop, strength };
+    this.change(this.still.matches ? this.aim : {});
   }
 
   private get motion(): ScrollBehavior {
@@ -197,15 +226,14 @@ class Studio {
     const { aim } = this;
     // pictures that come meanwhile must not put a step off
     if (!aim || !this.complete || this.walking) return;
-    if (this.stop === aim.stop && this.strength === aim.strength) return this.showStory();
+    if (this.stop === aim.stop && this.strength === aim.strength) return;
     this.walking = window.setTimeout(() => {
       this.walking = 0;
       if (this.aim !== aim) return this.walk();
       const next = this.stops[this.stops.indexOf(this.stop) + 1];
       const further = this.stop < aim.stop && next !== undefined;
-      const strength = Math.min(aim.strength, this.strength + 0.5);
-      this.change(further ? { stop: next } : { strength }, true);
-      this.walk();
+      const strength = Math.min(aim.strength, this.strength + PUSH);
+      this.change(further ? { stop: next } : { strength });
     }, PACE);
   }
 
@@ -220,14 +248,17 @@ class Studio {
       this.open();
     } else if (reply.kind === "failed") notice(`The painters stopped: ${reply.message}.`);
     else if (reply.kind === "remark") {
-      if (reply.sentence === this.sentence) byId("remark").textContent = reply.text;
+      if (reply.sentence !== this.sentence) return;
+      this.said = reply.text;
+      this.showWords();
     } else if (reply.sentence === this.sentence && reply.seed === this.seed) {
       this.time(reply);
       // a picture on its way is a motion
       if (reply.key === "reference" && reply.done < PAINTERS.steps && this.still.matches) return;
       this.pictures.set(`${reply.key} ${reply.column}`, reply);
       this.showPictures();
-      if (this.aim) this.walk();
+      this.showStory();
+      this.walk();
     }
   }
 
@@ -243,12 +274,26 @@ class Studio {
 
   private of(painter: Painter): (Painted | undefined)[] {
     const key = keyOf(painter, this.stop, this.strength);
-    return Array.from({ length: COLUMNS }, (_, column) => this.pictures.get(`${key} ${column}`));
+    return Array.from({ length: COLUMNS }, (_, column) => (this.blank ? undefined : this.pictures.get(`${key} ${column}`)));
   }
 
   /** Whether both trained painters have painted what is wished for. */
   private get complete(): boolean {
     return METHODS.every((method) => this.of(method).every(Boolean));
+  }
+
+  /** What was said of another sentence's pictures is said no longer. */
+  private forget(): void {
+    for (const painter of PAINTER_NAMES) {
+      byId(painter).querySelector(".numbers")!.replaceChildren();
+      byId(painter).querySelectorAll(".picture").forEach((button, column) => {
+        button.classList.remove("wrong");
+        button.querySelector(".mark")!.textContent = "";
+        button.setAttribute("aria-label", `${TITLES[painter][0]}, noise ${column + 1}: not painted yet`);
+      });
+    }
+    this.shown.clear();
+    if (this.chosen) byId("detail").textContent = "";
   }
 
   private showPictures(): void {
@@ -263,7 +308,8 @@ class Studio {
       const numbers = row.querySelector(".numbers")!;
       const done = Math.min(...found.map((one) => one?.done ?? 0));
       let said: string[];
-      if (whole)
+      if (this.blank) said = [];
+      else if (whole)
         said = [
           `reward ${signed(mean(judged.map(({ proxy }) => proxy)), 1)}`, `true ${signed(mean(judged.map(({ gold }) => gold)), 2)}`,
           `${right} of ${COLUMNS} as written`,
@@ -335,8 +381,19 @@ class Studio {
     for (const painter of PAINTER_NAMES) byId(painter).style.setProperty("--method", this.color(painter));
     byId("legend").querySelectorAll<HTMLElement>(".swatch").forEach((swatch, i) => (swatch.style.background = this.color(METHODS[i]!)));
     this.showPictures();
+    this.showWords();
     this.showStory();
     this.drawCharts();
+  }
+
+  /** Which words may follow what stands in the field, and what is to be said of it. */
+  private showWords(): void {
+    const sentence = tidied(this.field.value);
+    const next = following(sentence);
+    byId("words").childNodes.forEach((button) => turnOff(button as Element, !next.has(button.textContent!)));
+    for (const id of ["shorter", "empty"]) turnOff(byId(id), !sentence);
+    const remark = this.blank ? "Nothing to paint: write a sentence, or begin with the word “a”." : this.said;
+    if (byId("remark").textContent !== remark) byId("remark").textContent = remark;
   }
 
   private color(painter: Painter): string {
@@ -374,23 +431,41 @@ class Studio {
     const story = QUESTIONS[this.story - 1];
     showQuestion(this.story, story, this.prediction, (i) => this.predict(i));
     if (!story) return;
+    const { prediction } = this;
     const verdict = byId("verdict");
     const there = this.stop === story.stop && this.strength === story.strength;
-    const over = this.prediction !== null && this.aim !== null && there && this.complete;
-    if (!over && this.prediction !== null && !verdict.hidden) return;
-    const news = over && verdict.hidden;
-    verdict.hidden = !over;
-    if (over) verdict.textContent = `${this.prediction === story.right ? "As you said." : "Not as you said."} ${story.tell}`;
-    if (news) verdict.scrollIntoView({ block: "nearest", behavior: this.motion });
+    const news = prediction !== null && !this.told && there && this.complete;
+    if (news) Object.assign(this, { told: true, aim: null });
+    const text = this.told ? `${prediction === story.right ? "As you said." : "Not as you said."} ${story.tell}` : "";
+    if (verdict.textContent !== text) verdict.textContent = text;
+    verdict.hidden = !this.told;
+    byId("waiting").hidden = prediction === null || this.told;
+    if (!byId("waiting").hidden) this.showWay(story);
+    // whoever writes is not taken away from the field
+    if (news && document.activeElement !== this.field) verdict.scrollIntoView({ block: "nearest", behavior: this.motion });
+  }
+
+  /** How far it is to the answer. */
+  private showWay({ stop, strength }: Question): void {
+    const place = (step: number, times: number) => `step ${step}${strength === 1 ? "" : `, × ${times}`}`;
+    byId("where").textContent = `The answer comes at ${place(stop, strength)}; this is ${place(this.stop, this.strength)}.`;
+    byId("walk").textContent = this.aim ? "Pause" : "Continue";
+    const way = byId<HTMLProgressElement>("way");
+    const painted = METHODS.flatMap((method) => this.of(method)).filter(Boolean).length / (METHODS.length * COLUMNS);
+    way.max = this.stops.indexOf(stop) + Math.abs(strength - 1) / PUSH + 1;
+    way.value = way.max - 1 - (this.stops.indexOf(stop) - this.stops.indexOf(this.stop)) - Math.abs(strength - this.strength) / PUSH + painted;
   }
 }
 
 function randomCaption(): string {
-  const thing = () => `${any(COLOURS)} ${any(SHAPES)}`;
+  const thing = () => ({ colour: anyOf(COLOURS), shape: anyOf(SHAPES) });
+  /** One of them, or nothing. */
+  const open = (among: readonly string[]) => [null, ...among.keys()][anyOf([null, ...among])]!;
   const two = Math.random() < 0.6;
-  const size = two ? "" : any(["", ...SIZES.map((word) => `${word} `)]);
-  const place = any(["", ...BACKGROUNDS.map((word) => ` on a ${word} background`)]);
-  return `a ${size}${thing()}${two ? ` ${any(RELATIONS)} a ${thing()}` : ""}${place}`;
+  return captionOf({
+    things: two ? [thing(), thing()] : [thing()], size: two ? null : open(SIZES), relation: two ? anyOf(RELATIONS) : null,
+    background: open(BACKGROUNDS),
+  });
 }
 
 if (typeof document !== "undefined") {

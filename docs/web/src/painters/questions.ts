@@ -26,7 +26,8 @@ export const QUESTIONS: readonly Question[] = [
     right: 2,
     tell:
       "Reward alone reaches a reward of 6.2, Diff-Instruct* 5.0; both began at 4.4. The true preference ends at 0.43 and at 0.70, " +
-      "from 0.56. Of 200 pictures by reward alone 70 are not what the sentence says; before the training it was 11.",
+      "from 0.56 (at 0.23 and at 0.72, from 0.54, where all weights are trained, not adapters, for 300 steps at a tenth of the rate). " +
+      "Of 200 pictures by reward alone 70 are not what the sentence says; before the training it was 11.",
     stop: 200,
     strength: 1,
   },
