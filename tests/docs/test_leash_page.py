@@ -40,6 +40,110 @@ def test_a_prediction_starts_the_run_and_its_end_answers(page_at):
     assert "at=1200" in page.url
 
 
+LEAVE = {
+    "method": lambda page: page.get_by_label("Method on the left").select_option("reward-only"),
+    "reward scale": lambda page: page.get_by_label("reward scale").first.fill("0.3"),
+    "reward": lambda page: page.locator("#reward").select_option("side"),
+    "beyond the end": lambda page: page.get_by_role("button", name="Continue").click(),
+}
+THIRD = "3 At equal reward"
+
+
+@pytest.mark.parametrize("how", [None, *LEAVE])
+def test_a_verdict_is_of_the_run_on_screen(page_at, how):
+    """Left at its end, and the run that follows has come to its end, too. Control: what changes no run leaves the verdict."""
+    page = page_at(reduced_motion="reduce")
+    page.get_by_role("button", name=THIRD).click()
+    page.get_by_role("button", name="both the same").click()
+    page.wait_for_function(OVER)
+    verdict, pressed = page.locator("#verdict"), page.get_by_role("group", name="Questions")
+    pressed = pressed.get_by_role("button", pressed=True)
+    assert verdict.is_visible()
+    if how is None:
+        page.get_by_label("look through noise").fill("0.5")
+        page.locator("#axis").select_option("kl")
+        page.get_by_label("density").uncheck()
+        page.get_by_role("button", name="Paint a reward").click()
+        settled(page)
+        assert verdict.is_visible()
+        assert pressed.all_text_contents() == [THIRD]
+        assert page.locator("#left-question").is_hidden()
+        return
+    LEAVE[how](page)
+    settled(page)
+    assert verdict.is_hidden()
+    if page.locator("#play").text_content() == "Play":
+        page.locator("#play").click()
+    page.wait_for_function(f"document.getElementById('play').textContent === 'Continue' && {OVER}")
+    settled(page)
+    assert verdict.is_hidden()
+    assert page.locator("#left-question").is_visible()
+    assert pressed.count() == 0
+    assert page.locator("#answers button:enabled").count() == 0
+    assert "story=" not in page.url
+    page.get_by_role("button", name=THIRD).click()
+    assert pressed.all_text_contents() == [THIRD]
+    assert page.locator("#left-question").is_hidden()
+    page.get_by_role("button", name="both the same").click()
+    page.wait_for_function(OVER)
+    assert verdict.is_visible()
+
+
+RECORD = """(() => {
+    window.drawn = [];
+    const {prototype} = CanvasRenderingContext2D, {stroke, clearRect} = prototype;
+    prototype.clearRect = function (...box) { if (this.canvas.id === 'frontier') window.drawn = []; clearRect.apply(this, box); };
+    prototype.stroke = function () {
+        if (this.canvas.id === 'frontier') window.drawn.push([+this.lineWidth.toFixed(3), this.getLineDash().join(' ')]);
+        stroke.call(this);
+    };
+})()"""
+KEY = """[...document.querySelectorAll('#legend line')].map(({style}) =>
+    [+style.strokeWidth, style.strokeDasharray === 'none' ? '' : style.strokeDasharray.replaceAll(',', '')])"""
+
+
+@pytest.mark.parametrize(
+    ("state", "lines", "along"),
+    [
+        ("", 5, ["KL, w = 1", "score, squared L2"]),
+        ("#axis=spread", 5, ["score, squared L2"]),
+        ("#right.law=differentiated", 6, ["KL, w = 1", "score, squared L2", "score, pseudo-Huber, law differentiated"]),
+    ],
+)
+def test_the_key_is_drawn_as_its_lines_are(page_at, state, lines, along):
+    """Each line of the key is one of the chart, of its width and dashes, in its order."""
+    page = page_at(state, before=RECORD)
+    settled(page)
+    key, drawn = page.evaluate(KEY), page.evaluate("window.drawn")
+    assert len({tuple(line) for line in key}) == len(key) == lines
+    assert [line for line in drawn if line in key][:lines] == key
+    assert page.locator("#along").text_content().endswith(f": {'; '.join(along)}. ")
+
+
+def test_a_reward_without_known_lines_has_no_key(page_at):
+    page = page_at("#reward=linear")
+    assert page.locator("#legend line").count() == 0
+    assert page.locator("#along").text_content() == ""
+
+
+@pytest.mark.parametrize(
+    ("system", "chosen"),
+    [("light", "dark"), ("dark", "light"), ("dark", "auto"), ("light", None), ("dark", "refused")],
+)
+def test_light_or_dark_is_as_chosen_on_the_site_else_as_the_system_has_it(page_at, system, chosen):
+    before = f"localStorage.setItem('mode', '{chosen}')" if chosen else ""
+    if chosen == "refused":
+        before = (
+            "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError'); }})"
+        )
+    page = page_at(before=before, color_scheme=system)
+    scheme = "getComputedStyle(document.documentElement).colorScheme"
+    assert page.evaluate(scheme) == (chosen if chosen in ("light", "dark") else system)
+    other = "light" if system == "dark" else "dark"
+    page.emulate_media(color_scheme=other)
+    page.wait_for_function(f"{scheme} === '{chosen if chosen in ('light', 'dark') else other}'")
+
+
 def test_a_link_shows_what_its_sender_saw(page_at):
     """After a change on the way, and with another view; control: the same link at another step."""
     sender = page_at("#left=kl-x0&left.scale=0.5&maps=8")

@@ -66,13 +66,15 @@ export function notice(text: string): void {
   place.textContent = text;
 }
 
-/** A question, by its number from 1, and its answers as buttons, made anew where it is another one; the answer given is pressed. */
+/** A question, by its number from 1, and its answers as buttons, made anew where it is another one; the answer given is pressed.
+ * One that has been left stays in its place, and cannot be answered.
+ */
 export function showQuestion(
   number: number, story: { question: string; answers: readonly string[] } | undefined, given: number | null,
-  answer: (choice: number) => void,
+  answer: (choice: number) => void, left = false,
 ): void {
   const press = (button: Node, pressed: boolean) => (button as HTMLElement).setAttribute("aria-pressed", String(pressed));
-  byId("stories").childNodes.forEach((button, i) => press(button, i + 1 === number));
+  byId("stories").childNodes.forEach((button, i) => press(button, i + 1 === number && !left));
   byId("story").hidden = !story;
   if (!story) return;
   byId("question").textContent = story.question;
@@ -82,5 +84,8 @@ export function showQuestion(
     answers.replaceChildren(
       ...story.answers.map((textContent, i) => make("button", { type: "button", textContent, onclick: () => answer(i) })));
   }
-  answers.childNodes.forEach((button, i) => press(button, i === given));
+  answers.childNodes.forEach((button, i) => {
+    press(button, i === given && !left);
+    (button as HTMLButtonElement).disabled = left;
+  });
 }

@@ -1,10 +1,11 @@
 /** Mean reward against what is lost for it: the known lines, and the ways of both runs towards them. */
 
-import { knownAt, lineOf } from "./known.ts";
+import { knownAt, lineOf, type KnownPoint } from "./known.ts";
 import { knownLine } from "./method.ts";
 import type { SideFrame } from "./session.ts";
 import type { Axis, Settings } from "./state.ts";
-import { colorOf, css, drawMarker, freshContext, STYLES, TILT } from "./styles.ts";
+import { colorOf, css, drawMarker, freshContext, STYLES, TILT, type Stroke, type Style } from "./styles.ts";
+import { tickLabels, ticks } from "./ticks.ts";
 
 const AXES: Record<Axis, { label: string; low: number; high: number }> = {
   kl: { label: "KL to the reference, nats", low: 0, high: 3.4 },
@@ -15,16 +16,55 @@ const REWARD_RANGE: Record<Settings["reward"], [number, number]> = {
   mode: [0.3, 1], side: [-0.1, 1], "off-data": [0, 1], linear: [-0.2, 1.4], painted: [0, 1],
 };
 /** The lines that are always shown. */
-export const LINES = ["kl-x0", "kl-one", "star", "l2"] as const;
+const LINES = ["kl-x0", "kl-one", "star", "l2"] as const;
+/** Those that are shown where a side has them. */
+const DIFFERENTIATED: Readonly<Record<string, Style>> = Object.fromEntries(
+  (["star", "l2"] as const).map((name) => [
+    `${name}-differentiated`, { ...STYLES[name], label: `${STYLES[name].label}, law differentiated`, dash: [2, 3] },
+  ]));
+/** Part of an axis that lines are apart, at the most, which cannot be told from one line. */
+const TOGETHER = 1 / 60;
 const MARGIN = { left: 52, right: 12, top: 10, bottom: 38 };
 
-/** Round numbers from low to high, about `count` of them. */
-function ticks(low: number, high: number, count: number): number[] {
-  const rough = (high - low) / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * (rough / power < 1.5 ? 1 : rough / power < 3.5 ? 2 : rough / power < 7.5 ? 5 : 10);
-  const first = Math.ceil(low / step - 1e-9);
-  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
+const trusted = (rewardName: string, line: string): KnownPoint[] => lineOf(rewardName, line).filter((point) => point.trusted);
+
+export interface ShownLine {
+  name: string;
+  label: string;
+  color: string;
+  stroke: Stroke;
+}
+
+/** The lines of the chart in the order in which they are drawn; none where nothing is known of the reward. */
+export function shownLines(settings: Settings): ShownLine[] {
+  if (!lineOf(settings.reward, TILT).length) return [];
+  const own = new Set(settings.sides.map(({ method }) => knownLine(method)));
+  const shown = (name: string, style: Style): ShownLine => {
+    const [width, opacity] = own.has(name) ? [2.6, 1] : [1.8, 0.65];
+    return { name, label: style.label, color: colorOf(style), stroke: { dash: style.dash, width, opacity } };
+  };
+  // wide and pale beneath the others, as some of them run along it
+  const tilt = { name: TILT, label: "tilted optimum", color: "var(--ink)", stroke: { dash: [], width: 8, opacity: 0.2 } };
+  const others = Object.keys(DIFFERENTIATED).filter((name) => own.has(name) && trusted(settings.reward, name).length);
+  return [
+    tilt, ...LINES.map((name) => shown(name, STYLES[name])), ...others.map((name) => shown(name, DIFFERENTIATED[name]!)),
+  ];
+}
+
+/** Labels of the lines that run along the tilted optimum, wherever both are known. */
+export function alongTilt(settings: Settings, axis: Axis): string[] {
+  const tilt = trusted(settings.reward, TILT);
+  const { low, high } = AXES[axis];
+  const close = ({ reward, [axis]: value }: KnownPoint): boolean => {
+    const after = tilt.findIndex((point) => point.reward >= reward);
+    if (after < 1) return true;
+    const [a, b] = [tilt[after - 1]!, tilt[after]!];
+    const there = a[axis] + ((reward - a.reward) / (b.reward - a.reward)) * (b[axis] - a[axis]);
+    return Math.abs(value - there) <= TOGETHER * (high - low);
+  };
+  return shownLines(settings)
+    .filter(({ name }) => name !== TILT && trusted(settings.reward, name).every(close))
+    .map(({ label }) => label);
 }
 
 export function drawFrontier(
@@ -50,13 +90,12 @@ export function drawFrontier(
   ctx.lineWidth = 1;
   ctx.font = "12px system-ui, sans-serif";
   ctx.strokeRect(left, top, width - left - right, height - bottom - top);
-  const digits = (step: number) => Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const across = ticks(x0, x1, 5);
   const up = ticks(y0, y1, 5);
   ctx.textAlign = "center";
-  for (const x of across) ctx.fillText(x.toFixed(digits(across[1]! - across[0]!)), px(x), height - bottom + 16);
+  tickLabels(across).forEach((text, i) => ctx.fillText(text, px(across[i]!), height - bottom + 16));
   ctx.textAlign = "right";
-  for (const y of up) ctx.fillText(y.toFixed(digits(up[1]! - up[0]!)), left - 6, py(y) + 4);
+  tickLabels(up).forEach((text, i) => ctx.fillText(text, left - 6, py(up[i]!) + 4));
   ctx.textAlign = "center";
   ctx.fillText("mean reward", (left + width - right) / 2, height - 5);
   ctx.save();
@@ -70,11 +109,11 @@ export function drawFrontier(
   ctx.rect(left, top - 8, width - left - right + 8, height - bottom - top + 16);
   ctx.clip();
   const lines = settings.sides.map(({ method }) => knownLine(method));
-  const drawLine = (name: string, color: string, dash: readonly number[], strong: boolean) => {
-    ctx.strokeStyle = color;
-    ctx.lineWidth = strong ? 2.4 : 1.6;
-    ctx.globalAlpha = strong ? 1 : 0.45;
-    ctx.setLineDash([...dash]);
+  for (const { name, color, stroke } of shownLines(settings)) {
+    ctx.strokeStyle = color.startsWith("var(") ? ink : color;
+    ctx.lineWidth = stroke.width;
+    ctx.globalAlpha = stroke.opacity;
+    ctx.setLineDash([...stroke.dash]);
     ctx.beginPath();
     let pen = false;
     for (const point of lineOf(settings.reward, name)) {
@@ -86,13 +125,8 @@ export function drawFrontier(
       }
     }
     ctx.stroke();
-    ctx.setLineDash([]);
-  };
-  for (const name of LINES) drawLine(name, colorOf(STYLES[name]), STYLES[name].dash, lines.includes(name));
-  for (const name of new Set(lines)) {
-    if (name && name !== TILT && !LINES.some((line) => line === name)) drawLine(name, colorOf(STYLES.star), [2, 3], true);
   }
-  drawLine(TILT, ink, [3, 3], true);
+  ctx.setLineDash([]);
   ctx.globalAlpha = 1;
 
   sides.forEach((side, i) => {

@@ -2,18 +2,17 @@
 
 import { startEngine, type Scope } from "./client.ts";
 import { byId, make, notice, showQuestion, slider } from "./dom.ts";
-import { drawFrontier, LINES } from "./frontier.ts";
-import { lineOf } from "./known.ts";
+import { alongTilt, drawFrontier, shownLines } from "./frontier.ts";
 import { PanelView } from "./panel.ts";
 import type { Bump } from "./reward.ts";
 import type { Reply, Request } from "./protocol.ts";
 import { HALF, type Frame, type Probe } from "./session.ts";
 import {
-  AddressError, BUMP_WIDTH, DEFAULT_LOOK, HORIZON, MOST_BUMPS, PARTS, readAddress, rewardOf, writeAddress, type Axis, type Look,
-  type Plan, type Settings, type Side,
+  AddressError, BUMP_WIDTH, DEFAULT_LOOK, HORIZON, MOST_BUMPS, PARTS, readAddress, rewardOf, sameRun, writeAddress, type Axis,
+  type Look, type Plan, type Settings, type Side,
 } from "./state.ts";
 import { STORIES } from "./stories.ts";
-import { colorOf, legendEntry, STYLES, TILT } from "./styles.ts";
+import { lineEntry, STYLES } from "./styles.ts";
 
 declare const leashEngine: (self: Scope<Request, Reply>) => void;
 
@@ -32,6 +31,8 @@ class Page {
   private settings!: Settings;
   private look: Look = DEFAULT_LOOK;
   private story = 0;
+  /** Whether the run has been changed on its way, or taken beyond its end. */
+  private changed = false;
   private prediction: number | null = null;
   private frame: Frame | null = null;
   private session = 0;
@@ -86,6 +87,7 @@ class Page {
   private begin(plan: Plan, story: number): void {
     this.settings = plan.changes[plan.changes.length - 1]?.settings ?? plan.start;
     this.story = story;
+    this.changed = plan.changes.length > 0;
     this.prediction = null;
     this.running = false;
     this.frame = null;
@@ -117,6 +119,7 @@ class Page {
     if (otherStart || !this.frame || this.frame.step === 0) return this.restart(settings, this.running);
     // what had come to its end goes on from there, as somebody who moves a slider wants to see it act
     if (this.frame.over && !this.still.matches) this.running = true;
+    this.changed = true;
     this.send({ kind: "change", settings, paused: !this.running });
     this.showControls();
     this.refresh();
@@ -135,7 +138,10 @@ class Page {
 
   private play(): void {
     byId("said").textContent = "";
-    if (this.frame?.over) this.send({ kind: "change", settings: this.settings, paused: true });
+    if (this.frame?.over) {
+      this.changed = true;
+      this.send({ kind: "change", settings: this.settings, paused: true });
+    }
     this.running = true;
     this.showControls();
     this.refresh();
@@ -149,7 +155,7 @@ class Page {
 
   private writeLink(at: number): string {
     const plan = this.frame?.plan ?? { start: this.settings, changes: [], at };
-    const hash = writeAddress({ plan, look: this.look, story: this.story });
+    const hash = writeAddress({ plan, look: this.look, story: this.left ? 0 : this.story });
     history.replaceState(null, "", `#${hash}`);
     return location.href;
   }
@@ -253,10 +259,11 @@ class Page {
     byId("paint").setAttribute("aria-pressed", String(this.painting));
     byId("wipe").hidden = settings.reward !== "painted" || !settings.bumps.length;
     for (const view of this.views) view.canvas.classList.toggle("painting", this.painting);
-    const lines = LINES.map((name) => legendEntry(colorOf(STYLES[name]), STYLES[name].label));
-    const known = lineOf(settings.reward, TILT).length > 0;
+    const lines = shownLines(settings);
     byId("legend").replaceChildren(
-      ...(known ? [...lines, legendEntry("var(--ink)", "tilted optimum")] : ["No lines are known for this reward."]));
+      ...(lines.length ? lines.map(({ color, stroke, label }) => lineEntry(color, stroke, label)) : ["No lines are known for this reward."]));
+    const along = alongTilt(settings, look.axis);
+    byId("along").textContent = along.length ? `Along the tilted optimum, so that they cover each other: ${along.join("; ")}. ` : "";
     this.showPlay();
     this.showStory();
   }
@@ -268,21 +275,28 @@ class Page {
   }
 
   private showStory(): void {
-    const story = STORIES[this.story - 1];
-    showQuestion(this.story, story, this.prediction, (i) => {
+    const { left } = this;
+    const answer = (i: number) => {
       this.prediction = i;
       this.showControls();
       if (!this.frame?.over) this.play();
       else this.showVerdict(this.frame);
-    });
-    if (!story) return;
-    if (!this.frame?.over) byId("verdict").hidden = true;
+    };
+    showQuestion(this.story, STORIES[this.story - 1], this.prediction, answer, left);
+    byId("left-question").hidden = !left;
+    if (left || !this.frame?.over) byId("verdict").hidden = true;
+  }
+
+  /** Whether the run is no longer the one that the question is about. */
+  private get left(): boolean {
+    const story = STORIES[this.story - 1];
+    return story !== undefined && (this.changed || !sameRun(this.settings, story.settings));
   }
 
   private showVerdict(frame: Frame): void {
     const story = STORIES[this.story - 1];
     const verdict = byId("verdict");
-    verdict.hidden = !story || !frame.over || frame.plan.changes.length > 0;
+    verdict.hidden = !story || !frame.over || this.left;
     if (!story || verdict.hidden) return;
     const said = this.prediction === null ? "" : this.prediction === story.right ? "As you said. " : "Not as you said. ";
     const text = said + story.tell;

@@ -85,6 +85,12 @@ export const PARTS = ["pulls", "density", "optimum"] as const;
 export const rewardOf = (settings: Settings): Reward =>
   settings.reward === "painted" ? { bumps: settings.bumps, slope: 0, side: 0 } : REWARDS[settings.reward];
 
+/** Whether runs with these settings are the same; bumps that are not the reward do nothing. */
+export const sameRun = (...both: [Settings, Settings]): boolean => {
+  const [one, other] = both.map((settings) => JSON.stringify({ ...settings, bumps: rewardOf(settings).bumps }));
+  return one === other;
+};
+
 // ------------------------------------------------------------------------------------------------------- address
 
 type Entries = Map<string, string>;

@@ -39,9 +39,9 @@ export const MENU: Readonly<Record<MethodName, string>> = {
   "didr-proxy": "DIDR by proxy",
 };
 
-const dark = typeof matchMedia === "undefined" ? null : matchMedia("(prefers-color-scheme: dark)");
-
-export const colorOf = ({ color, onDark }: Style): string => (dark?.matches && onDark) || color;
+/** The colour on the page as it is now: theme.js has said whether that is dark. */
+export const colorOf = ({ color, onDark }: Style): string =>
+  (document.documentElement.dataset.theme === "dark" && onDark) || color;
 
 export const TILT = "tilt";
 
@@ -56,6 +56,21 @@ export function legendEntry(color: string, label: string): HTMLElement {
   const swatch = make("span", { className: "swatch" });
   swatch.style.background = color;
   return make("span", { className: "entry" }, swatch, label);
+}
+
+/** How a line is drawn, in CSS pixels. */
+export interface Stroke {
+  dash: readonly number[];
+  width: number;
+  opacity: number;
+}
+
+/** A line of a legend as above, the swatch being a piece of the line itself. */
+export function lineEntry(color: string, { dash, width, opacity }: Stroke, label: string): HTMLElement {
+  const style = `stroke: ${color}; stroke-width: ${width}; stroke-dasharray: ${dash.join(" ") || "none"}; opacity: ${opacity}`;
+  // parsed as a part of the page, an svg needs no namespace
+  const innerHTML = `<svg aria-hidden="true"><line x2="100%" y1="50%" y2="50%" style="${style}"></line></svg>`;
+  return make("span", { className: "entry" }, make("span", { className: "drawn", innerHTML }), label);
 }
 
 /** A canvas context in CSS pixels, cleared, as large as the canvas is shown. */
