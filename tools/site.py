@@ -59,7 +59,16 @@ PAGES = {
 }
 """Page by document, from the repository's root and from the site's."""
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/")
-PLAYGROUNDS = ("leash.html", "leash.js", "theorem.html", "theorem.js", "painters.html", "painters.js", "play.css")
+PLAYGROUNDS = (
+    "leash.html",
+    "leash.js",
+    "theorem.html",
+    "theorem.js",
+    "painters.html",
+    "painters.js",
+    "play.css",
+    "theme.js",
+)
 """Files of docs/web that are pages of their own, in the site's folder play; built by `make web`."""
 PAGES_TO_PLAY = '<nav class="pages" aria-label="Pages to play">'
 """Where each of them links to the others."""
@@ -303,7 +312,8 @@ class Site:
             page_of = pages()[os.path.normpath(f"docs/web/{found[1]}").replace(os.sep, "/")]
             return f'href="{relative(str(PurePosixPath(page_of).with_suffix(".html")), "play/index.html")}"'
 
-        back = f'{PAGES_TO_PLAY}\n  <a href="../index.html">{distar_core.__name__}</a>'
+        home = f'<a class="home" href="../index.html">{distar_core.__name__}</a>'
+        back = f'{PAGES_TO_PLAY}\n  {home}\n  <a href="../play.html">Play</a>'
         for name in PLAYGROUNDS:
             if name.endswith(".html"):
                 text = (ROOT / "docs" / "web" / name).read_text("utf-8")

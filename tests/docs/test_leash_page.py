@@ -43,7 +43,6 @@ def test_a_prediction_starts_the_run_and_its_end_answers(page_at):
 LEAVE = {
     "method": lambda page: page.get_by_label("Method on the left").select_option("reward-only"),
     "reward scale": lambda page: page.get_by_label("reward scale").first.fill("0.3"),
-    "reward": lambda page: page.locator("#reward").select_option("side"),
     "beyond the end": lambda page: page.get_by_role("button", name="Continue").click(),
 }
 THIRD = "3 At equal reward"
@@ -84,9 +83,7 @@ def test_a_verdict_is_of_the_run_on_screen(page_at, how):
     page.get_by_role("button", name=THIRD).click()
     assert pressed.all_text_contents() == [THIRD]
     assert page.locator("#left-question").is_hidden()
-    page.get_by_role("button", name="both the same").click()
-    page.wait_for_function(OVER)
-    assert verdict.is_visible()
+    assert page.locator("#answers button:enabled").count() == 3
 
 
 RECORD = """(() => {

@@ -124,7 +124,9 @@ def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
 
 def test_the_playgrounds_lead_back(site: Path) -> None:
     for name in ("leash", "theorem", "painters"):
-        assert "../index.html" in Links((site / "play" / f"{name}.html").read_text("utf-8")).links
+        links = Links((site / "play" / f"{name}.html").read_text("utf-8")).links
+        assert {"../index.html", "../play.html"} <= set(links)
+        assert not any(link.startswith("../../") for link in links)
 
 
 def test_the_zip_holds_the_site_in_one_folder(site: Path) -> None:

@@ -4,7 +4,8 @@ import { byId, make } from "./dom.ts";
 import { Estimates, FORMS, LineProblem, relativeError, SETTINGS, type SettingName } from "./line.ts";
 import type { Law, Mistake } from "./method.ts";
 import { Random } from "./random.ts";
-import { css, freshContext, legendEntry } from "./styles.ts";
+import { css, freshContext, lineEntry } from "./styles.ts";
+import { tickLabels, ticks } from "./ticks.ts";
 
 const LABELS: Record<Mistake, string> = {
   none: "Theorem 3.1, nothing detached",
@@ -12,8 +13,10 @@ const LABELS: Record<Mistake, string> = {
   braces: "the braces detached",
   conditional: "ε/σ dropped",
   reference: "reference under no_grad",
-  d_alone: "d of the gap alone",
+  d_alone: "d(y) alone",
 };
+/** What is said where samples are drawn anew, by what has been changed. */
+const ANEW = { setting: "the generator", huber: "the distance", law: "the sampling law" } as const;
 const COLORS: Record<Mistake, string> = {
   none: "#5790fc", slope: "#f89c20", braces: "#e42536", conditional: "#964a8b", reference: "#7a8b3a", d_alone: "#8a8a90",
 };
@@ -47,7 +50,8 @@ class TheoremPage {
       const element = byId<HTMLSelectElement>(id);
       element.onchange = () => this.choose(chosen(element.value));
     };
-    byId("legend").append(...FORMS.map((form) => legendEntry(COLORS[form], LABELS[form])));
+    byId("legend").append(
+      ...FORMS.map((form) => lineEntry(COLORS[form], { dash: DASHES[form], width: form === "none" ? 2.6 : 2, opacity: 1 }, LABELS[form])));
     for (const form of FORMS.slice(1)) byId<HTMLSelectElement>("form").add(new Option(LABELS[form], form));
     select("setting", (setting) =>
       // the pencil of notebook 04 has squared L2
@@ -89,6 +93,8 @@ class TheoremPage {
     history.replaceState(null, "", `#${[setting, huber ? "huber" : "l2", law, form].join(",")}`);
     if ("form" in changes) return this.show();
     this.begin();
+    const changed = (Object.keys(ANEW) as (keyof typeof ANEW)[]).find((name) => name in changes)!;
+    byId("said").textContent = `Samples are drawn anew: with ${ANEW[changed]} the truth has changed.`;
   }
 
   private begin(): void {
@@ -96,13 +102,19 @@ class TheoremPage {
     this.problem = new LineProblem(SETTINGS[setting], huber ? HUBER_C : null, law);
     this.estimates = new Estimates(this.problem, new Random(1));
     while (this.estimates.count < 100) this.estimates.draw();
+    byId("said").textContent = "";
     this.play(false);
   }
 
   private play(running: boolean): void {
     const started = running && !this.running;
-    this.running = running && this.estimates.count < MOST;
-    byId("play").textContent = this.running ? "Pause" : "Draw samples";
+    const all = this.estimates.count >= MOST;
+    this.running = running && !all;
+    const button = byId<HTMLButtonElement>("play");
+    button.textContent = this.running ? "Pause" : "Draw samples";
+    button.disabled = all;
+    if (all) byId("said").textContent = "The page draws no more than these.";
+    else if (this.running) byId("said").textContent = "";
     this.show();
     if (started) requestAnimationFrame(() => this.tick());
   }
@@ -124,6 +136,10 @@ class TheoremPage {
     byId<HTMLSelectElement>("distance").value = huber ? "huber" : "l2";
     byId<HTMLSelectElement>("law").value = law;
     byId<HTMLSelectElement>("form").value = form;
+    byId("right-loss").innerHTML = lossOf("none", law);
+    byId("compared-loss").innerHTML = lossOf(form, law);
+    byId("compared").style.setProperty("--form", COLORS[form]);
+    byId("compared-name").textContent = LABELS[form];
     this.draw();
   }
 
@@ -170,27 +186,33 @@ class TheoremPage {
     const right = estimates.estimate(0);
     const wrong = estimates.estimate(FORMS.indexOf(choice.form));
     const names = this.names();
-    const largest = 1.25 * Math.max(...estimates.truth.map(Math.abs));
-    const [left, top, bottom] = [8, 8, 24];
-    const middle = (top + height - bottom) / 2;
-    const scale = (height - bottom - top) / 2 / largest;
-    const y = (value: number) => middle - scale * Math.max(-largest, Math.min(largest, value));
-    const slot = (width - 2 * left) / names.length;
+    const axis = barAxis([...estimates.truth, ...right, ...wrong]);
+    const [left, end, top, bottom] = [52, 8, 10, 24];
+    const scale = (height - bottom - top) / (axis.high - axis.low);
+    const y = (value: number) => top + scale * (axis.high - value);
+    const slot = (width - left - end) / names.length;
     const ink = css("--ink");
-    ctx.strokeStyle = css("--line");
-    ctx.beginPath();
-    ctx.moveTo(left, middle);
-    ctx.lineTo(width - left, middle);
-    ctx.stroke();
+    ctx.font = "12px system-ui, sans-serif";
+    ctx.textAlign = "right";
+    ctx.fillStyle = css("--soft");
+    const labels = tickLabels(axis.ticks);
+    axis.ticks.forEach((value, i) => {
+      ctx.strokeStyle = css(value === 0 ? "--faint" : "--line");
+      ctx.beginPath();
+      ctx.moveTo(left, y(value));
+      ctx.lineTo(width - end, y(value));
+      ctx.stroke();
+      ctx.fillText(labels[i]!, left - 6, y(value) + 4);
+    });
     ctx.font = "14px system-ui, sans-serif";
     ctx.textAlign = "center";
     names.forEach((name, i) => {
       const x = left + slot * (i + 0.5);
       const bar = Math.min(26, slot / 3.2);
       ctx.fillStyle = COLORS.none;
-      ctx.fillRect(x - bar - 1, Math.min(middle, y(right[i]!)), bar, Math.abs(y(right[i]!) - middle));
+      ctx.fillRect(x - bar - 1, Math.min(y(0), y(right[i]!)), bar, Math.abs(y(right[i]!) - y(0)));
       ctx.fillStyle = COLORS[choice.form];
-      ctx.fillRect(x + 1, Math.min(middle, y(wrong[i]!)), bar, Math.abs(y(wrong[i]!) - middle));
+      ctx.fillRect(x + 1, Math.min(y(0), y(wrong[i]!)), bar, Math.abs(y(wrong[i]!) - y(0)));
       ctx.strokeStyle = ink;
       ctx.lineWidth = 3;
       ctx.beginPath();
@@ -242,6 +264,27 @@ class TheoremPage {
     const size = Math.hypot(...errors) / Math.hypot(...estimates.truth) * Math.sqrt(estimates.count);
     stroke([[16, size / 4], [MOST, size / Math.sqrt(MOST)]], css("--faint"), 1.2, [2, 4]);
   }
+}
+
+/** The least axis of round numbers on which all bars stand whole, zero included. */
+function barAxis(values: readonly number[]): { low: number; high: number; ticks: number[] } {
+  const [least, most] = [Math.min(0, ...values), Math.max(0, ...values)];
+  const [first = 0, second = 1] = ticks(least, most, 5);
+  const step = second - first;
+  const [low, high] = [Math.floor(least / step), Math.ceil(most / step)];
+  return { low: low * step, high: high * step, ticks: Array.from({ length: high - low + 1 }, (_, i) => (low + i) * step) };
+}
+
+/** A loss in HTML, with what departs from Theorem 3.1 marked, and what the law adds. */
+function lossOf(form: Mistake, law: Law): string {
+  const marked = (what: Mistake, otherwise: string, text = `detach[${otherwise}]`) => (form === what ? `<mark>${text}</mark>` : otherwise);
+  const [score, reference] = ["ψ", "ref"].map((name) => `s<sub>${name}</sub>(x<sub>t</sub>)`) as [string, string];
+  const gap = `y = σ ( ${score} − ${marked("reference", reference)} )`;
+  const added = law === "differentiated" ? " +\u00a0d(y)" : "";
+  if (form === "d_alone") return `<span>ℒ = <mark>d(y)</mark>,</span> <span>${gap}</span>`;
+  const noise = form === "conditional" ? " <mark><del>+ ε/σ</del></mark>" : " + ε/σ";
+  const braces = marked("braces", `{ ${score}${noise} }`);
+  return `<span>ℒ = −σ ${marked("slope", "d′(y)")} · ${braces}${added},</span> <span>${gap}</span>`;
 }
 
 function percent(share: number): string {
