@@ -15,7 +15,7 @@ from tools import painters_data
 from tools.painters import STOPS
 
 WEB = Path(__file__).parents[2] / "docs" / "web"
-FILES = ("painters.html", "painters.js", "play.css", "leash.html")
+FILES = ("painters.html", "painters.js", "play.css", "theme.js", "leash.html")
 TRAINED = "[...document.querySelectorAll('#star .picture, #greedy .picture')]"
 READY = f"{TRAINED}.every(one => !one.disabled && !one.classList.contains('stale'))"
 DRAWN = f"{TRAINED}.map(one => one.firstChild.toDataURL())"
