@@ -358,6 +358,7 @@ def test_runs_rest_at_the_fixed_points():
     assert held > 5 * CLOSE_REWARD
 
 
+@pytest.mark.long
 def test_all_trusted_fixed_points_are_met():
     points = exact_generator.known_points()
     assert len(points) == 52
@@ -396,6 +397,7 @@ def test_known_lines_are_claimed_only_where_they_are_known():
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
+@pytest.mark.long
 def test_the_answers_to_the_questions_hold():
     """Each story's right answer, and the numbers that its text names, from the run that the page shows."""
     let_go, narrow, equal, constant, runaway, late = ask("stories", numbers=[1, 2, 3, 4, 5, 6])
