@@ -110,6 +110,11 @@ def relative(target: str, place: str) -> str:
     return os.path.relpath(target, PurePosixPath(place).parent).replace(os.sep, "/")
 
 
+def reached(target: str, document: str) -> str:
+    """The path of the repository to which a link in a document leads."""
+    return os.path.normpath(str(PurePosixPath(document).parent / target)).replace(os.sep, "/")
+
+
 @cache
 def pages() -> dict[str, str]:
     """Page by document, notebooks too."""
@@ -126,7 +131,7 @@ def adapt(text: str, document: str, place: str, copy: Callable[[str, str], None]
 
     def follow(found: re.Match[str]) -> str:
         target, mark, anchor = found[1].partition("#")
-        path = os.path.normpath(str(PurePosixPath(document).parent / target)).replace(os.sep, "/")
+        path = reached(target, document)
         if path in known:
             page_of, _, its = known[path].partition("#")
             return f"]({relative(page_of, place)}{'#' if mark or its else ''}{anchor or its})"
@@ -309,7 +314,7 @@ class Site:
         """The playgrounds with a way back and links to the site's pages, and the page that leads to them."""
 
         def follow(found: re.Match[str]) -> str:
-            page_of = pages()[os.path.normpath(f"docs/web/{found[1]}").replace(os.sep, "/")]
+            page_of = pages()[reached(found[1], "docs/web/leash.html")]
             return f'href="{relative(str(PurePosixPath(page_of).with_suffix(".html")), "play/index.html")}"'
 
         home = f'<a class="home" href="../index.html">{distar_core.__name__}</a>'

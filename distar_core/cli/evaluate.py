@@ -72,6 +72,7 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
     Raises:
         ValueError: for a setting that is unknown, no number, or does not fit the kind of model.
         FileNotFoundError: if the source is neither on the disk nor could be a name on the hub.
+        OSError: as on_disk.
     """
     from ..evaluation.harness import Model
     from ..runs.run import holds_run
@@ -109,8 +110,9 @@ def find_model(text: str, *, dtype: str, device: str) -> Model:
     # run/ and ./run are the same folder
     settings = {"source": known.source if known else str(folder) if folder.exists() else source, **found.settings}
     settings |= {key: asked.given[key] for key in ("lora",) if key in asked.given}
-    given = asked.given if known or source in (WORLD, WORLD_REFERENCE) else {"source": source, **asked.given}
-    places = {key: Path(given[key]) for key in ("source", "base", "lora") if key in given}
+    places = {key: Path(asked.given[key]) for key in ("base", "lora") if key in asked.given}
+    if not known and source not in (WORLD, WORLD_REFERENCE):
+        places["source"] = folder
     settings |= {f"{key} on the disk": on_disk(place) for key, place in places.items() if place.exists()}
     if known:
         settings["is"] = f"{known.about}; licence: {known.licence}"
@@ -129,17 +131,14 @@ def on_disk(place: Path) -> str:
     from ..runs.run import CHECKPOINT
     from ..sdxl.files import SINGLE_FILES
 
-    found = hashlib.sha256()
-    if (place / CHECKPOINT).is_file():
-        with (place / CHECKPOINT).open("rb") as file:
-            found.update(_header(file))
-        return found.hexdigest()[:16]
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    found, run = hashlib.sha256(), place / CHECKPOINT
+    files = [run] if run.is_file() else sorted(place.rglob("*")) if place.is_dir() else [place]
     for path in (path for path in files if path.suffix in SINGLE_FILES and path.is_file()):
         with path.open("rb") as file:
             if path.suffix == ".safetensors":
                 found.update(_header(file))
-            found.update(hashlib.file_digest(file, "sha256").digest())
+            if path != run:
+                found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()[:16]
 
 

@@ -378,11 +378,9 @@ def export(
     whole: Any = None if lora and evaluation is None else merged(unet)
     scores = None
     if evaluation is not None:
-        forms = [
-            unet,
-            whole,
-            *([reloaded(model.pipeline, unet)] if lora else []),
-        ]  # of the run, and of what is exported of it
+        forms = [unet, whole]  # of the run, and of what is exported of it
+        if lora:
+            forms.append(reloaded(model.pipeline, unet))
         scores = evaluated(evaluation, [run, folder], lambda dtype: {weights_of(model, form, dtype) for form in forms})
     claim(folder, "export")
     if lora:

@@ -303,13 +303,10 @@ def read_rows(folder: Path) -> Rows:
                 else:
                     drawn = Drawn(_text(row, "sha256"), _text(row, "weights"))
                     kept = (rows.drawn.setdefault(key, drawn), drawn)
-            except KeyError as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                why = f"it lacks {error}" if isinstance(error, KeyError) else error
                 raise ValueError(
-                    f"{path}, line {place} is no row of an evaluation (it lacks {error}); remove that line"
-                ) from error
-            except (ValueError, TypeError, RecursionError) as error:
-                raise ValueError(
-                    f"{path}, line {place} is no row of an evaluation ({error}); remove that line"
+                    f"{path}, line {place} is no row of an evaluation ({why}); remove that line"
                 ) from error
             if kept[0] != kept[1]:
                 raise ValueError(
@@ -603,9 +600,8 @@ def seal(folder: Path, *names: str) -> None:
 
 def is_sealed(folder: Path, *names: str) -> bool:
     """Whether `seal` was called with these files, and all of them are as they were."""
-    return all((folder / name).is_file() for name in names) and _read_seals(folder).get(names[0]) == _seal_of(
-        folder, names
-    )
+    there = all((folder / name).is_file() for name in names)
+    return there and _read_seals(folder).get(names[0]) == _seal_of(folder, names)
 
 
 def _read_seals(folder: Path) -> dict[str, str]:

@@ -257,7 +257,7 @@ def panels_of_table(folder: Path) -> list[Panel]:
     if not is_sealed(folder, PANEL_TABLE, TABLE):
         raise ValueError(
             f"{path} is not of the {TABLE} that lies beside it, or was changed; run distar evaluate with --hacking REWARD, which "
-            f"writes it anew, or remove it"
+            "writes it anew, or remove it"
         )
     return read_panels(path)
 
